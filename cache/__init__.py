@@ -1,0 +1,1 @@
+"""The feature cache: its format, its labels, and how to read it. Imports neither stage."""

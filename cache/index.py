@@ -1,0 +1,178 @@
+"""Which clip is where: derived from the shards, kept in `index.h5` so that nobody re-reads them.
+
+The index holds nothing that the shards don't. A reader uses it where it is current and reads the
+newer shards itself; only a writer, under the lock, stores it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from cache.errors import CacheError
+from cache.folder import replace_file
+from cache.shard import Failure, Shard
+
+INDEX_FILE = "index.h5"
+_SHARD_NAME = re.compile(r"[0-9a-f]{32}\.h5")
+_COLUMNS = {
+    "row": "int32",
+    "valid_s": "float64",
+    "media_s": "float64",
+    "media_size": "int64",
+    "media_mtime_ns": "int64",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one clip's row is, and what it was made from."""
+
+    shard: str
+    row: int
+    valid_s: float
+    media_s: float
+    media_size: int
+    media_mtime_ns: int
+
+
+@dataclass
+class ShardSummary:
+    """What the index keeps of one shard."""
+
+    size: int
+    created_ns: int
+    entries: dict[str, Entry]
+    failures: list[Failure]
+
+
+@dataclass
+class Index:
+    """The shards of a cache, and for each clip the newest row or failure.
+
+    Attributes
+    ----------
+    shards: summary of each readable shard, by file name.
+    clips: where each finished clip is.
+    failures: the latest failure of each clip that has no row made since.
+    damaged: shards that can't be read, with the reason.
+    stale: whether the stored index lacks something found here.
+    """
+
+    shards: dict[str, ShardSummary]
+    damaged: dict[str, str] = field(default_factory=dict)
+    stale: bool = False
+    clips: dict[str, Entry] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+    def resolve(self) -> None:
+        """Fill `clips` and `failures`: of several rows of one id, the newest counts."""
+        self.clips, self.failures = {}, {}
+        for _, shard in sorted(self.shards.items(), key=lambda item: (item[1].created_ns, item[0])):
+            for failure in shard.failures:
+                self.failures[failure.id] = failure
+                self.clips.pop(failure.id, None)
+            for clip_id, entry in shard.entries.items():
+                self.clips[clip_id] = entry
+                self.failures.pop(clip_id, None)
+
+
+def load_index(folder: Path, identity: Mapping[str, Any]) -> Index:
+    """Read the index, and any shard that it does not cover."""
+    known = _stored(folder, identity)
+    index = Index(shards={})
+    for path in sorted((folder / "shards").glob("*.h5")):
+        if not _SHARD_NAME.fullmatch(path.name):
+            continue
+        summary = known.pop(path.name, None)
+        size = path.stat().st_size
+        if summary is not None and summary.size == size:
+            index.shards[path.name] = summary
+            continue
+        index.stale = True
+        try:
+            index.shards[path.name] = summarize(path, identity)
+        except CacheError as error:
+            index.damaged[path.name] = str(error)
+    index.stale = index.stale or bool(known)
+    index.resolve()
+    return index
+
+
+def summarize(path: Path, identity: Mapping[str, Any]) -> ShardSummary:
+    """Read what the index keeps from a shard itself."""
+    with Shard(path, identity) as shard:
+        columns = {name: shard.read(f"rows/{name}") for name in _COLUMNS if name != "row"}
+        entries = {
+            clip_id: Entry(path.name, row, *(column[row].item() for column in columns.values()))
+            for row, clip_id in enumerate(shard.ids)
+        }
+        return ShardSummary(path.stat().st_size, shard.created_ns, entries, shard.failures())
+
+
+def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:
+    """Store the index. Call with the writer's lock held."""
+    names = list(index.shards)
+    rows = [(n, e) for n, name in enumerate(names) for e in index.shards[name].entries.items()]
+    failures = [
+        {"shard": n, **vars(failure)}
+        for n, name in enumerate(names)
+        for failure in index.shards[name].failures
+    ]
+    with h5py.File("index", "w", driver="core", backing_store=False) as file:
+        file.attrs["fingerprint"] = identity["fingerprint"]
+        file["shard/name"] = np.array([name.encode() for name in names], "S35")
+        for column in ("size", "created_ns"):
+            values = [getattr(index.shards[name], column) for name in names]
+            file[f"shard/{column}"] = np.array(values, np.int64)
+        ids = [entry[0].encode() for _, entry in rows]
+        file["clip/id"] = np.array(ids, f"S{max([1, *map(len, ids)])}")
+        file["clip/shard"] = np.array([number for number, _ in rows], np.int32)
+        for column, dtype in _COLUMNS.items():
+            file[f"clip/{column}"] = np.array([getattr(e, column) for _, (_, e) in rows], dtype)
+        file["failures_json"] = np.frombuffer(json.dumps(failures).encode(), np.uint8)
+        file.flush()
+        data = file.id.get_file_image()
+    replace_file(folder / INDEX_FILE, data)
+
+
+def _stored(folder: Path, identity: Mapping[str, Any]) -> dict[str, ShardSummary]:
+    """The summaries in `index.h5`; empty when it is missing, damaged or foreign (it is derived)."""
+    path = folder / INDEX_FILE
+    with (
+        contextlib.suppress(OSError, KeyError, ValueError, TypeError, IndexError),
+        h5py.File(path, "r", locking=False) as file,
+    ):
+        if file.attrs["fingerprint"] != identity["fingerprint"]:
+            return {}
+        names = [name.decode() for name in _plain(file, "shard/name", "S")]
+        sizes, created = _plain(file, "shard/size", "i"), _plain(file, "shard/created_ns", "i")
+        shards = [
+            ShardSummary(int(size), int(when), {}, [])
+            for size, when in zip(sizes, created, strict=True)
+        ]
+        ids, places = _plain(file, "clip/id", "S"), _plain(file, "clip/shard", "i").tolist()
+        columns = [_plain(file, f"clip/{name}", "if").tolist() for name in _COLUMNS]
+        for clip_id, place, *values in zip(ids.tolist(), places, *columns, strict=True):
+            shards[place].entries[clip_id.decode()] = Entry(names[place], *values)
+        for failure in json.loads(_plain(file, "failures_json", "u").tobytes()):
+            shards[failure.pop("shard")].failures.append(Failure(**failure))
+        return dict(zip(names, shards, strict=True))
+    return {}
+
+
+def _plain(file: h5py.File, name: str, kinds: str) -> np.ndarray[Any, np.dtype[Any]]:
+    """A dataset that is plain data of the expected kind, in this file."""
+    dataset = file[name]
+    if dataset.external or dataset.is_virtual or dataset.dtype.kind not in kinds:
+        raise ValueError(name)
+    values: np.ndarray[Any, np.dtype[Any]] = dataset[()]
+    return values

@@ -1,0 +1,120 @@
+"""Typed settings shared by both stages: validated, frozen, JSON in and out, one flag per field."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
+
+import tyro
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cache.errors import ConfigError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """A frozen set of named values that refuses keys it does not know.
+
+    Subclasses declare typed fields with a docstring under each; the docstrings become the help
+    texts of the command line.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @classmethod
+    def parse(cls, values: object, where: str = "settings") -> Self:
+        """Validate a mapping; raises ConfigError naming every bad key and its nearest match."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(f"{where}: " + _explain(cls, error)) from None
+
+    @classmethod
+    def from_json(cls, path: Path) -> Self:
+        """Read a JSON object from `path`."""
+        return cls.parse(_json_object(path), str(path))
+
+    def revised(self, **changes: object) -> Self:
+        """A validated copy with some fields changed."""
+        return self.parse({**self.model_dump(), **changes})
+
+    def to_json(self) -> str:
+        """Readable JSON of every field, one per line."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+def _explain(cls: type[BaseModel], error: ValidationError) -> str:
+    """One sentence per problem, with the nearest known name for an unknown key."""
+    sentences = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(cls.model_fields)}"
+            sentences.append(f"unknown key {name!r}; {hint}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            found = f", found {problem['input']!r}" if name else ""
+            sentences.append(f"{name}: {message}{found}" if name else message)
+    return "; ".join(sentences)
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text on every machine."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def command_line(
+    cls: type[S],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    presets: dict[str, S] | None = None,
+) -> S:
+    """Build settings from flags, on top of `--config FILE.json` or a named `--preset`.
+
+    Precedence: flags over the JSON file over the preset over the defaults. `--print-config`
+    prints the result as JSON and ends. Unknown flags end the program with exit code 2 and the
+    nearest match.
+    """
+    first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    first.add_argument("--print-config", action="store_true")
+    first.add_argument("--preset", choices=sorted(presets or {}))
+    known, rest = first.parse_known_args(list(argv))
+    start = presets[known.preset] if presets and known.preset else None
+    if known.config is not None:
+        below = start.model_dump() if start is not None else {}
+        start = cls.parse({**below, **_json_object(known.config)}, str(known.config))
+    text = f"{inspect.getdoc(cls)}\n\n--config FILE.json gives any of these fields; "
+    text += "flags win over it. --print-config shows the result as JSON."
+    if presets:
+        text += f" --preset {'|'.join(sorted(presets))} starts from a named set."
+    try:
+        settings = cast(S, tyro.cli(cls, args=rest, prog=prog, description=text, default=start))
+    except ValidationError as error:
+        raise ConfigError("command line: " + _explain(cls, error)) from None
+    if known.print_config:
+        print(settings.to_json(), end="")
+        raise SystemExit(0)
+    return settings
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: expected a JSON object; this is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    return values
