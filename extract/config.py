@@ -1,0 +1,81 @@
+"""What the features are. Every field changes the numbers, so every field is in the fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cache.settings import Settings
+
+FEATURE_VERSION = 1
+"""Raised whenever the code gives other numbers for the same settings; see CHANGELOG.md."""
+
+
+class ExtractConfig(Settings):
+    """Settings of the feature extraction.
+
+    Defaults follow AVE's 10 s clips; times are in seconds from the clip's start.
+    """
+
+    clip_seconds: float = Field(10.0, gt=0, le=3600)
+    """Length of a clip; longer media is cut here, shorter media keeps its true length."""
+    modalities: Literal["both", "audio", "video"] = "both"
+    """What a clip must have. A missing one is a failure, unless only the other is asked for."""
+    sample_rate_hz: int = Field(22050, ge=8000, le=192000)
+    """Rate that sound is resampled to (mono, mean of the channels)."""
+    n_fft_samples: int = Field(2048, ge=256, le=16384)
+    """Window of the short-time Fourier transform."""
+    hop_samples: int = Field(512, ge=64, le=16384)
+    """Step between windows; 512 at 22,050 Hz is 43 steps a second."""
+    n_mfcc: int = Field(40, ge=1, le=128)
+    """MFCCs; their first and second differences are stored too."""
+    n_mels: int = Field(64, ge=1, le=256)
+    """Bands of the log-Mel spectrogram."""
+    audio_profile: Literal["fast", "librosa"] = "fast"
+    """fast: one shared STFT, float16. librosa: five plain librosa calls, bit for bit, float32."""
+    num_frames: int = Field(8, ge=1, le=256)
+    """Frames a clip: the centres of this many equal parts of its video."""
+    backbone: Literal["small", "large"] = "small"
+    """MobileNetV3 variant: 576 or 960 channels."""
+    resize_px: int | None = Field(None, ge=32, le=2048)
+    """Shorter side before the crop; none: torchvision's preset (small 256, large 232)."""
+    frame_size_px: int = Field(224, ge=32, le=2048)
+    """Side of the centre crop that the network sees."""
+    jpeg_quality: int = Field(80, ge=1, le=100)
+    """Quality of the stored pictures of the frames."""
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        if self.resize_px is None:
+            object.__setattr__(self, "resize_px", {"small": 256, "large": 232}[self.backbone])
+        if self.frame_size_px > (self.resize_px or 0):
+            raise ValueError(
+                f"frame_size_px {self.frame_size_px} is larger than resize_px {self.resize_px}"
+            )
+        if self.hop_samples > self.n_fft_samples:
+            raise ValueError(
+                f"hop_samples {self.hop_samples} is larger than n_fft_samples {self.n_fft_samples}"
+            )
+        return self
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples of a whole clip."""
+        return round(self.clip_seconds * self.sample_rate_hz)
+
+    @property
+    def audio_steps(self) -> int:
+        """STFT steps of a whole clip, T: step k is centred on sample k × hop_samples."""
+        return 1 + self.clip_samples // self.hop_samples
+
+    def resolved(self, weights_sha256: str) -> dict[str, Any]:
+        """The settings as stored and fingerprinted; `weights_sha256` is "" without video."""
+        return {**self.model_dump(mode="json"), "weights_sha256": weights_sha256}
+
+    @classmethod
+    def of(cls, identity: Mapping[str, Any]) -> ExtractConfig:
+        """The settings that a cache's identity records."""
+        values = {name: v for name, v in identity["config"].items() if name != "weights_sha256"}
+        return cls.parse(values, "the cache's settings")

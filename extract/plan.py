@@ -1,0 +1,104 @@
+"""What a run would do: wanted against found against done. Light enough for a warm run."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cache.annotations import Labels
+from cache.errors import CacheError
+from cache.index import Index
+from cache.schema import feature_fields
+from cache.shard import Failure
+from extract.clips import Source
+from extract.config import ExtractConfig
+
+JPEG_BYTES_GUESS = 9_000
+
+
+@dataclass
+class Plan:
+    """What a run would do.
+
+    Attributes
+    ----------
+    wanted: clip ids of the labels, in file order, each once.
+    sources: media found, by id.
+    done: ids whose features are there and whose media has not changed.
+    failed: ids that failed before with this same media, left alone unless asked.
+    todo: sources to extract now.
+    missing: ids with neither features nor media.
+    """
+
+    wanted: list[str]
+    sources: dict[str, Source]
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    todo: list[Source] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    changed: int = 0
+
+
+def make_plan(labels: Labels, sources: dict[str, Source], index: Index, retry: bool) -> Plan:
+    """Compare what is wanted with what is there. Media is looked up, not opened."""
+    plan = Plan(list(dict.fromkeys(labels.ids)), sources)
+    for clip_id in plan.wanted:
+        entry, failure, source = (
+            index.clips.get(clip_id),
+            index.failures.get(clip_id),
+            sources.get(clip_id),
+        )
+        before = entry or failure
+        same = source is None or (
+            before is not None
+            and (before.media_size, before.media_mtime_ns) == (source.size, source.mtime_ns)
+        )
+        if entry is not None and same:
+            plan.done.append(clip_id)
+        elif source is None:
+            plan.missing.append(clip_id)
+        elif failure is not None and same and not retry:
+            plan.failed[clip_id] = failure
+        else:
+            plan.changed += before is not None and not same
+            plan.todo.append(source)
+    return plan
+
+
+def describe_plan(plan: Plan, folder: Path, config: ExtractConfig, device: str, jobs: int) -> str:
+    """The plan as text: counts, disk, device, workers."""
+    needed = len(plan.todo) * bytes_per_clip(config)
+    free = shutil.disk_usage(_existing(folder)).free
+    found = sum(clip_id in plan.sources for clip_id in plan.wanted)
+    lines = [
+        f"clips     {len(plan.wanted)}: media found {found}, missing {len(plan.missing)}",
+        f"          done {len(plan.done)}, failed before {len(plan.failed)}, to do {len(plan.todo)}"
+        + (f" ({plan.changed} of them because their media changed)" if plan.changed else ""),
+        f"disk      {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}",
+        f"device    {device}, {jobs} worker{'s' if jobs > 1 else ''}",
+    ]
+    if plan.missing:
+        shown = ", ".join(plan.missing[:5]) + (" …" if len(plan.missing) > 5 else "")
+        lines.append(f"missing   {shown}")
+    if needed > free:
+        raise CacheError(
+            f"{folder}: {needed / 1e9:.2f} GB needed for {len(plan.todo)} clips, only "
+            f"{free / 1e9:.2f} GB free; make room or choose another CACHE folder"
+        )
+    return "\n".join(lines)
+
+
+def bytes_per_clip(config: ExtractConfig) -> int:
+    """About how many bytes a clip's row takes."""
+    fields = feature_fields(config.model_dump(mode="json"))
+    arrays = sum(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for spec in fields)
+    frames = config.num_frames if config.modalities != "audio" else 0
+    return arrays + frames * JPEG_BYTES_GUESS
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder that exists, to ask for its free space."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
