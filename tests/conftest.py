@@ -1,0 +1,53 @@
+"""Fixtures shared by all tests: a tiny demo set, the optional real data, repeatable settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports matplotlib or torch; child processes inherit them.
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from extract.demo import DemoClip, make_demo_set, plan_demo_set
+
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("repeatable")
+
+DEMO_CLIPS = 6
+DEMO_SEED = 0
+
+
+@pytest.fixture(scope="session")
+def demo_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a six-clip set in both layouts. Shared: tests that change it must copy it."""
+    folder = tmp_path_factory.mktemp("demo") / "set"
+    make_demo_set(folder, DEMO_CLIPS, DEMO_SEED, jobs=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_plan() -> list[DemoClip]:
+    """What is in `demo_set`, clip by clip."""
+    return plan_demo_set(DEMO_CLIPS, DEMO_SEED)
+
+
+@pytest.fixture(scope="session")
+def avel_data() -> Path:
+    """Folder of real data; use it together with the marker `data`."""
+    value = os.environ.get("AVEL_DATA")
+    if not value:
+        pytest.skip("needs real data: set the environment variable AVEL_DATA to its folder")
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.fail(f"AVEL_DATA is {value!r}, which is not a folder")
+    return folder
