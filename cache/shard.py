@@ -151,18 +151,18 @@ def _write_clips(file: h5py.File, fields: list[Field], clips: Sequence[Clip]) ->
     media = b"".join(clip.media_sha256 for clip in clips)
     file["rows/media_sha256"] = np.frombuffer(media, np.uint8).reshape(-1, 32)
     for spec in fields:
-        # Contiguous: a clip's row is one run of bytes, read at the disk's rate, and there is no
-        # chunk table for a hostile file to bend.
-        dataset = file.create_dataset(spec.name, (len(clips), *spec.shape), spec.dtype)
-        dataset.attrs["unit"] = spec.unit
-        for place, clip in enumerate(clips):
+        for clip in clips:
             array = clip.features[spec.name]
             if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
                 raise ValueError(
                     f"{clip.id}: {spec.name} is {array.dtype} {array.shape}, "
                     f"the format says {spec.dtype} {spec.shape}"
                 )
-            dataset[place] = array
+        # Contiguous: a clip's row is one run of bytes, read at the disk's rate, and there is no
+        # chunk table for a hostile file to bend.
+        empty = np.empty((0, *spec.shape), spec.dtype)
+        stacked = np.stack([clip.features[spec.name] for clip in clips]) if clips else empty
+        file.create_dataset(spec.name, data=stacked).attrs["unit"] = spec.unit
     frames = next((spec.shape[0] for spec in fields if spec.name == "video/maps"), 0)
     if frames:
         sizes = [len(picture) for clip in clips for picture in clip.jpegs]

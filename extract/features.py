@@ -15,7 +15,8 @@ from cache.shard import Array, Clip
 from extract.audio import audio_features
 from extract.clips import Source
 from extract.config import ExtractConfig
-from extract.media import Decoded, decode
+from extract.decoded import Decoded
+from extract.media import decode
 from extract.video import encode_jpegs, load_backbone, preprocess
 
 
