@@ -1,0 +1,253 @@
+"""Time an epoch of training: ours against a plain DataLoader over the same cache. One JSON line.
+
+    python benchmarks/bench_train.py --clips 3339 --device cpu
+
+Both train the same model on the same synthetic cache (AVE's training size, small backbone) in the
+same process. "Plain" is what a trainer usually does: a Dataset that reads one clip with h5py per
+item, a DataLoader, maps as stored, a loss fetched each step. Extraction within the epoch, the
+plainest path of all, is timed by bench_extract.py.
+
+What a clip costs at the defaults, forward (the backward pass costs the same again for the wide
+projection, whose input needs no gradient, and twice that for everything else):
+
+    part                            multiply-adds      bytes read
+    maps, 8 × 49 × 576 → 64         14.5 M             0.45 MB float16, 0.90 MB as float32
+    channel + spatial attention      0.1 M             0.10 MB, a few passes
+    audio CNN, 20 × 3 × (209+128) × 128   2.6 M        17 kB
+    temporal blocks, 28 × 8 × 128²   3.7 M
+    cross-modal, both ways           1.8 M
+    fusion and heads                 0.7 M
+
+so an epoch of 3,339 clips is about 2 × 3339 × (2 × 14.5 + 3 × 8.9) M ≈ 0.37 TFLOP and moves
+at least 1.5 GB of float16 maps; on one core at 60 GFLOP/s the arithmetic alone takes 6 s. The
+"floor" below is measured, not assumed: the wide projection's two products alone, on data that are
+already selected and converted, plus the select-and-convert pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from synthetic_cache import labels_for, make_cache  # noqa: E402
+
+from cache.reader import Cache, open_cache  # noqa: E402
+from cache.schema import AUDIO_FEATURES  # noqa: E402
+from train.config import TrainConfig  # noqa: E402
+from train.data import Dataset as Loaded  # noqa: E402
+from train.data import load_dataset, pool_steps, resolve, standardise  # noqa: E402
+from train.loop import EpochStep, Step, autocast, losses, make_optimizer, train_epoch  # noqa: E402
+from train.model import Batch, Frames, FusionModel, Sound  # noqa: E402
+
+CLASSES = 28
+
+
+def build(folder: Path, clips: int) -> Cache:
+    """A cache of `clips` clips, all in the training split (but one to validate on)."""
+    labels = labels_for(clips + 1, CLASSES)
+    labels.split[:] = 0
+    labels.split[-1] = 1
+    return open_cache(make_cache(folder, labels=labels, distinct=64))
+
+
+def wait(device: torch.device) -> None:
+    """Let the device finish, so that the clock shows its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(device: torch.device, work: Callable[[], Any]) -> float:
+    """Seconds of one call, device work included."""
+    wait(device)
+    started = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - started
+
+
+def stages(step: Step, data: Loaded) -> dict[str, float]:
+    """Seconds per epoch of each part, timed apart over the epoch's batches."""
+    device, clips, train = step.device, data.clips, data.splits["train"]
+    seconds = dict.fromkeys(("select_convert", "forward", "backward", "clip_optimizer"), 0.0)
+    held: dict[str, Any] = {}
+    for rows in torch.split(torch.arange(len(train), device=device), step.config.batch_size):
+
+        def select(rows: torch.Tensor = rows) -> None:
+            held["batch"] = clips.batch(train.clip[rows])
+
+        def forward(rows: torch.Tensor = rows) -> None:
+            with autocast(device):
+                output = step.model(held["batch"])
+            held["loss"] = losses(output, train.category[rows], train.interval[rows], step.config)[
+                0
+            ]
+
+        def update() -> None:
+            torch.nn.utils.clip_grad_norm_(step.model.parameters(), step.config.grad_clip)
+            step.optimizer.step()
+            step.optimizer.zero_grad()
+
+        seconds["select_convert"] += timed(device, select)
+        seconds["forward"] += timed(device, forward)
+        seconds["backward"] += timed(device, lambda: held["loss"].backward())
+        seconds["clip_optimizer"] += timed(device, update)
+    return seconds
+
+
+def floor(step: Step, data: Loaded) -> dict[str, float]:
+    """Seconds per epoch of the select-and-convert pass, and of the wide products alone."""
+    clips, train = data.clips, data.splits["train"]
+    size = min(step.config.batch_size, len(train))
+    batches = len(train) / size
+    frames = clips.batch(train.clip[:size]).frames
+    assert frames is not None
+    assert step.model.video is not None
+    dtype = torch.bfloat16 if step.device.type == "cuda" else torch.float32
+    maps = frames.maps.to(dtype).flatten(0, 2)
+    weight = step.model.video.project.weight.detach().to(dtype)
+    out = maps @ weight.T
+
+    def products() -> None:
+        torch.mm(maps, weight.T, out=out)
+        torch.mm(out.T, maps)
+
+    rows = train.clip[:size]
+    return {
+        "select_convert": batches
+        * statistics.median(timed(step.device, lambda: clips.batch(rows)) for _ in range(5)),
+        "wide_products": batches
+        * statistics.median(timed(step.device, products) for _ in range(5)),
+    }
+
+
+class PlainClips(Dataset[dict[str, Any]]):
+    """One clip per item, read with h5py when asked for: the usual way."""
+
+    def __init__(self, cache: Cache, data: Loaded) -> None:
+        self.folder = cache.path / "shards"
+        self.hop_s = cache.config["hop_samples"] / cache.config["sample_rate_hz"]
+        self.entries = [cache.index.clips[clip_id] for clip_id in data.clips.ids]
+        self.step_s, self.steps = data.clips.step_s, len(data.clips.step_time_s)
+        self.train = data.splits["train"]
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        entry = self.entries[int(self.train.clip[place])]
+        with h5py.File(self.folder / entry.shard, "r") as file:
+            audio = [file[f"audio/{name}"][entry.row] for name in AUDIO_FEATURES]
+            maps = file["video/maps"][entry.row].astype(np.float32)
+            time_s = file["video/frame_time_s"][entry.row].astype(np.float32)
+            steps = file["rows/audio_steps"][entry.row]
+        features = np.concatenate(audio, axis=1).astype(np.float32)[None]
+        pooled, valid = pool_steps(features, [steps], self.hop_s, self.step_s, self.steps)
+        return {
+            "audio": pooled[0],
+            "valid": valid[0],
+            "maps": maps,
+            "time_s": time_s,
+            "category": self.train.category[place].cpu(),
+            "interval": self.train.interval[place].cpu(),
+        }
+
+
+def plain_epoch(step: Step, data: Loaded, cache: Cache, clips: int) -> float:
+    """Seconds of `clips` items through the plain path, eager, the loss fetched each step."""
+    device = step.device
+    loader = DataLoader(
+        PlainClips(cache, data),
+        batch_size=step.config.batch_size,
+        sampler=torch.utils.data.SubsetRandomSampler(range(clips)),
+    )
+
+    def work() -> None:
+        for item in loader:
+            on = {name: value.to(device) for name, value in item.items()}
+            maps = on["maps"].flatten(3).transpose(2, 3)
+            span_s = torch.full((len(maps),), 10.0 / maps.shape[1], device=device)
+            sound = Sound(on["audio"], on["valid"], data.clips.step_time_s, data.clips.step_s)
+            batch = Batch(sound, Frames(maps, on["time_s"], span_s))
+            step(batch, on["category"], on["interval"])[0].item()
+
+    return timed(device, work)
+
+
+def main() -> None:
+    """Build, warm up, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=3339)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs; the median counts")
+    parser.add_argument("--batch-size", type=int, default=TrainConfig().batch_size)
+    parser.add_argument("--plain-clips", type=int, default=256, help="clips through the plain path")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = build(Path(folder) / "cache", options.clips)
+        config = TrainConfig(device=options.device, batch_size=options.batch_size)
+        config = resolve(config, cache, cache.labels.classes)
+        started = time.perf_counter()
+        data = load_dataset(cache, config, ("train", "val"))
+        wait(data.clips.device)
+        load_s = time.perf_counter() - started
+        torch.manual_seed(0)
+        model = FusionModel(data.clips.shapes, config).to(data.clips.device)
+        standardise_s = timed(
+            data.clips.device, lambda: standardise(model, data.clips, data.splits["train"])
+        )
+        step = Step(model, make_optimizer(model, config), config, data.clips.device)
+        epoch_step = EpochStep(step, data.clips, data.splits["train"])
+        train_epoch(epoch_step, 0)
+        epochs = [
+            timed(
+                step.device,
+                lambda number=number: train_epoch(epoch_step, number),
+            )
+            for number in range(1, options.epochs + 1)
+        ]
+        plain_clips = min(options.plain_clips, options.clips)
+        plain = plain_epoch(step, data, cache, plain_clips) * options.clips / plain_clips
+        ours = statistics.median(epochs)
+        result = {
+            "benchmark": "train",
+            "clips": options.clips,
+            "batch_size": config.batch_size,
+            "device": torch.cuda.get_device_name() if step.device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "epoch_s": round(ours, 4),
+            "epochs_s": [round(value, 4) for value in epochs],
+            "plain_epoch_s": round(plain, 4),
+            "plain_measured_on_clips": plain_clips,
+            "speedup": round(plain / ours, 2),
+            "load_s": round(load_s, 3),
+            "load_GB_per_s": round(
+                sum(f.stat().st_size for f in cache.path.rglob("*.h5")) / load_s / 1e9, 3
+            ),
+            "standardise_s": round(standardise_s, 3),
+            "stages_s": {k: round(v, 4) for k, v in stages(step, data).items()},
+            "floor_s": {k: round(v, 4) for k, v in floor(step, data).items()},
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

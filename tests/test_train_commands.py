@@ -1,0 +1,295 @@
+"""The command line and what it leaves behind: runs, scores, pictures, refusals."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from synthetic_cache import labels_for, make_cache
+
+from cache.folder import write_labels
+from train import __main__ as cli
+from train import commands, plots, runs
+from train.checkpoint import BEST
+from train.config import PRESETS, TrainConfig
+
+SMALL = TrainConfig(
+    device="cpu",
+    audio_feat_dim=32,
+    video_feat_dim=32,
+    map_channels=16,
+    batch_size=8,
+    learning_rate=3e-3,
+    epochs=2,
+)
+FLAGS = [
+    *("--device", "cpu", "--audio-feat-dim", "32", "--video-feat-dim", "32"),
+    *("--map-channels", "16", "--batch-size", "8", "--learning-rate", "0.003", "--epochs", "2"),
+]
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cache_path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "cache"
+    return make_cache(folder, clips=30, classes=3, missing=["clip00004"])
+
+
+@pytest.fixture(scope="module")
+def run(cache_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    argv = ["fit", "--cache", str(cache_path), "--run", str(folder), *FLAGS, "--pictures", "1"]
+    assert cli.main(argv) == 0
+    return folder
+
+
+def refused(capsys, words, *argv):
+    assert cli.main([str(word) for word in argv]) == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert "Traceback" not in shown
+
+
+def test_classic_is_exactly_the_known_set():
+    assert PRESETS["classic"].model_dump(exclude_unset=True) == {
+        "num_classes": 28,
+        "batch_size": 4,
+        "learning_rate": 1e-4,
+        "epochs": 30,
+        "num_frames": 8,
+        "audio_feat_dim": 256,
+        "video_feat_dim": 256,
+        "num_heads": 8,
+        "patience": 10,
+    }
+
+
+def test_flags_json_and_api_give_one_config(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(SMALL.to_json())
+    for argv in (FLAGS, ["--config", str(path)]):
+        with pytest.raises(SystemExit):
+            cli.main(["fit", *argv, "--print-config"])
+        printed = json.loads(capsys.readouterr().out)
+        assert TrainConfig.parse(printed) == SMALL
+    assert TrainConfig.from_json(path) == SMALL
+
+
+def test_unknown_names_are_refused_with_the_nearest(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text('{"learning_rat": 1}')
+    refused(capsys, "did you mean 'learning_rate'?", "fit", "--cache", "c", "--config", path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "--cache", "c", "--learning-rat", "1"])
+    assert stop.value.code == 2
+    assert "--learning-rate" in capsys.readouterr().err
+    refused(capsys, "fit, evaluate, predict, report", "train")
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--cache", "c", "--num-heads", "7"])
+    assert "divisible by num_heads" in capsys.readouterr().err
+
+
+def test_help_teaches_and_loads_no_torch(capsys):
+    code = (
+        "import sys; from train.__main__ import main; "
+        "main(['--help']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("False\n")
+    assert "python -m train fit --cache" in done.stdout
+    for command in cli.COMMANDS:
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert "--split" in capsys.readouterr().out or command in {"fit", "predict"}
+
+
+def test_training_imports_no_media_library():
+    code = (
+        "import sys; from train import commands; "
+        "print({'librosa', 'cv2', 'av', 'soundfile', 'extract'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_run_folder_holds_what_it_promises(run, cache_path):
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        *(runs.CONFIG_FILE, runs.FEATURES_FILE, runs.HISTORY_FILE, BEST, "last.pth"),
+        *("metrics_val.json", "predictions_val.json", plots.FOLDER),
+    }
+    config = TrainConfig.from_json(run / runs.CONFIG_FILE)
+    assert (config.num_classes, config.num_frames) == (3, 8)
+    assert str(cache_path) not in (run / runs.CONFIG_FILE).read_text()
+    features = json.loads((run / runs.FEATURES_FILE).read_text())
+    assert set(features) == {"fingerprint", "config", "provenance"}
+    result = json.loads((run / "metrics_val.json").read_text())
+    assert result["clips_without_features"] == ["clip00004"]
+    assert set(result["scores"]) == {
+        *("model", "majority class, whole clip", "majority class, mean interval"),
+    }
+    values = [v for scores in result["scores"].values() for v in scores.values()]
+    assert all(value is None or np.isfinite(value) for value in values)
+    assert len(json.loads((run / "predictions_val.json").read_text())) == result["events"]
+
+
+def test_pictures_are_drawn_and_not_blank(run):
+    drawn = sorted((run / plots.FOLDER).rglob("*.png"))
+    kinds = {path.stem.split("_", 1)[-1] for path in drawn if path.parent.name == "val"}
+    assert kinds == {"spatial", "temporal", "cross_modal", "timeline"}
+    top = {path.name for path in drawn if path.parent.name == plots.FOLDER}
+    assert top == {"curves.png", "intervals_val.png", "confusion_val.png"}
+    for path in drawn:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 200
+            assert picture.convert("L").getextrema() == (0, 255) or "spatial" in path.name
+
+
+def test_the_command_line_equals_the_api(run, cache_path, tmp_path):
+    result = commands.fit(cache_path, tmp_path / "api", SMALL, pictures=0)[0]
+    assert result == json.loads((run / "metrics_val.json").read_text())
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_one_modality_runs_to_the_end(cache_path, tmp_path, modality):
+    config = SMALL.revised(modality=modality, epochs=1)
+    commands.fit(cache_path, tmp_path / "run", config, pictures=1)
+    drawn = {path.stem.split("_", 1)[1] for path in (tmp_path / "run").rglob("val/*.png")}
+    spatial = {"spatial"} if modality == "video" else set()
+    assert drawn == {"temporal", "timeline", *spatial}
+
+
+def test_evaluate_writes_scores_and_records_every_look_at_test(run, cache_path, capsys):
+    argv = ["evaluate", "--run", str(run), "--cache", str(cache_path), "--pictures", "0"]
+    for _ in range(2):
+        assert cli.main([*argv, "--split", "test"]) == 0
+    shown = capsys.readouterr().out
+    assert "majority class, whole clip" in shown
+    record = (run / "test_evaluations.jsonl").read_text().splitlines()
+    result = json.loads((run / "metrics_test.json").read_text())
+    assert len(record) == 2
+    assert json.loads(record[1])["miou"] == result["scores"]["model"]["miou"]
+    before = json.loads((run / "metrics_val.json").read_text())
+    assert cli.main(argv) == 0
+    assert json.loads((run / "metrics_val.json").read_text()) == before
+
+
+def test_predict_needs_no_labels_and_agrees_with_evaluate(run, cache_path, tmp_path, capsys):
+    other = make_cache(tmp_path / "c", clips=30, classes=3, missing=["clip00004"])
+    (other / "labels.h5").unlink()
+    found = commands.predict_cache(run, other, out=tmp_path / "out", pictures=1)
+    assert found == json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(list((tmp_path / "out").rglob("*_spatial.png"))) == 1
+    by_id = {entry["id"]: entry for entry in found}
+    for row in json.loads((run / "predictions_val.json").read_text()):
+        assert by_id[row["id"]]["predicted"] == row["predicted"]
+        assert by_id[row["id"]]["predicted_end_s"] == pytest.approx(
+            row["predicted_end_s"], abs=1e-3
+        )
+
+
+def test_seeds_and_report_give_mean_and_deviation(run, cache_path, tmp_path, capsys):
+    seeds = tmp_path / "seeds"
+    argv = ["fit", "--cache", str(cache_path), "--run", str(seeds), *FLAGS, "--pictures", "0"]
+    assert cli.main([*argv, "--seeds", "42", "1"]) == 0
+    assert "model (2 runs)" in capsys.readouterr().out
+    own, other = (
+        json.loads((seeds / f"seed-{seed}" / "metrics_val.json").read_text()) for seed in (42, 1)
+    )
+    assert own["scores"] == json.loads((run / "metrics_val.json").read_text())["scores"]
+    values = [result["scores"]["model"]["miou"] for result in (own, other)]
+    assert cli.main(["report", str(run), str(seeds)]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("mIoU "))
+    assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in line
+
+
+def test_report_refuses_runs_on_different_data(run, cache_path, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    result = json.loads((run / "metrics_val.json").read_text())
+    (other / "metrics_val.json").write_text(json.dumps({**result, "fingerprint": "0"}))
+    (other / BEST).write_bytes(b"")
+    refused(capsys, "fingerprint differ", "report", run, other)
+
+
+def test_a_cache_made_with_other_settings_is_refused_by_name(run, tmp_path, capsys):
+    other = make_cache(tmp_path / "c", clips=6, hop_samples=1024)
+    refused(capsys, "hop_samples: 512 in the run", "evaluate", "--run", run, "--cache", other)
+    refused(capsys, "hop_samples", "predict", "--run", run, "--cache", other)
+
+
+def test_a_cache_with_other_classes_is_refused(run, tmp_path, capsys):
+    other = make_cache(tmp_path / "c", clips=12, classes=3)
+    labels = labels_for(12, 3)
+    labels.classes.reverse()
+    write_labels(other, labels)
+    refused(capsys, "its classes", "evaluate", "--run", run, "--cache", other)
+
+
+def test_classic_on_another_class_count_says_what_to_pass(cache_path, tmp_path, capsys):
+    argv = ["fit", "--cache", cache_path, "--run", tmp_path / "r", "--preset", "classic"]
+    refused(capsys, "--num-classes 3", *argv)
+
+
+def test_runs_are_neither_overwritten_nor_resumed_by_mistake(run, cache_path, tmp_path, capsys):
+    refused(capsys, "holds a run already", "fit", "--cache", cache_path, "--run", run)
+    argv = ["fit", "--cache", cache_path, "--resume"]
+    refused(capsys, "--run", *argv)
+    refused(capsys, "can't be read", *argv, "--run", tmp_path / "none")
+    refused(capsys, "batch_size", *argv, "--run", run, "--batch-size", "4")
+    refused(capsys, "no trained run", "evaluate", "--cache", cache_path, "--run", tmp_path)
+
+
+def test_resume_prolongs_a_run(run, cache_path, tmp_path, capsys):
+    argv = ["fit", "--cache", cache_path, "--run", tmp_path / "r", *FLAGS, "--pictures", "0"]
+    assert cli.main([str(word) for word in [*argv, "--epochs", "1"]]) == 0
+    again = ["fit", "--cache", cache_path, "--run", tmp_path / "r", "--resume", "--epochs", "2"]
+    assert cli.main([str(word) for word in [*again, "--pictures", "0"]]) == 0
+    history = [json.loads((path / runs.HISTORY_FILE).read_text()) for path in (tmp_path / "r", run)]
+    assert [e["train_loss"] for e in history[0]] == [e["train_loss"] for e in history[1]]
+
+
+def test_ctrl_c_ends_with_130(monkeypatch, capsys):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "fit", stop)
+    assert cli.main(["fit"]) == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_the_newest_run_is_the_default(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, "no run under", "evaluate", "--cache", "c")
+    for time, name in enumerate(("b/seed-0", "a/seed-1", "c")):
+        path = tmp_path / "runs" / name / BEST
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (time, time))
+        assert runs.newest_run() == Path("runs") / name[0]
+
+
+def test_events_to_draw_are_short_ones_of_each_class_first():
+    rows = [
+        {"category": c, "start_s": 0, "end_s": end}
+        for c, end in [("a", 10), ("a", 3), ("a", 4), ("b", 5), ("b", 10)]
+    ]
+    assert commands.choose(rows, 10.0, 3) == [1, 3, 2]
+    assert commands.choose(rows, 10.0, 99) == [1, 3, 2, 0, 4]

@@ -1,0 +1,186 @@
+"""Cache → tensors: pooling, joining, leaks, refusals."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from synthetic_cache import CONFIG, labels_for, make_cache
+
+from cache.errors import CacheError, ConfigError
+from cache.folder import write_labels
+from cache.reader import open_cache
+from cache.schema import AUDIO_FEATURES
+from train import data
+from train.config import TrainConfig
+from train.data import load_clips, load_dataset, pick_device, pool_steps, resolve, standardise
+from train.model import FusionModel
+
+CPU = TrainConfig(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return open_cache(make_cache(tmp_path_factory.mktemp("cache"), clips=30, classes=3))
+
+
+def resolved(cache, **changes):
+    return resolve(CPU.revised(**changes), cache, cache.labels.classes)
+
+
+def test_pooling_is_the_mean_of_the_valid_steps_in_each_window():
+    features = np.arange(10, dtype=np.float32)[None, :, None].repeat(2, 0)
+    features[1, 5:] = np.nan
+    means, valid = pool_steps(features, np.array([10, 5]), hop_s=0.25, window_s=1.0, windows=3)
+    np.testing.assert_allclose(means[0, :, 0], [1.5, 5.5, 8.5])
+    np.testing.assert_allclose(means[1, :, 0], [1.5, 4.0, 0.0])
+    np.testing.assert_array_equal(valid, [[True, True, True], [True, True, False]])
+
+
+def test_a_valid_step_that_is_not_finite_is_an_error():
+    with pytest.raises(CacheError, match="not finite"):
+        pool_steps(np.full((1, 4, 2), np.nan, np.float32), np.array([3]), 0.25, 1.0, 1)
+
+
+def test_features_arrive_as_cached(cache):
+    clips = load_clips(cache, resolved(cache), cache.ids, 3)
+    row = 7
+    maps = cache.read("video/maps", [row])[0]
+    assert clips.maps.dtype == torch.float16
+    np.testing.assert_array_equal(
+        clips.maps[row].numpy(), maps.reshape(8, 576, 49).transpose(0, 2, 1)
+    )
+    assert clips.audio.shape == (30, 20, 120 + 64 + 12 + 7 + 6)
+    hop_s = CONFIG["hop_samples"] / CONFIG["sample_rate_hz"]
+    in_third = [k for k in range(431) if 1.0 <= k * hop_s < 1.5]
+    at = 0
+    for name in AUDIO_FEATURES:
+        raw = cache.read(f"audio/{name}", [row])[0].astype(np.float32)
+        found = clips.audio[row, 2, at : at + raw.shape[1]].numpy()
+        np.testing.assert_allclose(found, raw[in_third].mean(0), atol=2e-3)
+        at += raw.shape[1]
+    np.testing.assert_allclose(clips.frame_time_s[row], cache.read("video/frame_time_s", [row])[0])
+    np.testing.assert_allclose(clips.frame_span_s[row], 10 / 8)
+    assert clips.step_time_s[2] == pytest.approx(1.25)
+
+
+def test_batches_are_selections_and_reuse_one_buffer(cache):
+    clips = load_clips(cache, resolved(cache), cache.ids, 3)
+    rows = torch.tensor([5, 0, 5])
+    batch = clips.batch(rows)
+    assert batch.frames.maps.dtype == torch.float32
+    assert torch.equal(batch.frames.maps, clips.maps[rows].float())
+    assert torch.equal(batch.sound.features, clips.audio[rows])
+    again = clips.batch(torch.tensor([1, 2, 3]))
+    assert again.frames.maps.data_ptr() == batch.frames.maps.data_ptr()
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_one_modality_loads_one_stream(cache, modality):
+    clips = load_clips(cache, resolved(cache, modality=modality), cache.ids, 3)
+    batch = clips.batch(torch.tensor([0]))
+    assert (batch.sound is None) is (modality == "video")
+    assert (batch.frames is None) is (modality == "audio")
+
+
+def test_samples_join_labels_with_features(cache):
+    dataset = load_dataset(cache, resolved(cache))
+    labels = cache.labels
+    for name, samples in dataset.splits.items():
+        np.testing.assert_array_equal(samples.rows, labels.rows(name))
+        for place, row in enumerate(samples.rows):
+            assert dataset.clips.ids[samples.clip[place]] == labels.ids[row]
+            assert samples.category[place] == labels.category[row]
+            expected = [labels.start_s[row] / 10, labels.end_s[row] / 10]
+            np.testing.assert_allclose(samples.interval[place], expected, rtol=1e-6)
+    assert len(dataset.train_truth) == len(labels.rows("train"))
+
+
+def test_an_id_with_two_rows_gives_two_samples_of_one_clip(tmp_path):
+    labels = labels_for(12, 3)
+    labels.ids[1] = labels.ids[0]
+    cache = open_cache(make_cache(tmp_path / "c", labels=labels))
+    samples = load_dataset(cache, resolved(cache)).splits["train"]
+    assert samples.clip[0] == samples.clip[1]
+    assert samples.category[0] != samples.category[1]
+
+
+def test_rows_without_features_are_named_and_left_out(tmp_path):
+    cache = open_cache(make_cache(tmp_path / "c", clips=12, missing=["clip00001", "clip00004"]))
+    dataset = load_dataset(cache, resolved(cache))
+    assert dataset.without_features == ["clip00001", "clip00004"]
+    assert sum(map(len, dataset.splits.values())) == 10
+
+
+def test_leaks_are_reported_and_dropped_on_demand(tmp_path):
+    labels = labels_for(30, 3)
+    row = {name: labels.rows(name)[0] for name in ("train", "val", "test")}
+    second = labels.rows("train")[1]
+    labels.ids[row["val"]] = labels.ids[row["train"]]
+    labels.ids[row["test"]] = labels.ids[second]
+    cache = open_cache(make_cache(tmp_path / "c", labels=labels))
+    kept = load_dataset(cache, resolved(cache))
+    assert set(kept.leaks) == {("train", "val"), ("train", "test")}
+    dropped = load_dataset(cache, resolved(cache, drop_leaks=True))
+    expected = [r for r in labels.rows("train") if r not in (row["train"], second)]
+    np.testing.assert_array_equal(dropped.splits["train"].rows, expected)
+    np.testing.assert_array_equal(dropped.splits["val"].rows, kept.splits["val"].rows)
+    assert len(dropped.train_truth) == len(expected)
+    assert any("2 row(s) of train dropped" in note for note in dropped.notes)
+
+
+def test_standardising_uses_the_training_rows_alone(cache):
+    config = resolved(cache)
+    dataset = load_dataset(cache, config)
+    model = FusionModel(dataset.clips.shapes, config)
+    standardise(model, dataset.clips, dataset.splits["train"])
+    train = dataset.splits["train"].clip
+    audio = dataset.clips.audio[train].flatten(0, 1)
+    torch.testing.assert_close(model.audio.mean, audio.mean(0))
+    torch.testing.assert_close(model.audio.deviation, audio.std(0, correction=0))
+    cells = dataset.clips.maps[train].float().flatten(0, 2)
+    torch.testing.assert_close(model.video.mean, cells.mean(0), atol=1e-4, rtol=1e-4)
+
+
+def test_the_cache_decides_what_the_settings_leave_open(cache):
+    config = resolved(cache)
+    assert (config.num_classes, config.num_frames) == (3, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 28}, "--num-classes 3"),
+        ({"num_frames": 16}, "--num-frames 8"),
+    ],
+)
+def test_contradictions_are_refused_with_what_to_pass(cache, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        resolved(cache, **changes)
+
+
+def test_a_cache_of_one_modality_says_which_flag_to_pass(tmp_path):
+    cache = open_cache(make_cache(tmp_path / "c", clips=6, modalities="audio"))
+    with pytest.raises(ConfigError, match="--modality audio"):
+        resolved(cache)
+    assert resolved(cache, modality="audio").num_frames is None
+
+
+def test_a_cache_without_usable_rows_is_refused(tmp_path):
+    labels = labels_for(6, 3)
+    cache = open_cache(make_cache(tmp_path / "c", labels=labels))
+    write_labels(cache.path, dataclasses.replace(labels, ids=[f"other{n}" for n in range(6)]))
+    with pytest.raises(CacheError, match="no label row"):
+        load_dataset(cache, resolved(cache))
+
+
+def test_too_little_memory_says_how_much_is_needed(cache, monkeypatch):
+    monkeypatch.setattr(data, "_MEMORY_SHARE", 1e-9)
+    with pytest.raises(ConfigError, match="GiB"):
+        load_clips(cache, resolved(cache), cache.ids, 3)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="cuda"):
+        pick_device("cuda")

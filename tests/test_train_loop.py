@@ -1,0 +1,292 @@
+"""Training end to end on small caches: learning, resume, checkpoints."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from synthetic_cache import labels_for, make_cache
+
+from cache.errors import ConfigError
+from cache.reader import open_cache
+from train import checkpoint, loop
+from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
+from train.config import TrainConfig
+from train.data import load_dataset, resolve, standardise
+from train.metrics import classification, localization
+from train.model import FusionModel
+
+SMALL = TrainConfig(
+    device="cpu",
+    audio_feat_dim=32,
+    video_feat_dim=32,
+    map_channels=16,
+    batch_size=8,
+    learning_rate=3e-3,
+    epochs=4,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return open_cache(make_cache(tmp_path_factory.mktemp("cache"), clips=30, classes=3))
+
+
+def prepare(cache, config):
+    config = resolve(config, cache, cache.labels.classes)
+    dataset = load_dataset(cache, config, ("train", "val"))
+    torch.manual_seed(config.seed)
+    model = FusionModel(dataset.clips.shapes, config)
+    standardise(model, dataset.clips, dataset.splits["train"])
+    about = About(
+        config=config,
+        classes=dataset.classes,
+        shapes=checkpoint.shapes_as_json(dataset.clips.shapes),
+        fingerprint=cache.fingerprint,
+        features=cache.config,
+    )
+    return model, dataset, about
+
+
+def train(cache, config, run, resume=False):
+    run.mkdir(exist_ok=True)
+    model, dataset, about = prepare(cache, config)
+    return loop.fit(model, dataset, about, run, resume), model
+
+
+def without_time(history):
+    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in history]
+
+
+@pytest.mark.parametrize(
+    ("modality", "miou"), [("both", 0.9), ("audio", 0.9), ("video", 0.8)]
+)  # frames alone are 1.25 s apart
+def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(tmp_path, modality, miou):
+    labels = labels_for(16, 4)
+    labels.split[:] = 0
+    cache = open_cache(make_cache(tmp_path / "c", labels=labels))
+    config = SMALL.revised(modality=modality, dropout=0.0, label_smoothing=0.0, weight_decay=0.0)
+    config = resolve(config, cache, labels.classes)
+    dataset = load_dataset(cache, config, ("train",))
+    torch.manual_seed(0)
+    model = FusionModel(dataset.clips.shapes, config)
+    rows = dataset.splits["train"]
+    standardise(model, dataset.clips, rows)
+    optimizer = loop.make_optimizer(model, config)
+    step = loop.Step(model, optimizer, config, dataset.clips.device)
+    epoch_step = loop.EpochStep(step, dataset.clips, rows)
+    for epoch in range(150):
+        loop.train_epoch(epoch_step, epoch)
+    truth = loop.events(rows, 10.0)
+    guess = loop.predict(model, dataset.clips, rows.clip)
+    assert classification(truth, guess)["top1"] == 1.0
+    assert localization(truth, guess)["miou"] > miou
+    np.testing.assert_allclose(guess.probability.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(cache, tmp_path):
+    whole, model = train(cache, SMALL, tmp_path / "whole")
+    train(cache, SMALL.revised(epochs=2), tmp_path / "parts")
+    parts, resumed = train(cache, SMALL, tmp_path / "parts", resume=True)
+    assert without_time(parts) == without_time(whole)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    best = [load(tmp_path / run / BEST)[0].state_dict() for run in ("whole", "parts")]
+    assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
+
+
+def test_a_run_that_is_stopped_within_an_epoch_loses_only_that_epoch(cache, tmp_path, monkeypatch):
+    whole, _ = train(cache, SMALL, tmp_path / "whole")
+    original, calls = loop.Step.__call__, []
+
+    def stop_later(self, *arguments):
+        calls.append(1)
+        if len(calls) == 8:  # three steps an epoch: in the third
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(loop.Step, "__call__", stop_later)
+    with pytest.raises(KeyboardInterrupt):
+        train(cache, SMALL, tmp_path / "parts")
+    monkeypatch.undo()
+    assert len(list((tmp_path / "parts").iterdir())) == 2
+    parts, _ = train(cache, SMALL, tmp_path / "parts", resume=True)
+    assert without_time(parts) == without_time(whole)
+
+
+def test_seeds_matter_and_repeat(cache, tmp_path):
+    one, _ = train(cache, SMALL.revised(epochs=1), tmp_path / "a")
+    same, _ = train(cache, SMALL.revised(epochs=1), tmp_path / "b")
+    other, _ = train(cache, SMALL.revised(epochs=1, seed=7), tmp_path / "c")
+    assert without_time(one) == without_time(same)
+    assert one[0]["train_loss"] != other[0]["train_loss"]
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_training(cache, tmp_path, monkeypatch):
+    scores = iter([0.3, 0.6, 0.5, 0.4, 0.9])
+    monkeypatch.setattr(
+        loop,
+        "validate",
+        lambda *_: {
+            "val_class_loss": 0.0,
+            "val_top1": 0.0,
+            "val_miou": 0.0,
+            f"val_{loop.CRITERION}": next(scores),
+        },
+    )
+    config = SMALL.revised(epochs=9, patience=2, scheduler_patience=0, scheduler_factor=0.1)
+    history, _ = train(cache, config, tmp_path / "run")
+    assert len(history) == 4
+    assert loop.best_epoch(history) == 2
+    about = load(tmp_path / "run" / BEST)[1]
+    assert (about.epoch, about.score) == (2, 0.6)
+    rates = [entry["learning_rate"] for entry in history]
+    assert rates == pytest.approx([3e-3, 3e-3, 3e-3, 3e-4])
+
+
+def test_gradients_are_clipped(cache):
+    model, dataset, about = prepare(cache, SMALL.revised(grad_clip=1e-3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step = loop.Step(model, optimizer, about.config, dataset.clips.device)
+    rows = dataset.splits["train"]
+    step(dataset.clips.batch(rows.clip[:8]), rows.category[:8], rows.interval[:8])
+    moved = torch.stack(
+        [(p.detach() - b).norm() for p, b in zip(model.parameters(), before, strict=True)]
+    ).norm()
+    assert moved.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_loss_that_is_not_finite_names_the_epoch(cache, tmp_path):
+    with pytest.raises(loop.TrainingError, match="epoch 1"):
+        train(cache, SMALL.revised(learning_rate=1e30), tmp_path / "run")
+    assert not (tmp_path / "run" / LAST).exists()
+
+
+def test_no_validation_rows_is_an_error(tmp_path):
+    labels = labels_for(6, 3)
+    labels.split[:] = 0
+    cache = open_cache(make_cache(tmp_path / "c", labels=labels))
+    with pytest.raises(ConfigError, match="'val'"):
+        train(cache, SMALL, tmp_path / "run")
+
+
+def test_a_checkpoint_gives_the_same_model_back(cache, tmp_path):
+    model, dataset, about = prepare(cache, SMALL)
+    save(tmp_path / BEST, model, about)
+    found, known, _ = load(tmp_path / BEST)
+    assert known == about
+    batch = dataset.clips.batch(dataset.splits["val"].clip)
+    assert torch.equal(found(batch).logits, model.eval()(batch).logits)
+    assert [path.name for path in tmp_path.iterdir()] == [BEST]
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(cache, tmp_path, monkeypatch):
+    model, _, about = prepare(cache, SMALL)
+    save(tmp_path / BEST, model, about)
+    before = (tmp_path / BEST).read_bytes()
+
+    def full_disk(payload, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path / BEST, model, about)
+    assert (tmp_path / BEST).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [BEST]
+
+
+class Payload:
+    def __reduce__(self):
+        return (pytest.fail, ("a checkpoint ran code",))
+
+
+def damaged(path, **changes):
+    payload = torch.load(path, weights_only=True)
+    torch.save({**payload, **changes}, path)
+
+
+def test_bad_checkpoints_are_refused_with_a_sentence(cache, tmp_path):
+    model, _, about = prepare(cache, SMALL)
+    path = tmp_path / BEST
+
+    def refuses(words):
+        with pytest.raises(CheckpointError, match=words):
+            load(path)
+
+    refuses("no checkpoint here")
+    path.write_bytes(b"not a checkpoint")
+    refuses("not a checkpoint")
+    path.write_bytes(pickle.dumps(Payload()))
+    refuses("can run code")
+    torch.save({"format": "avel-model", "version": 1, "model": Payload()}, path)
+    refuses("can run code")
+    torch.save([1, 2], path)
+    refuses("not a checkpoint of this program")
+    save(path, model, about)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refuses("not a checkpoint")
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for changes, words in [
+        ({"version": 99}, "99"),
+        ({"model": {}}, "don't fit"),
+        ({"model": {**state, "gate.bias": torch.tensor([torch.nan])}}, "not finite"),
+        ({"model": {**state, "gate.bias": torch.zeros(2)}}, "don't fit"),
+        ({"about": about.revised(classes=["one"]).model_dump_json()}, "class names"),
+        (
+            {"about": about.revised(shapes={**about.shapes, "classes": 10**12}).model_dump_json()},
+            "don't fit",
+        ),
+    ]:
+        save(path, model, about)
+        damaged(path, **changes)
+        refuses(words)
+
+
+def test_resuming_on_another_cache_is_refused(cache, tmp_path):
+    train(cache, SMALL.revised(epochs=1), tmp_path / "run")
+    model, dataset, about = prepare(cache, SMALL)
+    with pytest.raises(CheckpointError, match="another cache"):
+        loop.fit(model, dataset, about.revised(fingerprint="0" * 64), tmp_path / "run", True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_captured_step_trains_like_a_plain_one(cache, monkeypatch):
+    config = SMALL.revised(device="cuda", dropout=0.0, batch_size=4)
+    found = []
+    for warm_up in (3, 10**9):  # the second never captures
+        monkeypatch.setattr(loop.EpochStep, "_WARM_UP", warm_up)
+        model, dataset, about = prepare(cache, config)
+        model.cuda()
+        step = loop.Step(
+            model, loop.make_optimizer(model, about.config), about.config, dataset.clips.device
+        )
+        epoch_step = loop.EpochStep(step, dataset.clips, dataset.splits["train"])
+        found.append([loop.train_epoch(epoch_step, epoch)[0] for epoch in range(4)])
+        assert (epoch_step._graph is not None) is (warm_up == 3)
+    assert found[0] == pytest.approx(found[1], rel=2e-2)
+
+
+def test_each_epoch_takes_every_row_once_in_an_order_of_its_own(cache, tmp_path, monkeypatch):
+    original, seen = loop.EpochStep.__call__, []
+
+    def watch(self, chosen):
+        seen.extend(chosen.tolist())
+        return original(self, chosen)
+
+    monkeypatch.setattr(loop.EpochStep, "__call__", watch)
+    train(cache, SMALL.revised(epochs=2), tmp_path / "run")
+    half = len(seen) // 2
+    assert sorted(seen[:half]) == sorted(seen[half:]) == list(range(18))
+    assert seen[:half] != seen[half:]

@@ -1,0 +1,217 @@
+"""Shapes, gradients, masks and laws of the model."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from train.config import PRESETS, TrainConfig
+from train.loop import losses
+from train.model import Batch, Frames, FusionModel, Shapes, Sound, at_frames, at_steps
+from train.model import gated_interval as interval_of
+
+SHAPES = Shapes(audio_features=20, map_channels=24, cells=7, classes=5, clip_seconds=10.0)
+CONFIG = TrainConfig(
+    num_classes=5, num_frames=8, audio_feat_dim=32, video_feat_dim=16, map_channels=16, num_heads=8
+)
+N, T, F = 3, 20, 8
+
+
+def make_batch(seed=0, steps_valid=T):
+    generator = torch.Generator().manual_seed(seed)
+    valid = torch.arange(T).expand(N, T) < steps_valid
+    features = torch.randn(N, T, 20, generator=generator)
+    maps = torch.randn(N, F, 49, 24, generator=generator)
+    step_s = 10.0 / T
+    time_s = (torch.arange(T) + 0.5) * step_s
+    frame_time_s = ((torch.arange(F) + 0.5) * 10.0 / F).expand(N, F)
+    return Batch(
+        Sound(features, valid, time_s, step_s), Frames(maps, frame_time_s, torch.full((N,), 10 / F))
+    )
+
+
+def make_model(seed=0, **changes):
+    torch.manual_seed(seed)
+    return FusionModel(SHAPES, CONFIG.revised(**changes))
+
+
+def changed(batch, stream, **values):
+    part = dataclasses.replace(getattr(batch, stream), **values)
+    return dataclasses.replace(batch, **{stream: part})
+
+
+@pytest.mark.parametrize("modality", ["both", "audio", "video"])
+def test_output_shapes_and_interval_law(modality):
+    output = make_model(modality=modality)(make_batch())
+    assert output.logits.shape == (N, 5)
+    assert output.interval.shape == (N, 2)
+    assert output.gate_logits.shape == (N, F if modality == "video" else T)
+    assert output.attention == {}
+    assert (output.interval[:, 0] <= output.interval[:, 1]).all()
+    assert ((output.interval >= 0) & (output.interval <= 1)).all()
+
+
+@pytest.mark.parametrize("modality", ["both", "audio", "video"])
+def test_every_parameter_gets_a_gradient(modality):
+    model = make_model(modality=modality)
+    output = model(make_batch())
+    target = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
+    losses(output, torch.tensor([0, 1, 2]), target, CONFIG)[0].backward()
+    idle = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
+    # A key's bias shifts all scores of a query alike: softmax doesn't see it.
+    assert [name for name in idle if not name.endswith("key_value.bias")] == []
+
+
+def test_attention_shapes_and_sums():
+    found = make_model().eval()(make_batch(), return_attention=True).attention
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    assert shapes == {
+        "audio": (N, 8, T, T),
+        "video": (N, 8, F, F),
+        "audio_to_video": (N, 8, T, F),
+        "video_to_audio": (N, 8, F, T),
+        "spatial": (N, F, 7, 7),
+        "channel": (N, F, 16),
+        "gate": (N, T),
+    }
+    for name in ("audio", "video", "audio_to_video", "video_to_audio"):
+        torch.testing.assert_close(found[name].sum(-1), torch.ones(shapes[name][:-1]))
+    torch.testing.assert_close(found["spatial"].sum((-1, -2)), torch.ones(N, F))
+    assert ((found["channel"] > 0) & (found["channel"] < 1)).all()
+
+
+@pytest.mark.parametrize("modality", ["both", "audio", "video"])
+def test_open_attention_gives_the_fast_path_s_numbers(modality):
+    model = make_model(modality=modality).eval()
+    batch = make_batch(steps_valid=13)
+    fast, open_ = model(batch), model(batch, return_attention=True)
+    torch.testing.assert_close(fast.logits, open_.logits)
+    torch.testing.assert_close(fast.interval, open_.interval)
+
+
+def test_padded_steps_get_no_weight_and_change_nothing():
+    model = make_model().eval()
+    batch = make_batch(steps_valid=13)
+    noisy = batch.sound.features.clone()
+    noisy[:, 13:] = 1e4
+    one = model(batch, return_attention=True)
+    other = model(changed(batch, "sound", features=noisy))
+    assert (one.attention["audio"][..., 13:] == 0).all()
+    assert (one.attention["video_to_audio"][..., 13:] == 0).all()
+    assert (one.attention["gate"][:, 13:] == 0).all()
+    torch.testing.assert_close(one.logits, other.logits)
+    torch.testing.assert_close(one.interval, other.interval)
+    assert (one.interval <= 13 / T + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("modality", "stream", "used"),
+    [
+        ("both", "sound", True),
+        ("both", "frames", True),
+        ("audio", "sound", True),
+        ("audio", "frames", False),
+        ("video", "sound", False),
+        ("video", "frames", True),
+    ],
+)
+def test_a_modality_uses_exactly_its_streams(modality, stream, used):
+    model = make_model(modality=modality).eval()
+    batch = make_batch()
+    name = {"sound": "features", "frames": "maps"}[stream]
+    other = changed(batch, stream, **{name: getattr(getattr(batch, stream), name) * -2 + 1})
+    one, two = model(batch), model(other)
+    assert torch.equal(one.logits, two.logits) is not used
+    assert torch.equal(one.interval, two.interval) is not used
+    if not used:
+        without = model(dataclasses.replace(batch, **{stream: None}))
+        assert torch.equal(one.logits, without.logits)
+
+
+def test_every_audio_feature_reaches_the_output():
+    model = make_model().eval()
+    batch = make_batch()
+    batch.sound.features.requires_grad_()
+    model(batch).logits.sum().backward()
+    assert (batch.sound.features.grad.abs().sum((0, 1)) > 0).all()
+
+
+def test_times_matter_in_both_streams():
+    model = make_model().eval()
+    batch = make_batch()
+    base = model(batch).logits
+    later_sound = changed(batch, "sound", time_s=batch.sound.time_s + 0.7)
+    later_frames = changed(batch, "frames", time_s=batch.frames.time_s + 0.7)
+    assert not torch.allclose(base, model(later_sound).logits)
+    assert not torch.allclose(base, model(later_frames).logits)
+
+
+def test_a_gate_of_ones_over_a_run_gives_that_run():
+    time_s = (torch.arange(20) + 0.5) * 0.5
+    gate = ((time_s > 3) & (time_s < 7)).float()[None]
+    torch.testing.assert_close(
+        interval_of(gate, time_s, torch.tensor(0.5)), torch.tensor([[3.0, 7.0]])
+    )
+    nothing = interval_of(torch.zeros(1, 20), time_s, torch.tensor(0.5))
+    assert nothing.isfinite().all()
+
+
+def test_any_gate_stays_on_the_timeline():
+    gate = torch.rand(200, 20, generator=torch.Generator().manual_seed(0)) ** 4
+    found = interval_of(gate, (torch.arange(20) + 0.5) * 0.5, torch.tensor(0.5))
+    assert (found[:, 0] >= -1e-5).all()
+    assert (found[:, 1] <= 10 + 1e-5).all()
+    assert (found[:, 0] <= found[:, 1]).all()
+
+
+def test_the_streams_are_brought_together_by_time():
+    batch = make_batch()
+    ramp = batch.sound.time_s[None, :, None].expand(N, -1, 1)
+    times = batch.frames.time_s[:, :, None]
+    torch.testing.assert_close(at_frames(ramp, batch.sound, batch.frames), times)
+    back = at_steps(times, batch.sound, batch.frames)
+    inner = slice(2, -2)  # beyond the outermost frames' centres their values are held
+    torch.testing.assert_close(back[:, inner], ramp[:, inner], atol=1e-4, rtol=0)
+    torch.testing.assert_close(back[:, 0], times[:, 0], atol=1e-4, rtol=0)
+
+
+def test_sound_that_is_missing_under_a_frame_guides_nothing():
+    batch = make_batch(steps_valid=10)
+    heard = at_frames(torch.ones(N, T, 4), batch.sound, batch.frames)
+    assert (heard[:, :4] > 0.99).all()
+    assert (heard[:, 4:] == 0).all()
+
+
+def test_standardising_is_folded_into_the_projection():
+    model = make_model(modality="video").eval()
+    batch = make_batch()
+    plain = model(batch).logits
+    model.video.mean.fill_(3.0)
+    model.video.deviation.fill_(2.0)
+    moved = model(changed(batch, "frames", maps=batch.frames.maps * 2 + 3)).logits
+    torch.testing.assert_close(plain, moved, atol=1e-4, rtol=1e-4)
+
+
+def test_size_at_the_defaults_and_classic():
+    shapes = Shapes(209, 576, 7, 28, 10.0)
+    for config, limit in ((TrainConfig(), 2_000_000), (PRESETS["classic"], 4_000_000)):
+        with torch.device("meta"):
+            model = FusionModel(shapes, config)
+        assert sum(parameter.numel() for parameter in model.parameters()) < limit
+
+
+def test_losses_are_cross_entropy_and_weighted_l1():
+    output = make_model().eval()(make_batch())
+    target = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
+    category = torch.tensor([0, 1, 2])
+    config = CONFIG.revised(label_smoothing=0.0, interval_weight=0.3)
+    total, classes, spans = losses(output, category, target, config).tolist()
+    log_probability = output.logits.log_softmax(1)[range(3), category]
+    assert classes == pytest.approx(-log_probability.mean().item())
+    assert spans == pytest.approx(np.abs((output.interval - target).detach().numpy()).mean())
+    assert total == pytest.approx(classes + 0.3 * spans)

@@ -1,0 +1,185 @@
+"""The command line of stage 2; `python -m train --help` shows it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cache.errors import AvelError, ConfigError
+from cache.settings import command_line
+from train.config import PRESETS, TrainConfig
+
+USAGE = """\
+Train from a feature cache, and look at what was learned. No media are needed.
+
+  python -m train fit      --cache DIR [--run DIR] [--seeds 0 1 2] [--resume] [settings]
+  python -m train evaluate [--run DIR] [--cache DIR] [--split val|test]
+  python -m train predict  --cache DIR [--run DIR]
+  python -m train report   RUN [RUN ...] [--split val|test]
+
+Examples:
+  python -m train fit --cache cache-ave
+  python -m train fit --cache cache-ave --modality audio --run runs/audio --seeds 0 1 2
+  python -m train fit --cache cache-ave --preset classic
+  python -m train evaluate --cache cache-ave --split test        (the newest run)
+  python -m train report runs/audio runs/video runs/both
+
+`python -m train COMMAND --help` shows every option. Exit codes: 0 fine, 2 an error that is
+explained in a line, 130 stopped with Ctrl-C (what is finished is kept).
+"""
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def _paths(name: str, about: str) -> argparse.ArgumentParser:
+    prog = f"python -m train {name}"
+    return argparse.ArgumentParser(prog=prog, description=about, allow_abbrev=False)
+
+
+def fit(argv: Sequence[str]) -> None:
+    """Train, evaluate on the validation split, draw."""
+    parser = _paths("fit", "Where to read and write, beside the settings below.")
+    parser.add_argument("--cache", type=Path, required=True, help="feature cache to train from")
+    parser.add_argument("--run", type=Path, help="folder to make (default: runs/<date>-<time>)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[], help="train once per seed, into RUN/seed-N"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with RUN after its last epoch")
+    parser.add_argument("--pictures", type=int, default=4, help="clips to draw (default: 4)")
+    asks = {"-h", "--help"} & set(argv)
+    if asks:
+        print(parser.format_help())
+        command_line(TrainConfig, ["--help"], prog=parser.prog, presets=PRESETS)
+    if "--print-config" in argv:
+        parser.set_defaults(cache=Path())
+        for action in parser._actions:
+            action.required = False
+    options, rest = parser.parse_known_args(argv)
+    config = _fit_config(options, rest, parser.prog)
+    from train import commands, runs
+
+    run = options.run or runs.new_run()
+    commands.fit(
+        options.cache,
+        run,
+        config,
+        resume=options.resume,
+        seeds=options.seeds,
+        pictures=options.pictures,
+    )
+
+
+def _fit_config(options: argparse.Namespace, rest: Sequence[str], prog: str) -> TrainConfig:
+    """Settings of a new run, or of the run that is resumed: those may only be prolonged."""
+    if not options.resume:
+        return command_line(TrainConfig, rest, prog=prog, presets=PRESETS)
+    if options.run is None:
+        raise ConfigError("--resume needs --run: which run should go on?")
+    stored = options.run / "config.json"
+    if options.seeds:
+        stored = options.run / f"seed-{options.seeds[0]}" / "config.json"
+    config = command_line(TrainConfig, ["--config", str(stored), *rest], prog=prog)
+    before = TrainConfig.from_json(stored)
+    changed = [
+        name
+        for name, value in config.model_dump().items()
+        if value != getattr(before, name) and name not in {"epochs", "patience", "device"}
+    ]
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)}: a resumed run keeps its settings ({stored}); only epochs, "
+            "patience and device may change. Train anew without --resume for other settings"
+        )
+    return config
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Score a run beside its baselines."""
+    parser = _paths("evaluate", "Score a run on a split, beside trivial baselines; draw it.")
+    parser.add_argument("--run", type=Path, help="run, or folder of seeds (default: the newest)")
+    parser.add_argument("--cache", type=Path, required=True, help="cache with labels")
+    parser.add_argument("--split", choices=["val", "test"], default="val")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: the run's"
+    )
+    parser.add_argument("--pictures", type=int, default=4, help="clips to draw (default: 4)")
+    options = parser.parse_args(argv)
+    from train import commands, runs
+
+    commands.evaluate_run(
+        options.run or runs.newest_run(),
+        options.cache,
+        options.split,
+        device=options.device,
+        pictures=options.pictures,
+    )
+
+
+def predict(argv: Sequence[str]) -> None:
+    """Predict every clip of a cache."""
+    parser = _paths("predict", "Class, start and end of every clip of a cache; labels not needed.")
+    parser.add_argument("--run", type=Path, help="trained run (default: the newest)")
+    parser.add_argument("--cache", type=Path, required=True, help="features made as the run's were")
+    parser.add_argument("--out", type=Path, help="folder to write (default: RUN/predictions)")
+    parser.add_argument("--pictures", type=int, help="clips to draw (default: all)")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: the run's"
+    )
+    options = parser.parse_args(argv)
+    from train import commands, runs
+
+    commands.predict_cache(
+        options.run or runs.newest_run(),
+        options.cache,
+        out=options.out,
+        device=options.device,
+        pictures=options.pictures,
+    )
+
+
+def report(argv: Sequence[str]) -> None:
+    """Compare runs."""
+    parser = _paths("report", "Scores of several runs side by side (mean ± sd over seeds).")
+    parser.add_argument("runs", type=Path, nargs="+", help="runs, or folders of seeds")
+    parser.add_argument("--split", choices=["val", "test"], default="val")
+    options = parser.parse_args(argv)
+    from train import commands
+
+    print(commands.report(options.runs, options.split))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "fit": fit,
+    "evaluate": evaluate,
+    "predict": predict,
+    "report": report,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in {"-h", "--help"}:
+        print(USAGE, end="")
+        return 0 if words else 2
+    if words[0] not in COMMANDS:
+        print(f"unknown command {words[0]!r}; expected {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        COMMANDS[words[0]](words[1:])
+    except AvelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "stopped; finished epochs are kept, `--resume --run RUN` goes on with them",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Every choice of a training run: one frozen model, one flag per field, portable JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cache.settings import Settings
+
+
+class TrainConfig(Settings):
+    """Settings of a training run."""
+
+    num_classes: int | None = Field(default=None, ge=2)
+    """Classes to tell apart; None takes the cache's own. Another number than the cache's is
+    refused."""
+    num_frames: int | None = Field(default=None, ge=1)
+    """Video frames per clip; None takes the cache's own. Another number is refused."""
+    modality: Literal["both", "audio", "video"] = "both"
+    """Which streams the model gets: one flag for the audio-only and video-only ablations."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Label rows per optimizer step."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """AdamW's step size before any plateau."""
+    epochs: int = Field(default=40, ge=1)
+    """Passes over the training rows at most; early stopping may end sooner."""
+    patience: int = Field(default=10, ge=1)
+    """Epochs without a better validation score after which training stops."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """AdamW's decoupled weight decay."""
+    grad_clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the whole gradient; a longer one is scaled down to it."""
+    interval_weight: float = Field(default=0.3, ge=0)
+    """Weight of the L1 loss of start and end (fractions of the clip) beside the cross-entropy."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the class target that is spread over all classes."""
+    scheduler_factor: float = Field(default=0.5, gt=0, lt=1)
+    """ReduceLROnPlateau multiplies the learning rate by this."""
+    scheduler_patience: int = Field(default=3, ge=0)
+    """Epochs without a better validation score before the learning rate falls."""
+
+    audio_feat_dim: int = Field(default=128, ge=8)
+    """Width of the audio stream."""
+    video_feat_dim: int = Field(default=128, ge=8)
+    """Width of the video stream."""
+    map_channels: int = Field(default=64, ge=8)
+    """Channels that the wide frame maps are projected to before channel and spatial attention."""
+    num_heads: int = Field(default=8, ge=1)
+    """Heads of every temporal and cross-modal attention; divides both widths."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout after every attention, feed-forward and pooled vector."""
+    audio_rate_hz: float = Field(default=2.0, gt=0)
+    """Audio steps per second that the model sees: cached steps are averaged at load time."""
+
+    drop_leaks: bool = False
+    """Leave out of training (and validation) the ids that also stand in a later split."""
+    seed: int = Field(default=42, ge=0)
+    """Seeds weights, dropout and the order of rows."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; auto takes CUDA, then MPS, then the CPU."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TrainConfig:
+        for name in ("audio_feat_dim", "video_feat_dim"):
+            width = getattr(self, name)
+            if width % self.num_heads or width % 2:
+                raise ValueError(
+                    f"{name} {width} must be even and divisible by num_heads {self.num_heads}"
+                )
+        return self
+
+
+PRESETS = {
+    "classic": TrainConfig(
+        num_classes=28,
+        batch_size=4,
+        learning_rate=1e-4,
+        epochs=30,
+        num_frames=8,
+        audio_feat_dim=256,
+        video_feat_dim=256,
+        num_heads=8,
+        patience=10,
+    ),
+}

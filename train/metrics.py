@@ -1,0 +1,191 @@
+"""Scores as pure functions of arrays; the trivial baselines go through the very same functions.
+
+Shapes: N events (label rows), K classes. Times in seconds. Rules for the corner cases:
+
+- A class that no event of the split has is left out of every average over classes (its precision,
+  recall, AP and AUC are undefined); a class that is never predicted has precision 0.
+- tIoU is the intersection over the union of two intervals. Two empty intervals at one instant
+  have tIoU 1, an empty and another one 0: AVE has an event with start = end = 0.
+- A score over no events is None (null in JSON), never NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+
+Array = npt.NDArray[np.float64]
+Scores = dict[str, float | None]
+TIOU_LEVELS = (0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Events:
+    """What is true: category (N,) int64, start_s and end_s (N,) float64."""
+
+    category: npt.NDArray[np.int64]
+    start_s: Array
+    end_s: Array
+
+    def __len__(self) -> int:
+        return len(self.category)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was predicted: probability (N, K) float64, start_s and end_s (N,) float64."""
+
+    probability: Array
+    start_s: Array
+    end_s: Array
+
+    @property
+    def category(self) -> npt.NDArray[np.int64]:
+        """(N,) the most probable class; the first of equals."""
+        best: npt.NDArray[np.int64] = self.probability.argmax(axis=1).astype(np.int64)
+        return best
+
+
+def tiou(start_a: Array, end_a: Array, start_b: Array, end_b: Array) -> Array:
+    """Temporal intersection over union of N pairs of intervals, (N,) in [0, 1]."""
+    overlap = np.maximum(np.minimum(end_a, end_b) - np.maximum(start_a, start_b), 0)
+    union = (end_a - start_a) + (end_b - start_b) - overlap
+    same_instant = (union <= 0) & (start_a == start_b)
+    return np.where(same_instant, 1.0, overlap / np.where(union > 0, union, 1.0))
+
+
+def segments(
+    category: npt.NDArray[np.int64], start_s: Array, end_s: Array, clip_seconds: float, classes: int
+) -> npt.NDArray[np.int64]:
+    """AVE's segment labels (Tian et al. 2018): (N, S) class of each second, or K for background.
+
+    A second belongs to the event when its middle lies in [start, end).
+    """
+    middle = np.arange(round(clip_seconds)) + 0.5
+    inside = (start_s[:, None] <= middle) & (middle < end_s[:, None])
+    return np.where(inside, category[:, None], classes)
+
+
+def classification(truth: Events, guess: Predictions) -> Scores:
+    """top1, top3, top5, macro precision, recall, F1, mAP and AUC (one class against the rest)."""
+    if not len(truth):
+        names = ("top1", "top3", "top5", "precision", "recall", "f1", "map", "auc")
+        return dict.fromkeys(names)
+    own = np.take_along_axis(guess.probability, truth.category[:, None], 1)
+    # Equals count as ahead by class number, so that a constant score has one definite rank.
+    ahead = (guess.probability > own) | (
+        (guess.probability == own)
+        & (np.arange(guess.probability.shape[1]) < truth.category[:, None])
+    )
+    rank = ahead.sum(axis=1)
+    present = np.unique(truth.category)
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth.category, guess.category, labels=present, average="macro", zero_division=0
+    )
+    apart = present if len(present) > 1 else present[:0]
+    areas = [
+        (
+            average_precision_score(truth.category == k, guess.probability[:, k]),
+            roc_auc_score(truth.category == k, guess.probability[:, k]),
+        )
+        for k in apart
+    ]
+    average = np.mean(areas, axis=0) if areas else None
+    return {
+        **{f"top{k}": float(np.mean(rank < k)) for k in (1, 3, 5)},
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+        "map": None if average is None else float(average[0]),
+        "auc": None if average is None else float(average[1]),
+    }
+
+
+def localization(truth: Events, guess: Predictions) -> Scores:
+    """MAE of start and end (s), mIoU, mIoU with the class right, recall at each tIoU level.
+
+    `localized_iou` and `recall@…` count an event whose class is wrong as 0: they answer "which
+    event and when" in one figure.
+    """
+    levels = [f"recall@{level}" for level in TIOU_LEVELS]
+    if not len(truth):
+        return dict.fromkeys(["start_mae_s", "end_mae_s", "miou", "localized_iou", *levels])
+    overlap = tiou(truth.start_s, truth.end_s, guess.start_s, guess.end_s)
+    right = truth.category == guess.category
+    return {
+        "start_mae_s": float(np.abs(truth.start_s - guess.start_s).mean()),
+        "end_mae_s": float(np.abs(truth.end_s - guess.end_s).mean()),
+        "miou": float(overlap.mean()),
+        "localized_iou": float((overlap * right).mean()),
+        **{
+            name: float(np.mean(right & (overlap >= level)))
+            for name, level in zip(levels, TIOU_LEVELS, strict=True)
+        },
+    }
+
+
+def score(truth: Events, guess: Predictions, clip_seconds: float) -> Scores:
+    """Every score of one predictor; those of events shorter than the clip begin with `short_`."""
+    classes = guess.probability.shape[1]
+    spans = [
+        segments(category, x.start_s, x.end_s, clip_seconds, classes)
+        for x, category in ((truth, truth.category), (guess, guess.category))
+    ]
+    short = truth.end_s - truth.start_s < clip_seconds
+    apart = localization(
+        Events(truth.category[short], truth.start_s[short], truth.end_s[short]),
+        Predictions(guess.probability[short], guess.start_s[short], guess.end_s[short]),
+    )
+    return {
+        **classification(truth, guess),
+        **localization(truth, guess),
+        "segment_accuracy": float(np.mean(spans[0] == spans[1])) if len(truth) else None,
+        **{f"short_{name}": value for name, value in apart.items()},
+    }
+
+
+def confusion(truth: Events, guess: Predictions) -> npt.NDArray[np.int64]:
+    """(K, K) counts: true class down, predicted class across."""
+    labels = np.arange(guess.probability.shape[1])
+    counts: npt.NDArray[np.int64] = confusion_matrix(truth.category, guess.category, labels=labels)
+    return counts
+
+
+def baselines(
+    train: Events, count: int, classes: int, clip_seconds: float
+) -> dict[str, Predictions]:
+    """Predictors that look at nothing but the training labels, for `count` events.
+
+    Both answer with the training split's class frequencies (so top-1 is the majority class);
+    one says "the whole clip", the other the mean training interval.
+    """
+    frequency = np.bincount(train.category, minlength=classes) / max(1, len(train))
+    probability = np.tile(frequency, (count, 1))
+    spans = {
+        "majority class, whole clip": (0.0, clip_seconds),
+        "majority class, mean interval": (float(train.start_s.mean()), float(train.end_s.mean())),
+    }
+    return {
+        name: Predictions(probability, np.full(count, start), np.full(count, end))
+        for name, (start, end) in spans.items()
+    }
+
+
+def mean_and_deviation(runs: list[Mapping[str, float | None]]) -> dict[str, tuple[float, float]]:
+    """Mean and sample standard deviation (0 for one run) of each score that every run has."""
+    shared = [name for name in runs[0] if all(run.get(name) is not None for run in runs)]
+    table = {}
+    for name in shared:
+        values = np.array([run[name] for run in runs], np.float64)
+        deviation = float(values.std(ddof=1)) if len(runs) > 1 else 0.0
+        table[name] = (float(values.mean()), deviation)
+    return table

@@ -1,0 +1,120 @@
+"""Run folders: what is stored, how a run is found again, and that its cache still fits.
+
+config.json                     resolved settings (portable)
+features.json                   the cache's fingerprint, extraction settings and provenance
+history.json                    one record per epoch
+best_model_with_attention.pth   the selected weights; last.pth: to go on from
+metrics_val.json, metrics_test.json, predictions_val.json, test_evaluations.jsonl
+attention_visualization/        pictures
+seed-0/ seed-1/ …               with --seeds: one such folder each
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CacheError, ConfigError
+from cache.reader import Cache
+from cache.schema import config_differences
+from train.checkpoint import BEST, LAST, About
+
+ROOT = Path("runs")
+CONFIG_FILE, FEATURES_FILE, HISTORY_FILE = "config.json", "features.json", "history.json"
+
+
+def new_run() -> Path:
+    """A folder name made of the time, under `runs/`."""
+    return ROOT / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def newest_run() -> Path:
+    """The run under `runs/` whose model was written last."""
+    found = [*ROOT.glob(f"*/{BEST}"), *ROOT.glob(f"*/seed-*/{BEST}")]
+    if not found:
+        raise ConfigError(
+            f"no run under {ROOT}/; train one with `python -m train fit --cache CACHE`, or name "
+            "one with --run"
+        )
+    newest = max(found, key=lambda path: path.stat().st_mtime).parent
+    return newest.parent if newest.name.startswith("seed-") else newest
+
+
+def members(run: Path) -> list[Path]:
+    """The run itself, or its seeds where it is a folder of seeds."""
+    if (run / BEST).exists():
+        return [run]
+    seeds = sorted(
+        (path.parent for path in run.glob(f"seed-*/{BEST}")),
+        key=lambda path: (len(path.name), path.name),
+    )
+    if not seeds:
+        raise ConfigError(
+            f"{run}: no trained run here; expected {BEST} in it or in its seed-* folders"
+        )
+    return seeds
+
+
+def claim_run(run: Path, resume: bool) -> None:
+    """Make the run's folder; refuse to write over a run, or to resume what is not there."""
+    if resume and not (run / LAST).exists():
+        raise ConfigError(f"{run}: nothing to resume here; expected {LAST} (drop --resume)")
+    if not resume and any((run / name).exists() for name in (LAST, BEST, CONFIG_FILE)):
+        raise ConfigError(f"{run}: holds a run already; pass --resume to go on, or another --run")
+    run.mkdir(parents=True, exist_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Readable JSON of finite numbers, replaced whole."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a run; ConfigError when it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: expected JSON ({error})") from None
+
+
+def features_of(cache: Cache) -> dict[str, Any]:
+    """What `features.json` holds: how a clip must be extracted to suit this run."""
+    return {
+        "fingerprint": cache.fingerprint,
+        "config": cache.config,
+        "provenance": cache.provenance,
+    }
+
+
+def check_same_features(cache: Cache, about: About, run: Path) -> None:
+    """Raise CacheError, naming the settings that differ, unless the run was trained on such."""
+    if cache.fingerprint == about.fingerprint:
+        return
+    lines = config_differences(about.features, cache.config) or [
+        "the settings agree, the version of the feature code differs"
+    ]
+    raise CacheError(
+        f"{cache.path}: the run {run} was trained on other features:\n  "
+        + "\n  ".join(line.replace(" here,", " in the run,") for line in lines)
+    )
+
+
+def check_same_data(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Raise ConfigError unless all results were scored on the same events of the same features."""
+    first_name, first = next((name, seeds[0]) for name, seeds in results.items())
+    for name, seeds in results.items():
+        for result in seeds:
+            for key in ("fingerprint", "split", "events", "classes", "clips_without_features"):
+                if result[key] != first[key]:
+                    raise ConfigError(
+                        f"{name} and {first_name} can't be compared: their {key} differ "
+                        f"({str(result[key])[:60]} and {str(first[key])[:60]})"
+                    )
