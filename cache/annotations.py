@@ -198,11 +198,18 @@ def _read_csv(path: Path) -> list[_Row]:
             f"found {','.join(names) or 'nothing'}; missing: {', '.join(missing)}"
         )
     reader.fieldnames = names
-    return _collect(path, ((reader.line_num, _csv_row(values)) for values in reader))
+    try:
+        return _collect(path, ((reader.line_num, _csv_row(values)) for values in reader))
+    except csv.Error as error:
+        raise AnnotationError(
+            f"{path}: line {reader.line_num}: expected CSV; is a quote left open? ({error})"
+        ) from None
 
 
 def _csv_row(values: dict[str, str | None]) -> _Row | str:
-    cell = {name: (value or "").strip() for name, value in values.items() if name is not None}
+    if None in values:
+        return f"expected {len(values) - 1} cells, found more; quote what has a comma in it"
+    cell = {name: (value or "").strip() for name, value in values.items()}
     split = cell.get("split", "").lower()
     if split and split not in SPLITS:
         return f"expected a split of {', '.join(SPLITS)} or an empty one, found {split!r}"

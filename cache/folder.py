@@ -151,13 +151,13 @@ def remove_leftovers(folder: Path) -> None:
 
 def write_labels(folder: Path, labels: Labels) -> None:
     """Store labels in the cache, replacing what was there."""
+    arrays = _label_arrays(labels)
     with h5py.File("labels", "w", driver="core", backing_store=False) as file:
+        for name, array in arrays.items():
+            file[name] = array
         file.attrs["source"] = labels.source
         file.attrs["notes"] = json.dumps(labels.notes)
-        file["id"] = encode_text(labels.ids)
-        file["classes"] = encode_text(labels.classes)
-        for name in ("category", "start_s", "end_s", "split"):
-            file[name] = getattr(labels, name)
+        file.attrs["sha256"] = row_digest(labels.source + json.dumps(labels.notes), arrays).hex()
         file.flush()
         data = file.id.get_file_image()
     replace_file(folder / LABELS_FILE, data)

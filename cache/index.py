@@ -6,7 +6,6 @@ newer shards itself; only a writer, under the lock, stores it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ import numpy as np
 
 from cache.errors import CacheError
 from cache.folder import replace_file
+from cache.plain import plain_dataset, reading
+from cache.schema import row_digest
 from cache.shard import Failure, Shard
 
 INDEX_FILE = "index.h5"
@@ -30,6 +31,11 @@ _COLUMNS = {
     "media_size": "int64",
     "media_mtime_ns": "int64",
 }
+_STORED = (
+    *("shard/name", "shard/size", "shard/created_ns", "clip/id", "clip/shard"),
+    *(f"clip/{column}" for column in _COLUMNS),
+    "failures_json",
+)
 
 
 @dataclass(frozen=True)
@@ -127,18 +133,22 @@ def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:
         for n, name in enumerate(names)
         for failure in index.shards[name].failures
     ]
+    ids = [entry[0].encode() for _, entry in rows]
+    arrays = {
+        "shard/name": np.array([name.encode() for name in names], "S35"),
+        "clip/id": np.array(ids, f"S{max([1, *map(len, ids)])}"),
+        "clip/shard": np.array([number for number, _ in rows], np.int32),
+        "failures_json": np.frombuffer(json.dumps(failures).encode(), np.uint8),
+    }
+    for column in ("size", "created_ns"):
+        values = [getattr(index.shards[name], column) for name in names]
+        arrays[f"shard/{column}"] = np.array(values, np.int64)
+    for column, dtype in _COLUMNS.items():
+        arrays[f"clip/{column}"] = np.array([getattr(e, column) for _, (_, e) in rows], dtype)
     with h5py.File("index", "w", driver="core", backing_store=False) as file:
-        file.attrs["fingerprint"] = identity["fingerprint"]
-        file["shard/name"] = np.array([name.encode() for name in names], "S35")
-        for column in ("size", "created_ns"):
-            values = [getattr(index.shards[name], column) for name in names]
-            file[f"shard/{column}"] = np.array(values, np.int64)
-        ids = [entry[0].encode() for _, entry in rows]
-        file["clip/id"] = np.array(ids, f"S{max([1, *map(len, ids)])}")
-        file["clip/shard"] = np.array([number for number, _ in rows], np.int32)
-        for column, dtype in _COLUMNS.items():
-            file[f"clip/{column}"] = np.array([getattr(e, column) for _, (_, e) in rows], dtype)
-        file["failures_json"] = np.frombuffer(json.dumps(failures).encode(), np.uint8)
+        for name, array in arrays.items():
+            file[name] = array
+        file.attrs["sha256"] = row_digest(identity["fingerprint"], arrays).hex()
         file.flush()
         data = file.id.get_file_image()
     replace_file(folder / INDEX_FILE, data)
@@ -147,32 +157,22 @@ def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:
 def _stored(folder: Path, identity: Mapping[str, Any]) -> dict[str, ShardSummary]:
     """The summaries in `index.h5`; empty when it is missing, damaged or foreign (it is derived)."""
     path = folder / INDEX_FILE
-    with (
-        contextlib.suppress(OSError, KeyError, ValueError, TypeError, IndexError),
-        h5py.File(path, "r", locking=False) as file,
-    ):
-        if file.attrs["fingerprint"] != identity["fingerprint"]:
-            return {}
-        names = [name.decode() for name in _plain(file, "shard/name", "S")]
-        sizes, created = _plain(file, "shard/size", "i"), _plain(file, "shard/created_ns", "i")
-        shards = [
-            ShardSummary(int(size), int(when), {}, [])
-            for size, when in zip(sizes, created, strict=True)
-        ]
-        ids, places = _plain(file, "clip/id", "S"), _plain(file, "clip/shard", "i").tolist()
-        columns = [_plain(file, f"clip/{name}", "if").tolist() for name in _COLUMNS]
-        for clip_id, place, *values in zip(ids.tolist(), places, *columns, strict=True):
-            shards[place].entries[clip_id.decode()] = Entry(names[place], *values)
-        for failure in json.loads(_plain(file, "failures_json", "u").tobytes()):
-            shards[failure.pop("shard")].failures.append(Failure(**failure))
-        return dict(zip(names, shards, strict=True))
-    return {}
-
-
-def _plain(file: h5py.File, name: str, kinds: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """A dataset that is plain data of the expected kind, in this file."""
-    dataset = file[name]
-    if dataset.external or dataset.is_virtual or dataset.dtype.kind not in kinds:
-        raise ValueError(name)
-    values: np.ndarray[Any, np.dtype[Any]] = dataset[()]
-    return values
+    arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = {}
+    try:
+        with reading(path, "the index"), h5py.File(path, "r", locking=False) as file:
+            for name in _STORED:
+                arrays[name] = plain_dataset(file, name)[()]
+            if file.attrs["sha256"] != row_digest(identity["fingerprint"], arrays).hex():
+                return {}
+    except CacheError:
+        return {}
+    names = [name.decode() for name in arrays["shard/name"].tolist()]
+    sizes, created = (arrays[f"shard/{name}"].tolist() for name in ("size", "created_ns"))
+    shards = [ShardSummary(size, when, {}, []) for size, when in zip(sizes, created, strict=True)]
+    ids, places = arrays["clip/id"].tolist(), arrays["clip/shard"].tolist()
+    columns = [arrays[f"clip/{name}"].tolist() for name in _COLUMNS]
+    for clip_id, place, *values in zip(ids, places, *columns, strict=True):
+        shards[place].entries[clip_id.decode()] = Entry(names[place], *values)
+    for failure in json.loads(arrays["failures_json"].tobytes()):
+        shards[failure.pop("shard")].failures.append(Failure(**failure))
+    return dict(zip(names, shards, strict=True))

@@ -7,7 +7,6 @@ name proves its content and two shards with one name are the same file.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import tempfile
@@ -21,7 +20,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from cache.annotations import check_id
 from cache.errors import CacheError
+from cache.plain import plain_dataset, reading
 from cache.schema import (
     FORMAT,
     FORMAT_VERSION,
@@ -219,6 +220,8 @@ class Shard:
             self._check_identity(identity)
             self.fields = {spec.name: spec for spec in feature_fields(identity["config"])}
             self.ids = [value.decode("utf-8", "replace") for value in self._text("rows/id")]
+            for problem in filter(None, map(check_id, self.ids)):
+                raise CacheError(f"{path}: {problem}; refused")
         except BaseException:
             self._file.close()
             raise
@@ -232,11 +235,13 @@ class Shard:
     @property
     def created_ns(self) -> int:
         """When the shard was written, ns since 1970; the newest row of an id counts."""
-        return int(self._file.attrs["created_ns"])
+        with reading(self.path, "created_ns"):
+            return int(self._file.attrs["created_ns"])
 
     def read(self, name: str, rows: slice | npt.NDArray[np.int64] | None = None) -> Array:
         """A dataset by its documented name: (len(rows), …)."""
-        values: Array = self.dataset(name)[slice(None) if rows is None else rows]
+        with reading(self.path, name):
+            values: Array = self.dataset(name)[slice(None) if rows is None else rows]
         return values
 
     def read_into(self, name: str, out: Array) -> None:
@@ -253,26 +258,30 @@ class Shard:
 
     def jpegs(self, row: int) -> list[bytes]:
         """The F encoded pictures of one clip."""
-        ends = self._checked(JPEG_END, None, np.dtype(np.int64))[()].ravel()
-        frames = len(ends) // max(1, len(self.ids))
+        if "video/maps" not in self.fields:
+            return []
+        frames = self.fields["video/maps"].shape[0]
+        table = self._checked(JPEG_END, (len(self.ids), frames), np.dtype(np.int64))
         data = self._checked(JPEG_BYTES, None, np.dtype(np.uint8))
-        starts = np.concatenate([[0], ends])
-        if np.any(np.diff(starts) < 0) or (ends.size and ends[-1] != data.shape[0]):
-            raise CacheError(f"{self.path}: {JPEG_END} doesn't fit {JPEG_BYTES}")
-        cells = range(row * frames, (row + 1) * frames)
-        return [data[starts[cell] : ends[cell]].tobytes() for cell in cells]
+        with reading(self.path, JPEG_BYTES):
+            ends = np.concatenate([[0], table[()].ravel()])
+            if np.any(np.diff(ends) < 0) or ends[-1] != data.size or data.ndim != 1:
+                raise CacheError(f"{self.path}: {JPEG_END} doesn't fit {JPEG_BYTES}")
+            cells = range(row * frames, (row + 1) * frames)
+            return [data[ends[cell] : ends[cell + 1]].tobytes() for cell in cells]
 
     def failures(self) -> list[Failure]:
         """The clips that failed in this shard."""
         texts = [self._text(f"failures/{name}") for name in ("id", "stage", "message")]
-        numbers = [
-            self._checked(f"failures/{name}", None, np.dtype(np.int64))[()]
-            for name in ("attempt", "media_size", "media_mtime_ns")
-        ]
-        return [
-            Failure(*(text.decode("utf-8", "replace") for text in row[:3]), *map(int, row[3:]))
-            for row in zip(*texts, *numbers, strict=True)
-        ]
+        with reading(self.path, "failures"):
+            numbers = [
+                self._checked(f"failures/{name}", texts[0].shape, np.dtype(np.int64))[()]
+                for name in ("attempt", "media_size", "media_mtime_ns")
+            ]
+            return [
+                Failure(*(text.decode("utf-8", "replace") for text in row[:3]), *map(int, row[3:]))
+                for row in zip(*texts, *numbers, strict=True)
+            ]
 
     def damaged_rows(self) -> list[str]:
         """Ids whose stored bytes no longer match their checksum."""
@@ -292,48 +301,33 @@ class Shard:
         return arrays
 
     def _check_identity(self, identity: Mapping[str, Any]) -> None:
-        found = self._file.attrs.get("fingerprint")
-        if self._file.attrs.get("format") != FORMAT:
+        with reading(self.path, "fingerprint"):
+            found = str(self._file.attrs.get("fingerprint"))
+            known = str(self._file.attrs.get("format")) == FORMAT
+        if not known:
             raise CacheError(f"{self.path}: not a shard of a feature cache")
         if found != identity["fingerprint"]:
             raise CacheError(
-                f"{self.path}: a shard of another cache: its fingerprint is {str(found)[:16]}…, "
+                f"{self.path}: a shard of another cache: its fingerprint is {found[:16]}…, "
                 f"this cache's is {identity['fingerprint'][:16]}…"
             )
 
     def _text(self, name: str) -> Array:
         dataset = self._checked(name, None, None)
-        if dataset.dtype.kind != "S" or dataset.ndim != 1 or dataset.dtype.itemsize > 4096:
-            raise CacheError(f"{self.path}: {name} is not a list of short texts")
-        values: Array = dataset[()]
+        with reading(self.path, name):
+            if dataset.dtype.kind != "S" or dataset.ndim != 1 or dataset.dtype.itemsize > 4096:
+                raise CacheError(f"{self.path}: {name} is not a list of short texts")
+            values: Array = dataset[()]
         return values
 
     def _checked(
         self, name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any] | None
     ) -> h5py.Dataset:
-        with _named(self.path, name):
-            for depth in range(1, name.count("/") + 2):
-                link = self._file.get("/".join(name.split("/")[:depth]), getlink=True)
-                if not isinstance(link, h5py.HardLink):
-                    raise CacheError(f"{self.path}: {name} is a link elsewhere; refused")
-            dataset = self._file[name]
-        if not isinstance(dataset, h5py.Dataset):
-            raise CacheError(f"{self.path}: {name} is not a dataset")
-        if dataset.is_virtual or dataset.external or dataset.chunks is not None:
-            raise CacheError(
-                f"{self.path}: {name} is not stored contiguously in this file; refused"
-            )
-        if (shape is not None and dataset.shape != shape) or dtype not in (None, dataset.dtype):
-            raise CacheError(
-                f"{self.path}: {name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}"
-            )
+        dataset = plain_dataset(self._file, name)
+        with reading(self.path, name):
+            if (shape is not None and dataset.shape != shape) or dtype not in (None, dataset.dtype):
+                raise CacheError(
+                    f"{self.path}: {name} is {dataset.dtype} {dataset.shape}, "
+                    f"expected {dtype} {shape}"
+                )
         return dataset
-
-
-@contextlib.contextmanager
-def _named(path: Path, name: str) -> Iterator[None]:
-    """h5py's lookup errors, as a CacheError that names file and dataset."""
-    try:
-        yield
-    except (KeyError, OSError, ValueError) as error:
-        raise CacheError(f"{path}: {name} can't be opened ({error})") from None
