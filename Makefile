@@ -69,7 +69,7 @@ demo: $(READY) ## all of it on a synthetic set, in minutes: synthesize, extract,
 		clip="demo/data/AVE_Dataset/AVE/$$id.mp4"; test ! -f "$$clip" || break; done; \
 	$(predict_clip)
 	@$(PY) -m train evaluate --cache demo/cache --run demo/run --split test
-	@echo "Pictures:"; find demo/run -name "*.png" | sort
+	@echo "all pictures: demo/run/attention_visualization/, the predicted clip's: demo/run/predictions/"
 
 features: $(READY) ## DATA=folder → CACHE (default features/): extract what is not done yet
 	@test -n "$$DATA" || { echo "Name the folder of clips: make features DATA=..."; exit 2; }
