@@ -16,12 +16,21 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cache.annotations import Labels, check_id
+from cache.annotations import NO_SPLIT, Labels, check_id
 from cache.errors import CacheError
-from cache.schema import FORMAT, FORMAT_VERSION, config_differences, fingerprint
+from cache.plain import plain_dataset, read_attribute, reading, write_text
+from cache.schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    SPLITS,
+    config_differences,
+    fingerprint,
+    row_digest,
+)
 from cache.shard import TEMPORARY, encode_text, sync
 
 IDENTITY_FILE, LABELS_FILE, LOCK_FILE = "cache.json", "labels.h5", ".lock"
+_LABEL_COLUMNS = ("id", "classes", "category", "start_s", "end_s", "split")
 
 
 def make_identity(
@@ -149,15 +158,20 @@ def remove_leftovers(folder: Path) -> None:
                     path.unlink(missing_ok=True)
 
 
+def set_aside(folder: Path, shard: str) -> Path:
+    """Rename a shard that can't be read: out of the way, and still there to be looked at."""
+    path = folder / "shards" / shard
+    return path.rename(path.with_suffix(".damaged"))
+
+
 def write_labels(folder: Path, labels: Labels) -> None:
     """Store labels in the cache, replacing what was there."""
-    arrays = _label_arrays(labels)
     with h5py.File("labels", "w", driver="core", backing_store=False) as file:
-        for name, array in arrays.items():
+        for name, array in _label_arrays(labels).items():
             file[name] = array
-        file.attrs["source"] = labels.source
-        file.attrs["notes"] = json.dumps(labels.notes)
-        file.attrs["sha256"] = row_digest(labels.source + json.dumps(labels.notes), arrays).hex()
+        write_text(file, "source", labels.source)
+        write_text(file, "notes", json.dumps(labels.notes))
+        write_text(file, "sha256", _labels_sha256(labels))
         file.flush()
         data = file.id.get_file_image()
     replace_file(folder / LABELS_FILE, data)
@@ -169,15 +183,8 @@ def read_labels(folder: Path) -> Labels | None:
     if not path.exists():
         return None
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            arrays = {}
-            for name in ("id", "classes", "category", "start_s", "end_s", "split"):
-                dataset = file[name]
-                if file.get(name, getlink=True).__class__ is not h5py.HardLink:
-                    raise CacheError(f"{path}: {name} is a link elsewhere; refused")
-                if dataset.external or dataset.is_virtual or dataset.dtype.kind not in "Sif":
-                    raise CacheError(f"{path}: {name} is not plain data; refused")
-                arrays[name] = dataset[()]
+        with reading(path, "the label table"), h5py.File(path, "r", locking=False) as file:
+            arrays = {name: plain_dataset(file, name)[()] for name in _LABEL_COLUMNS}
             labels = Labels(
                 ids=[value.decode() for value in arrays["id"]],
                 classes=[value.decode() for value in arrays["classes"]],
@@ -185,15 +192,34 @@ def read_labels(folder: Path) -> Labels | None:
                 start_s=arrays["start_s"].astype(np.float64),
                 end_s=arrays["end_s"].astype(np.float64),
                 split=arrays["split"].astype(np.int8),
-                source=str(file.attrs["source"]),
-                notes=list(json.loads(file.attrs["notes"])),
+                source=str(read_attribute(file, "source")),
+                notes=list(json.loads(str(read_attribute(file, "notes")))),
             )
-    except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+            digest = read_attribute(file, "sha256")
+            _check_labels(path, labels)
+    except CacheError as error:
+        raise CacheError(f"{error}; run `make features` to write the labels anew") from None
+    if digest != _labels_sha256(labels):
         raise CacheError(
-            f"{path}: not a readable label table ({error}); run `make features` to write it anew"
-        ) from None
-    _check_labels(path, labels)
+            f"{path}: its bytes don't match their checksum: it was edited or damaged; "
+            "run `make features` to write the labels anew"
+        )
     return labels
+
+
+def _label_arrays(labels: Labels) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    return {
+        "id": encode_text(labels.ids),
+        "classes": encode_text(labels.classes),
+        "category": labels.category.astype(np.int64),
+        "start_s": labels.start_s.astype(np.float64),
+        "end_s": labels.end_s.astype(np.float64),
+        "split": labels.split.astype(np.int8),
+    }
+
+
+def _labels_sha256(labels: Labels) -> str:
+    return row_digest(json.dumps([labels.source, labels.notes]), _label_arrays(labels)).hex()
 
 
 def _check_labels(path: Path, labels: Labels) -> None:
@@ -201,8 +227,12 @@ def _check_labels(path: Path, labels: Labels) -> None:
     columns = (labels.category, labels.start_s, labels.end_s, labels.split)
     if any(column.shape != (rows,) for column in columns):
         raise CacheError(f"{path}: its columns have different lengths")
-    if rows and not (0 <= labels.category.min() <= labels.category.max() < len(labels.classes)):
+    if not np.all((labels.category >= 0) & (labels.category < len(labels.classes))):
         raise CacheError(f"{path}: a category is out of range")
+    if not np.all((labels.split >= NO_SPLIT) & (labels.split < len(SPLITS))):
+        raise CacheError(f"{path}: a split is out of range")
+    if not np.all((labels.start_s >= 0) & (labels.start_s <= labels.end_s)):
+        raise CacheError(f"{path}: expected 0 <= start <= end in every row")
     for clip_id in labels.ids:
         problem = check_id(clip_id)
         if problem:

@@ -18,7 +18,7 @@ import numpy as np
 
 from cache.errors import CacheError
 from cache.folder import replace_file
-from cache.plain import plain_dataset, reading
+from cache.plain import plain_dataset, read_attribute, reading, write_text
 from cache.schema import row_digest
 from cache.shard import Failure, Shard
 
@@ -148,7 +148,7 @@ def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:
     with h5py.File("index", "w", driver="core", backing_store=False) as file:
         for name, array in arrays.items():
             file[name] = array
-        file.attrs["sha256"] = row_digest(identity["fingerprint"], arrays).hex()
+        write_text(file, "sha256", row_digest(identity["fingerprint"], arrays).hex())
         file.flush()
         data = file.id.get_file_image()
     replace_file(folder / INDEX_FILE, data)
@@ -157,15 +157,18 @@ def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:
 def _stored(folder: Path, identity: Mapping[str, Any]) -> dict[str, ShardSummary]:
     """The summaries in `index.h5`; empty when it is missing, damaged or foreign (it is derived)."""
     path = folder / INDEX_FILE
-    arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = {}
     try:
         with reading(path, "the index"), h5py.File(path, "r", locking=False) as file:
-            for name in _STORED:
-                arrays[name] = plain_dataset(file, name)[()]
-            if file.attrs["sha256"] != row_digest(identity["fingerprint"], arrays).hex():
-                return {}
+            arrays = {name: plain_dataset(file, name)[()] for name in _STORED}
+            digest = row_digest(identity["fingerprint"], arrays).hex()
+            if read_attribute(file, "sha256") == digest:
+                return _summaries(arrays)
     except CacheError:
-        return {}
+        pass  # whatever is wrong with it, the shards say the same
+    return {}
+
+
+def _summaries(arrays: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> dict[str, ShardSummary]:
     names = [name.decode() for name in arrays["shard/name"].tolist()]
     sizes, created = (arrays[f"shard/{name}"].tolist() for name in ("size", "created_ns"))
     shards = [ShardSummary(size, when, {}, []) for size, when in zip(sizes, created, strict=True)]

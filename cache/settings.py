@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 import tyro
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from cache.errors import ConfigError
 
@@ -93,19 +93,31 @@ def command_line(
     start = presets[known.preset] if presets and known.preset else None
     if known.config is not None:
         below = start.model_dump() if start is not None else {}
-        start = cls.parse({**below, **_json_object(known.config)}, str(known.config))
+        values = {**below, **_json_object(known.config)}
+        start = _relaxed(cls, values).parse(values, str(known.config))
     text = f"{inspect.getdoc(cls)}\n\n--config FILE.json gives any of these fields; "
     text += "flags win over it. --print-config shows the result as JSON."
     if presets:
         text += f" --preset {'|'.join(sorted(presets))} starts from a named set."
     try:
-        settings = cast(S, tyro.cli(cls, args=rest, prog=prog, description=text, default=start))
+        given = cast(S, tyro.cli(cls, args=rest, prog=prog, description=text, default=start))
+        settings = cls.model_validate(dict(given))
     except ValidationError as error:
         raise ConfigError("command line: " + _explain(cls, error)) from None
     if known.print_config:
         print(settings.to_json(), end="")
         raise SystemExit(0)
     return settings
+
+
+def _relaxed(cls: type[S], values: dict[str, Any]) -> type[S]:
+    """`cls` with the required fields that `values` lacks left for flags to give."""
+    absent = {
+        name: (field.annotation, tyro.MISSING)
+        for name, field in cls.model_fields.items()
+        if field.is_required() and name not in values
+    }
+    return create_model(cls.__name__, __base__=cls, **cast(dict[str, Any], absent))
 
 
 def _json_object(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from cache.annotations import check_id
 from cache.errors import CacheError
-from cache.plain import plain_dataset, reading
+from cache.plain import plain_dataset, read_attribute, reading, write_text
 from cache.schema import (
     FORMAT,
     FORMAT_VERSION,
@@ -132,12 +132,12 @@ def sync(path: Path) -> None:
 
 
 def _write_attributes(file: h5py.File, identity: Mapping[str, Any]) -> None:
-    file.attrs["format"] = FORMAT
+    write_text(file, "format", FORMAT)
+    write_text(file, "fingerprint", identity["fingerprint"])
+    write_text(file, "config", canonical_json(identity["config"]))
+    write_text(file, "provenance", canonical_json(identity.get("provenance", {})))
     file.attrs["format_version"] = FORMAT_VERSION
-    file.attrs["fingerprint"] = identity["fingerprint"]
     file.attrs["feature_version"] = identity["feature_version"]
-    file.attrs["config"] = canonical_json(identity["config"])
-    file.attrs["provenance"] = canonical_json(identity.get("provenance", {}))
     file.attrs["created_ns"] = time.time_ns()
 
 
@@ -163,7 +163,7 @@ def _write_clips(file: h5py.File, fields: list[Field], clips: Sequence[Clip]) ->
         # chunk table for a hostile file to bend.
         empty = np.empty((0, *spec.shape), spec.dtype)
         stacked = np.stack([clip.features[spec.name] for clip in clips]) if clips else empty
-        file.create_dataset(spec.name, data=stacked).attrs["unit"] = spec.unit
+        write_text(file.create_dataset(spec.name, data=stacked), "unit", spec.unit)
     frames = next((spec.shape[0] for spec in fields if spec.name == "video/maps"), 0)
     if frames:
         sizes = [len(picture) for clip in clips for picture in clip.jpegs]
@@ -235,8 +235,7 @@ class Shard:
     @property
     def created_ns(self) -> int:
         """When the shard was written, ns since 1970; the newest row of an id counts."""
-        with reading(self.path, "created_ns"):
-            return int(self._file.attrs["created_ns"])
+        return int(read_attribute(self._file, "created_ns"))
 
     def read(self, name: str, rows: slice | npt.NDArray[np.int64] | None = None) -> Array:
         """A dataset by its documented name: (len(rows), …)."""
@@ -301,11 +300,11 @@ class Shard:
         return arrays
 
     def _check_identity(self, identity: Mapping[str, Any]) -> None:
-        with reading(self.path, "fingerprint"):
-            found = str(self._file.attrs.get("fingerprint"))
-            known = str(self._file.attrs.get("format")) == FORMAT
-        if not known:
+        with reading(self.path, "format"):
+            known = "format" in self._file.attrs
+        if not known or read_attribute(self._file, "format") != FORMAT:
             raise CacheError(f"{self.path}: not a shard of a feature cache")
+        found = str(read_attribute(self._file, "fingerprint"))
         if found != identity["fingerprint"]:
             raise CacheError(
                 f"{self.path}: a shard of another cache: its fingerprint is {found[:16]}…, "

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from cache.annotations import Labels, read_annotations
-from cache.errors import AvelError, ConfigError
+from cache.errors import AvelError, CacheError, ConfigError
 from cache.folder import (
     claim,
     make_identity,
@@ -23,6 +23,7 @@ from cache.folder import (
     read_labels,
     refusal,
     remove_leftovers,
+    set_aside,
     write_labels,
     writer_lock,
 )
@@ -119,8 +120,8 @@ def extract(command: Command) -> int:
     if command.dry_run:
         return 0
     finished = True
-    stored = read_labels(command.cache) if command.cache.exists() else None
-    if plan.todo or index.stale or stored is None or not labels.equals(stored):
+    stored = _stored_labels(command.cache)
+    if plan.todo or index.stale or index.damaged or stored is None or not labels.equals(stored):
         identity = claim(command.cache, identity)
         with writer_lock(command.cache):
             remove_leftovers(command.cache)
@@ -129,6 +130,15 @@ def extract(command: Command) -> int:
                 print("labels    replaced by the ones read now; features untouched")
             index, finished = _work(command, identity, labels, sources, device, jobs)
     return _conclude(command, make_plan(labels, sources, index, retry=False), index, finished)
+
+
+def _stored_labels(folder: Path) -> Labels | None:
+    """The cache's labels; damaged ones count as none, since the annotations are at hand."""
+    try:
+        return read_labels(folder)
+    except CacheError as error:
+        print(f"note      {error}", file=sys.stderr)
+        return None
 
 
 def _work(
@@ -141,8 +151,12 @@ def _work(
 ) -> tuple[Index, bool]:
     """Do what is left now that nobody else can write."""
     index = load_index(command.cache, identity)
+    for name, problem in index.damaged.items():
+        moved = set_aside(command.cache, name)
+        print(f"damaged   {problem}; moved to {moved}, its clips are extracted again")
     todo = make_plan(labels, sources, index, command.retry_failed).todo
     if not todo:
+        index = load_index(command.cache, identity)
         save_index(command.cache, identity, index)
         return index, True
     from extract.pipeline import run
@@ -262,7 +276,10 @@ def _like(path: Path) -> dict[str, Any]:
     try:
         like = json.loads(path.read_text(encoding="utf-8"))
         if {"config", "fingerprint", "provenance"} <= set(like):
-            return dict(like)
+            version = like.get("feature_version", FEATURE_VERSION)
+            if fingerprint(like["config"], version) == like["fingerprint"]:
+                return dict(like)
+            raise ConfigError(f"{path}: its fingerprint doesn't match its settings: it was edited")
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: can't be read as a run's features.json ({error})") from None
     raise ConfigError(f"{path}: expected a {FORMAT} identity with config, fingerprint, provenance")

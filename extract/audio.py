@@ -183,6 +183,8 @@ def _librosa(waveform: Waveform, config: ExtractConfig) -> Features:
     with warnings.catch_warnings():
         # On silence librosa warns that it can't estimate a tuning, and uses none: as it should.
         warnings.filterwarnings("ignore", message="Trying to estimate tuning", category=UserWarning)
+        # On short sound it warns that the lowest octaves' windows are longer than the sound.
+        warnings.filterwarnings("ignore", message="n_fft=.* is too large", category=UserWarning)
         mfcc = librosa.feature.mfcc(n_mfcc=config.n_mfcc, **stft)
         mel = librosa.power_to_db(librosa.feature.melspectrogram(n_mels=config.n_mels, **stft))
         chroma = librosa.feature.chroma_stft(**stft)

@@ -20,6 +20,7 @@ CONTAINER_SUFFIXES = frozenset(
     {"mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "flv", "wmv", "3gp"}
     | {"ogv", "asf", "m4a", "mp3", "ogg", "flac"}
 )
+_DIGITS = re.compile(r"([0-9]+)")
 PICTURE_SUFFIXES = frozenset({"jpg", "jpeg", "png"})
 
 
@@ -102,17 +103,15 @@ def file_source(path: Path) -> Source:
 
 def pictures(folder: Path) -> list[Path]:
     """A frame folder's pictures in natural order: frame_2 before frame_10."""
-    found = [
-        entry
+    names = [
+        entry.name
         for entry in _entries(folder)
         if entry.name.rpartition(".")[2].lower() in PICTURE_SUFFIXES
     ]
-    found.sort(
-        key=lambda entry: [
-            int(part) if part.isdigit() else part for part in re.split(r"(\d+)", entry.name)
-        ]
+    names.sort(
+        key=lambda name: [int(part) if part.isdecimal() else part for part in _DIGITS.split(name)]
     )
-    return [Path(entry.path) for entry in found]
+    return [folder / name for name in names]
 
 
 def centres_s(extent_s: float, count: int) -> npt.NDArray[np.float64]:

@@ -13,6 +13,11 @@ FEATURE_VERSION = 1
 """Raised whenever the code gives other numbers for the same settings; see CHANGELOG.md."""
 
 
+LOWEST_BAND_HZ = 200
+"""Width of spectral contrast's lowest bands, in librosa and here; its highest begins at
+6,400, so the sample rate must be above 12,800."""
+
+
 class ExtractConfig(Settings):
     """Settings of the feature extraction.
 
@@ -23,7 +28,7 @@ class ExtractConfig(Settings):
     """Length of a clip; longer media is cut here, shorter media keeps its true length."""
     modalities: Literal["both", "audio", "video"] = "both"
     """What a clip must have. A missing one is a failure, unless only the other is asked for."""
-    sample_rate_hz: int = Field(22050, ge=8000, le=192000)
+    sample_rate_hz: int = Field(22050, gt=12800, le=192000)
     """Rate that sound is resampled to (mono, mean of the channels)."""
     n_fft_samples: int = Field(2048, ge=256, le=16384)
     """Window of the short-time Fourier transform."""
@@ -47,18 +52,27 @@ class ExtractConfig(Settings):
     """Quality of the stored pictures of the frames."""
 
     @model_validator(mode="after")
-    def _resolve(self) -> Self:
-        if self.resize_px is None:
-            object.__setattr__(self, "resize_px", {"small": 256, "large": 232}[self.backbone])
-        if self.frame_size_px > (self.resize_px or 0):
+    def _check(self) -> Self:
+        if self.frame_size_px > self.shorter_side_px:
             raise ValueError(
-                f"frame_size_px {self.frame_size_px} is larger than resize_px {self.resize_px}"
+                f"frame_size_px {self.frame_size_px} is larger than "
+                f"resize_px {self.shorter_side_px}"
             )
         if self.hop_samples > self.n_fft_samples:
             raise ValueError(
                 f"hop_samples {self.hop_samples} is larger than n_fft_samples {self.n_fft_samples}"
             )
+        if self.sample_rate_hz > LOWEST_BAND_HZ * self.n_fft_samples:
+            raise ValueError(
+                f"n_fft_samples {self.n_fft_samples} is too short at {self.sample_rate_hz} Hz: "
+                f"spectral contrast has a band of {LOWEST_BAND_HZ} Hz, which would hold no bin"
+            )
         return self
+
+    @property
+    def shorter_side_px(self) -> int:
+        """What the shorter side is resized to before the crop."""
+        return self.resize_px or {"small": 256, "large": 232}[self.backbone]
 
     @property
     def clip_samples(self) -> int:
@@ -72,7 +86,8 @@ class ExtractConfig(Settings):
 
     def resolved(self, weights_sha256: str) -> dict[str, Any]:
         """The settings as stored and fingerprinted; `weights_sha256` is "" without video."""
-        return {**self.model_dump(mode="json"), "weights_sha256": weights_sha256}
+        values = self.model_dump(mode="json")
+        return {**values, "resize_px": self.shorter_side_px, "weights_sha256": weights_sha256}
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> ExtractConfig:

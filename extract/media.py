@@ -72,25 +72,36 @@ def _read_wav(
     return samples.mean(axis=1), rate_hz, media_s
 
 
+def _read_picture(path: Path, digest: Any) -> cv2.typing.MatLike:
+    try:
+        data = path.read_bytes()
+        digest.update(data)
+        picture = (
+            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+        )
+    except (OSError, cv2.error) as error:
+        raise MediaError(path, "video", f"expected a picture, found: {error}") from None
+    if picture is None:
+        raise MediaError(path, "video", f"expected a picture, found {len(data)} unreadable bytes")
+    return picture
+
+
 def _read_pictures(
     folder: Path, extent_s: float, config: ExtractConfig, digest: Any
 ) -> tuple[list[Picture], npt.NDArray[np.float64]]:
     """The pictures on screen at the sampled moments; they divide the extent evenly."""
-    paths = pictures(folder)
+    try:
+        paths = pictures(folder)
+    except OSError as error:
+        raise MediaError(folder, "video", f"expected pictures, found: {error}") from None
     if not paths:
         raise MediaError(folder, "video", "expected .jpg or .png pictures, found none")
     targets_s = centres_s(extent_s, config.num_frames)
     chosen = np.minimum((targets_s / extent_s * len(paths)).astype(int), len(paths) - 1)
     frames = []
     for path in (paths[place] for place in chosen):
-        data = path.read_bytes()
-        digest.update(data)
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-        if picture is None:
-            raise MediaError(
-                path, "video", f"expected a picture, found {len(data)} unreadable bytes"
-            )
-        frames.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+        picture = _read_picture(path, digest)
+        frames.append(picture)
     if len({frame.shape for frame in frames}) > 1:
         raise MediaError(folder, "video", "expected pictures of one size, found several")
     return [np.asarray(frame, np.uint8) for frame in frames], chosen * (extent_s / len(paths))

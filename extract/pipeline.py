@@ -47,6 +47,7 @@ def run(
     attempts = {clip_id: failure.attempt for clip_id, failure in index.failures.items()}
     job = ShardJob(folder, identity, ExtractConfig.of(identity), weights, device, attempts)
     finished = True
+    _interrupted(folder)  # notes of a run that was killed say nothing about this one
     with Progress(len(todo), "clip", "extract") as progress:
         try:
             for written in _all_shards(job, list(todo), jobs):
@@ -56,6 +57,7 @@ def run(
             print("\nstopping: what is finished is kept", file=sys.stderr)
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
     remove_leftovers(folder)
+    _interrupted(folder)
     index = load_index(folder, identity)
     save_index(folder, identity, index)
     return index, finished
@@ -133,6 +135,7 @@ def _parallel(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[
         return_as="generator_unordered",
         batch_size=1,
         pre_dispatch="2*n_jobs",
+        max_nbytes=None,  # workers get paths, never arrays: nothing to map into memory
     )
     yield from parallel(delayed(job)(group) for group in groups)
 
@@ -153,7 +156,7 @@ def _alone(job: ShardJob, source: Source) -> Written:
 
 
 def _interrupted(folder: Path) -> set[str]:
-    """The clips that workers were at when they died."""
+    """The clips that workers were at when they died; their notes are removed."""
     ids = set()
     for note in folder.glob(f"{WORKING}*"):
         ids.add(note.read_text(encoding="utf-8"))

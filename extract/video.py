@@ -29,6 +29,8 @@ from extract.weights import imagenet_file
 BUILDERS = {"small": mobilenet_v3_small, "large": mobilenet_v3_large}
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Picture = npt.NDArray[np.uint8]
+# What torch.load raises on files that are none of its own: bytes taken for pickle opcodes.
+_UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError)
 
 
 def preprocess(frames: list[Picture], config: ExtractConfig) -> torch.Tensor:
@@ -39,8 +41,7 @@ def preprocess(frames: list[Picture], config: ExtractConfig) -> torch.Tensor:
     """
     pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
     height, width = pixels.shape[-2:]
-    assert config.resize_px is not None
-    short, size = config.resize_px, config.frame_size_px
+    short, size = config.shorter_side_px, config.frame_size_px
     target = (
         (int(short * height / width), short)
         if width <= height
@@ -129,7 +130,7 @@ def _load_state(features: nn.Module, path: Path, variant: str) -> None:
     wanted = features.state_dict()
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except _UNREADABLE as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"{path}: expected a PyTorch state dict of mobilenet_v3_{variant}, found: {first}"

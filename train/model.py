@@ -229,7 +229,8 @@ class VideoStream(nn.Module):
         weight = self.project.weight / self.deviation
         bias = self.project.bias - weight @ self.mean
         cells = F.gelu(F.linear(frames.maps, weight, bias))
-        channel = (self.channel(cells.mean(dim=2)) + self.channel(cells.amax(dim=2))).sigmoid()
+        average, largest = cells.mean(dim=2), cells.max(dim=2).values
+        channel = (self.channel(average) + self.channel(largest)).sigmoid()
         cells = cells * channel.unsqueeze(2)
         spatial = self._look(cells, heard).softmax(dim=-1)
         seen = (spatial.unsqueeze(2) @ cells).squeeze(2)
@@ -244,7 +245,7 @@ class VideoStream(nn.Module):
     def _look(self, cells: Tensor, heard: Tensor | None) -> Tensor:
         """Score of every cell (N, F, S), from its neighbourhood, its content and the sound."""
         clips, frames = cells.shape[:2]
-        summary = torch.stack([cells.mean(dim=-1), cells.amax(dim=-1)], dim=2)
+        summary = torch.stack([cells.mean(dim=-1), cells.max(dim=-1).values], dim=2)
         grid = summary.view(clips * frames, 2, self.cells, self.cells)
         near = self.spatial(grid).view(clips, frames, -1)
         sought = self.seek if heard is None else self.seek + self.listen(heard)

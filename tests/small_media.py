@@ -1,0 +1,139 @@
+"""Tiny sets and tiny cache rows: one-second clips and 32-pixel frames, so that tests take no time.
+
+The media is real (WAV and JPEG or H.264 and AAC), the settings are extraction's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import soundfile
+
+from cache.annotations import Labels
+from cache.folder import claim, make_identity, write_labels
+from cache.reader import Cache
+from cache.schema import ROW_FIELDS, feature_fields
+from cache.shard import Clip, Failure, Shard, Written, write_shard
+from extract.config import ExtractConfig
+from extract.demo import write_mp4
+
+RATE_HZ = 22_050
+SMALL = {
+    "clip_seconds": 1.0,
+    "n_mfcc": 4,
+    "n_mels": 8,
+    "num_frames": 2,
+    "resize_px": 32,
+    "frame_size_px": 32,
+}
+SMALL_FLAGS = [
+    text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))
+]
+CONFIG = ExtractConfig.parse(SMALL)
+
+
+def tone(seconds: float, hz: float = 440.0, rate_hz: int = RATE_HZ) -> np.ndarray:
+    """A sine at half level: (samples,) float32."""
+    time_s = np.arange(round(seconds * rate_hz)) / rate_hz
+    return (0.5 * np.sin(2 * np.pi * hz * time_s)).astype(np.float32)
+
+
+def noise(seconds: float, seed: int = 0, rate_hz: int = RATE_HZ) -> np.ndarray:
+    """Seeded noise: (samples,) float32."""
+    values = np.random.default_rng(seed).standard_normal(round(seconds * rate_hz))
+    return (0.1 * values).astype(np.float32)
+
+
+def grey_frames(levels: Sequence[int], height: int = 48, width: int = 64) -> np.ndarray:
+    """Plain pictures, one of each level: (F, height, width, 3) uint8."""
+    return np.stack([np.full((height, width, 3), level, np.uint8) for level in levels])
+
+
+def write_set(folder: Path, clips: int = 8, mp4: int = 0) -> list[str]:
+    """Write a CSV set of `clips` one-second clips, the last `mp4` of them as mp4; returns ids."""
+    sounds, pictures = folder / "audio_wav", folder / "video_frames"
+    sounds.mkdir(parents=True)
+    rows, ids = ["id,category,start,end,split"], []
+    for number in range(clips):
+        clip_id = f"{'-' if number % 3 == 0 else ''}clip {number}"
+        ids.append(clip_id)
+        rows.append(f"{clip_id},kind {number % 2},0,1,{('train', 'val', 'test')[number % 3]}")
+        rng = np.random.default_rng(number)
+        frames = rng.integers(0, 255, (4, 6, 8, 3)).astype(np.uint8)
+        frames = np.stack([cv2.resize(frame, (64, 48)) for frame in frames])
+        sound = tone(1.0, 200 + 50 * number) + noise(1.0, number)
+        if number >= clips - mp4:
+            write_mp4(folder / f"{clip_id}.mp4", sound, RATE_HZ, frames, 4)
+            continue
+        soundfile.write(sounds / f"{clip_id}.wav", sound, RATE_HZ, "PCM_16")
+        (pictures / clip_id).mkdir(parents=True)
+        for place, frame in enumerate(frames):
+            cv2.imwrite(str(pictures / clip_id / f"{place}.jpg"), frame)
+    (folder / "events.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return ids
+
+
+@dataclass(frozen=True)
+class TinyCache:
+    """A cache folder that tests write shards into."""
+
+    folder: Path
+    identity: dict[str, Any]
+
+    def write(self, *ids: str, seed: int = 0, failures: Sequence[Failure] = ()) -> Written:
+        """One shard of random rows with these ids."""
+        rows = [random_row(clip_id, seed + place) for place, clip_id in enumerate(ids)]
+        return write_shard(self.folder, self.identity, rows, failures)
+
+    def path(self, written: Written) -> Path:
+        return self.folder / "shards" / written.name
+
+    def open(self, written: Written) -> Shard:
+        return Shard(self.path(written), self.identity)
+
+
+def tiny_cache(folder: Path, labels: Labels | None = None, **changes: object) -> TinyCache:
+    """An empty cache of tiny rows."""
+    config = CONFIG.revised(**changes) if changes else CONFIG
+    identity = make_identity(config.resolved("0" * 64), 1, {"weights": "random:0"})
+    claim(folder, identity)
+    if labels is not None:
+        write_labels(folder, labels)
+    return TinyCache(folder, identity)
+
+
+def random_row(clip_id: str, seed: int, config: ExtractConfig = CONFIG) -> Clip:
+    """A row of seeded noise in the format's shapes and dtypes."""
+    rng = np.random.default_rng(seed)
+    features = {
+        spec.name: rng.standard_normal(spec.shape).astype(spec.dtype)
+        for spec in feature_fields(config.model_dump(mode="json"))
+    }
+    return Clip(
+        clip_id,
+        features,
+        [rng.bytes(int(rng.integers(1, 60))) for _ in range(config.num_frames)],
+        valid_s=float(rng.uniform(0, 1)),
+        media_s=float(rng.uniform(1, 2)),
+        audio_steps=int(rng.integers(1, 44)),
+        audio_start_s=float(rng.uniform(0, 1)),
+        media_size=int(rng.integers(1, 2**40)),
+        media_mtime_ns=int(rng.integers(1, 2**60)),
+        media_sha256=rng.bytes(32),
+    )
+
+
+def assert_same_rows(cache: Cache, other: Cache) -> None:
+    """Every dataset of every clip is equal, bit for bit, wherever it is stored."""
+    assert cache.ids == other.ids
+    assert cache.fingerprint == other.fingerprint
+    for name in [*cache.fields, *(spec.name for spec in ROW_FIELDS)]:
+        mine, theirs = cache.read(name), other.read(name)
+        assert mine.tobytes() == theirs.tobytes(), name
+    for clip_id in cache.ids if "video/maps" in cache.fields else []:
+        assert cache.jpegs(clip_id) == other.jpegs(clip_id), clip_id
