@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +166,11 @@ def _interrupted(folder: Path) -> set[str]:
 
 def provenance(weights: str, weights_file_sha256: str) -> dict[str, Any]:
     """What made the features, for people: not part of the fingerprint."""
-    packages = ("torch", "torchvision", "librosa", "opencv-python", "av", "soundfile", "soxr")
+    packages = ("torch", "torchvision", "librosa", "cv2", "av", "soundfile", "soxr")
     return {
         "weights": weights,
         "weights_file_sha256": weights_file_sha256,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        **{name: metadata.version(name) for name in packages},
+        **{name: import_module(name).__version__ for name in packages},
     }
