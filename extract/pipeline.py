@@ -7,8 +7,11 @@ import os
 import platform
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from extract.config import ExtractConfig
 
 SHARD_CLIPS = 32
 WORKING = ".working-"
+PARENT_CHECK_S = 0.5
 
 
 def run(
@@ -80,6 +84,7 @@ class ShardJob:
 
         if multiprocessing.parent_process() is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+            _end_with_parent()
         extractor = Extractor(self.config, self.weights, self.device)
         if extractor.weights_sha256 != self.identity["config"]["weights_sha256"]:
             raise CacheError(f"the weights {self.weights} changed while the extraction ran")
@@ -93,6 +98,9 @@ class ShardJob:
                     clips.append(extractor(source))
                 except MediaError as error:
                     failures.append(self.failure(source, error.stage, str(error)))
+                except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
+                    message = f"{source.path}: unforeseen {type(error).__name__}: {error}"
+                    failures.append(self.failure(source, "unforeseen", message))
         written = write_shard(self.folder, self.identity, clips, failures)
         note.unlink(missing_ok=True)
         return written
@@ -101,6 +109,22 @@ class ShardJob:
         """A failure row for a clip, counting its attempts."""
         attempt = self.attempts.get(source.id, 0) + 1
         return Failure(source.id, stage, message, attempt, source.size, source.mtime_ns)
+
+
+@cache
+def _end_with_parent() -> None:
+    """End this worker soon after its parent was killed, which frees the lock that covers both.
+
+    Left alone, it would finish its shard beside the next writer and then wait for minutes.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Written]:
