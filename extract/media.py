@@ -69,7 +69,8 @@ def _read_wav(
             )
     except (OSError, soundfile.LibsndfileError) as error:
         raise MediaError(path, "audio", f"expected a readable WAV file, found: {error}") from None
-    return samples.mean(axis=1), rate_hz, media_s
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    return mono, rate_hz, media_s
 
 
 def _read_picture(path: Path, digest: Any) -> cv2.typing.MatLike:
