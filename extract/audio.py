@@ -41,6 +41,17 @@ def audio_features(waveform: Waveform, config: ExtractConfig) -> Features:
     return {"fast": _fast, "librosa": _librosa}[config.audio_profile](waveform, config)
 
 
+def warm_up(config: ExtractConfig) -> None:
+    """Have librosa's compiled parts on disk before several processes want them.
+
+    numba compiles them on first use and keeps them beside librosa. Processes that do so at the
+    same time can leave files that don't fit together, and every later process that calls into
+    them crashes. So one process goes first: before workers start, and before tests do.
+    """
+    samples = max(config.sample_rate_hz, shortest_samples(config))
+    audio_features(np.random.default_rng(0).standard_normal(samples).astype(np.float32), config)
+
+
 def shortest_samples(config: ExtractConfig) -> int:
     """Fewest samples that give every feature (the differences need 9 steps)."""
     return (DELTA_WIDTH_STEPS - 1) * config.hop_samples

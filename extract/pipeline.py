@@ -49,7 +49,12 @@ def run(
     """
     index = load_index(folder, identity)
     attempts = {clip_id: failure.attempt for clip_id, failure in index.failures.items()}
-    job = ShardJob(folder, identity, ExtractConfig.of(identity), weights, device, attempts)
+    config = ExtractConfig.of(identity)
+    job = ShardJob(folder, identity, config, weights, device, attempts)
+    if config.modalities != "video":
+        from extract.audio import warm_up
+
+        warm_up(config)
     finished = True
     _interrupted(folder)  # notes of a run that was killed say nothing about this one
     with Progress(len(todo), "clip", "extract") as progress:

@@ -12,6 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pytest
 from hypothesis import HealthCheck, settings
 
+from extract.audio import warm_up
+from extract.config import ExtractConfig
 from extract.demo import DemoClip, make_demo_set, plan_demo_set
 
 settings.register_profile(
@@ -25,6 +27,12 @@ settings.load_profile("repeatable")
 
 DEMO_CLIPS = 6
 DEMO_SEED = 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_librosa() -> None:
+    """Compile librosa's parts once, before tests start processes that would do so side by side."""
+    warm_up(ExtractConfig(audio_profile="librosa"))
 
 
 @pytest.fixture(scope="session")

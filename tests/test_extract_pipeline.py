@@ -19,6 +19,7 @@ import pytest
 import soundfile
 from small_media import SMALL_FLAGS, assert_same_rows, noise, tone, write_set
 
+import extract.audio
 import extract.features
 import extract.pipeline
 from cache.annotations import read_annotations
@@ -344,6 +345,22 @@ class TestFailures:
         found = open_cache(cache)
         assert len(found) == CLIPS - 1
         assert found.index.failures["clip 1"].stage == "unforeseen"
+
+
+def test_one_process_compiles_librosa_before_the_workers_start(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(extract.audio, "warm_up", lambda config: order.append("warm up"))
+    shards = extract.pipeline._all_shards
+
+    def first_shard(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Written]:
+        order.append("workers")
+        return shards(job, todo, jobs)
+
+    monkeypatch.setattr(extract.pipeline, "_all_shards", first_shard)
+    assert run()[0] == 0
+    assert order == ["warm up", "workers"]
 
 
 class TestRefusals:
