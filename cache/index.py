@@ -20,7 +20,7 @@ from cache.errors import CacheError
 from cache.folder import replace_file
 from cache.plain import plain_dataset, read_attribute, reading, write_text
 from cache.schema import row_digest
-from cache.shard import Failure, Shard
+from cache.shard import Failure, Shard, encode_text
 
 INDEX_FILE = "index.h5"
 _SHARD_NAME = re.compile(r"[0-9a-f]{32}\.h5")
@@ -133,10 +133,9 @@ def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:
         for n, name in enumerate(names)
         for failure in index.shards[name].failures
     ]
-    ids = [entry[0].encode() for _, entry in rows]
     arrays = {
         "shard/name": np.array([name.encode() for name in names], "S35"),
-        "clip/id": np.array(ids, f"S{max([1, *map(len, ids)])}"),
+        "clip/id": encode_text(clip_id for _, (clip_id, _) in rows),
         "clip/shard": np.array([number for number, _ in rows], np.int32),
         "failures_json": np.frombuffer(json.dumps(failures).encode(), np.uint8),
     }

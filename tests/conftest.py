@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports matplotlib or torch; child processes inherit them.
@@ -10,6 +11,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from extract.audio import warm_up
@@ -33,6 +35,15 @@ DEMO_SEED = 0
 def compiled_librosa() -> None:
     """Compile librosa's parts once, before tests start processes that would do so side by side."""
     warm_up(ExtractConfig(audio_profile="librosa"))
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Tiny models train faster, and the same everywhere, on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
