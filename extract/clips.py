@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import AnnotationError
+from cache.index import Entry
+from cache.shard import Failure
 
 CONTAINER_SUFFIXES = frozenset(
     {"mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "flv", "wmv", "3gp"}
@@ -44,6 +46,10 @@ class Source:
     def path(self) -> Path:
         """The file to name in messages."""
         return self.container or self.sound or self.frames or Path(self.id)
+
+    def made(self, row: Entry | Failure) -> bool:
+        """Whether a stored row or failure came from this very media."""
+        return (row.media_size, row.media_mtime_ns) == (self.size, self.mtime_ns)
 
 
 def find_annotations(data: Path) -> Path:

@@ -22,7 +22,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cache.errors import CacheError, MediaError
 from cache.folder import remove_leftovers
-from cache.index import Entry, Index, load_index, save_index
+from cache.index import Index, load_index, save_index
 from cache.progress import Progress
 from cache.shard import Clip, Failure, Written, write_shard
 from extract.clips import Source
@@ -110,6 +110,15 @@ class ShardJob:
         note.unlink(missing_ok=True)
         return written
 
+    def finished(self, source: Source, index: Index) -> bool:
+        """Whether this job has left a row or a failure of the clip; an older failure is neither."""
+        failure = index.failures.get(source.id)
+        if failure is not None:
+            tried = failure.attempt > self.attempts.get(source.id, 0)
+            return tried and source.made(failure)
+        entry = index.clips.get(source.id)
+        return entry is not None and source.made(entry)
+
     def failure(self, source: Source, stage: str, message: str) -> Failure:
         """A failure row for a clip, counting its attempts."""
         attempt = self.attempts.get(source.id, 0) + 1
@@ -142,20 +151,12 @@ def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Writte
             yield from _parallel(job, groups, jobs)
             return
         except TerminatedWorkerError:
-            written = load_index(job.folder, job.identity)
-            known: dict[str, Entry | Failure] = {**written.clips, **written.failures}
+            index = load_index(job.folder, job.identity)
             suspects = _interrupted(job.folder)
-            remaining = [s for s in remaining if not _recorded(s, known.get(s.id))]
+            remaining = [source for source in remaining if not job.finished(source, index)]
             for source in [source for source in remaining if source.id in suspects]:
                 remaining.remove(source)
                 yield _alone(job, source)
-
-
-def _recorded(source: Source, row: Entry | Failure | None) -> bool:
-    return row is not None and (row.media_size, row.media_mtime_ns) == (
-        source.size,
-        source.mtime_ns,
-    )
 
 
 def _parallel(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[Written]:

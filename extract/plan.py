@@ -52,10 +52,7 @@ def make_plan(labels: Labels, sources: dict[str, Source], index: Index, retry: b
             sources.get(clip_id),
         )
         before = entry or failure
-        same = source is None or (
-            before is not None
-            and (before.media_size, before.media_mtime_ns) == (source.size, source.mtime_ns)
-        )
+        same = source is None or (before is not None and source.made(before))
         if entry is not None and same:
             plan.done.append(clip_id)
         elif source is None:

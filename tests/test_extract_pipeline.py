@@ -24,10 +24,10 @@ import extract.features
 import extract.pipeline
 from cache.annotations import read_annotations
 from cache.folder import read_identity, writer_lock
-from cache.index import load_index
+from cache.index import Entry, Index, load_index
 from cache.reader import Cache, open_cache
 from cache.schema import feature_fields
-from cache.shard import Clip, Written
+from cache.shard import Clip, Failure, Written
 from cache.verify import verify
 from extract.__main__ import main
 from extract.clips import Source, find_sources
@@ -361,6 +361,22 @@ def test_one_process_compiles_librosa_before_the_workers_start(
     monkeypatch.setattr(extract.pipeline, "_all_shards", first_shard)
     assert run()[0] == 0
     assert order == ["warm up", "workers"]
+
+
+def test_after_a_dead_worker_an_older_failure_is_no_result() -> None:
+    job = ShardJob(Path(), {}, ExtractConfig(), "random:0", "cpu", attempts={"a": 1})
+    source = Source("a", size=5, mtime_ns=7)
+    index = Index({})
+    assert not job.finished(source, index)
+    index.failures["a"] = Failure("a", "audio", "before this run", 1, 5, 7)
+    assert not job.finished(source, index)
+    index.failures["a"] = Failure("a", "audio", "in this run", 2, 5, 7)
+    assert job.finished(source, index)
+    del index.failures["a"]
+    index.clips["a"] = Entry("x.h5", 0, 10.0, 10.0, 5, 7)
+    assert job.finished(source, index)
+    index.clips["a"] = Entry("x.h5", 0, 10.0, 10.0, 5, 8)
+    assert not job.finished(source, index)
 
 
 class TestRefusals:
