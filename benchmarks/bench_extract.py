@@ -44,7 +44,8 @@ from torch import nn  # noqa: E402
 
 from cache.annotations import read_annotations  # noqa: E402
 from cache.errors import MediaError  # noqa: E402
-from cache.folder import claim, make_identity, writer_lock  # noqa: E402
+from cache.folder import make_identity  # noqa: E402
+from cache.lock import claimed  # noqa: E402
 from extract.clips import Source, find_annotations, find_sources  # noqa: E402
 from extract.config import FEATURE_VERSION, ExtractConfig  # noqa: E402
 from extract.demo import make_demo_set  # noqa: E402
@@ -76,9 +77,8 @@ class Bench:
         """Seconds of our path into an empty cache, in workers that may be running already."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             cache = Path(folder)
-            claim(cache, identity)
             started = time.perf_counter()
-            with writer_lock(cache), contextlib.redirect_stderr(io.StringIO()):
+            with claimed(cache, identity), contextlib.redirect_stderr(io.StringIO()):
                 index, _ = run(self.sources, cache, identity, self.weights, "cpu", jobs)
             seconds = time.perf_counter() - started
         if len(index.clips) != len(self.sources):

@@ -129,7 +129,7 @@ def check_id(clip_id: str) -> str | None:
         return f"{clip_id!r} is no clip id"
     if len(clip_id.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
         return f"the id {clip_id[:20]!r}… is longer than {MAX_ID_BYTES} bytes"
-    if any(character in "/\\" or not character.isprintable() for character in clip_id):
+    if not clip_id.isprintable() or "/" in clip_id or "\\" in clip_id:
         return f"the id {clip_id!r} has a slash or a control character"
     return None
 

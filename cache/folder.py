@@ -1,36 +1,29 @@
-"""The cache folder: its identity, its labels, its lock, and files that are replaced whole."""
+"""The cache folder's identity, `cache.json`: what the numbers depend on, and what made them."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import hashlib
 import json
-import os
-import socket
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
-from cache.annotations import NO_SPLIT, Labels, check_id
+from cache.atomic import replace_file, writing
 from cache.errors import CacheError
-from cache.plain import plain_dataset, read_attribute, reading, write_text
+from cache.plain import read_plain
 from cache.schema import (
     FORMAT,
     FORMAT_VERSION,
-    SPLITS,
+    SHARD_FOLDER,
     config_differences,
+    feature_fields,
     fingerprint,
-    row_digest,
 )
-from cache.shard import TEMPORARY, encode_text, sync
+from cache.settings import canonical_json
 
-IDENTITY_FILE, LABELS_FILE, LOCK_FILE = "cache.json", "labels.h5", ".lock"
-_LABEL_COLUMNS = ("id", "classes", "category", "start_s", "end_s", "split")
+IDENTITY_FILE = "cache.json"
+IDENTITY_LIMIT_BYTES = 1 << 20
+_KEYS = {"format", "format_version", "feature_version", "fingerprint", "config", "provenance"}
 
 
 def make_identity(
@@ -51,20 +44,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
     """Read and check `cache.json`; CacheError when it is missing, foreign or edited."""
     path = folder / IDENTITY_FILE
     try:
-        identity = json.loads(path.read_text(encoding="utf-8"))
-        if identity["format"] != FORMAT:
-            raise CacheError(f"{path}: not a feature cache (format {identity['format']!r})")
-        if identity["format_version"] != FORMAT_VERSION:
-            raise CacheError(
-                f"{path}: format version {identity['format_version']}, this program reads "
-                f"{FORMAT_VERSION}; extract again or use the matching release"
-            )
-        expected = fingerprint(identity["config"], identity["feature_version"])
-        if identity["fingerprint"] != expected:
-            raise CacheError(
-                f"{path}: its fingerprint doesn't match its settings: the file was edited or "
-                "damaged; restore it from the cache's other copies"
-            )
+        return parse_identity(read_plain(path, IDENTITY_LIMIT_BYTES), str(path))
     except FileNotFoundError:
         what = "is empty or unfinished" if folder.is_dir() else "doesn't exist"
         raise CacheError(
@@ -73,9 +53,45 @@ def read_identity(folder: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise CacheError(f"{path}: can't be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{path}: not a cache identity ({error!r})") from None
-    return dict(identity)
+
+
+def parse_identity(data: bytes, where: str) -> dict[str, Any]:
+    """The checked content of a `cache.json`, without its checksum."""
+    try:
+        identity = dict(json.loads(data))
+        if identity["format"] != FORMAT:
+            raise CacheError(f"{where}: not a feature cache (format {identity['format']!r})")
+        if identity["format_version"] != FORMAT_VERSION:
+            raise CacheError(
+                f"{where}: format version {identity['format_version']!r}, this program reads "
+                f"{FORMAT_VERSION}; extract again or use the matching release"
+            )
+        digest = identity.pop("sha256", None)  # caches of the first release have none
+        expected = fingerprint(identity["config"], identity["feature_version"])
+        # The very text: in JSON, 1e-5 and 1E-5 are equal and differ by one bit.
+        intact = digest is None or data == render_identity(identity)
+        intact = intact and set(identity) == _KEYS
+        if identity["fingerprint"] != expected or not intact:
+            raise CacheError(
+                f"{where}: its fingerprint doesn't match its settings, or its checksum its text: "
+                "the file was edited or damaged; restore it from the cache's other copies"
+            )
+        feature_fields(identity["config"])  # settings that name no datasets end here
+        if not isinstance(identity["provenance"], dict):
+            raise TypeError("provenance is no object")
+    except (ValueError, LookupError, TypeError, RecursionError, ArithmeticError) as error:
+        raise CacheError(f"{where}: not a cache identity ({error!r})") from None
+    return identity
+
+
+def render_identity(identity: Mapping[str, Any]) -> bytes:
+    """The text of a `cache.json`."""
+    text = json.dumps({**identity, "sha256": _digest(identity)}, indent=2, ensure_ascii=False)
+    return (text + "\n").encode()
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(dict(identity)).encode()).hexdigest()
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,8 +101,9 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     """
     path = folder / IDENTITY_FILE
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(identity, indent=2, ensure_ascii=False) + "\n").encode())
+        with writing(folder):
+            (folder / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
+        replace_file(path, render_identity(identity))
         return dict(identity)
     found = read_identity(folder)
     if found["fingerprint"] != identity["fingerprint"]:
@@ -109,131 +126,8 @@ def refusal(folder: Path, identity: Mapping[str, Any], found: Mapping[str, Any])
     )
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: temporary name, flush, rename."""
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
-    """Be the cache's only writer, or raise CacheError saying who is.
-
-    The kernel frees the lock when its process ends, however it ends.
-    """
-    path = folder / LOCK_FILE
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise CacheError(
-                f"{folder}: another process is writing this cache: {file.read().strip()}. "
-                "Wait for it to end, or stop it; what it finished is kept."
-            ) from None
-        file.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
-        file.flush()
-        yield
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of writers that were killed. Call with the lock held."""
-    for place in (folder, folder / "shards"):
-        if place.is_dir():
-            for path in place.iterdir():
-                if path.name.startswith(TEMPORARY):
-                    path.unlink(missing_ok=True)
-
-
 def set_aside(folder: Path, shard: str) -> Path:
-    """Rename a shard that can't be read: out of the way, and still there to be looked at."""
-    path = folder / "shards" / shard
-    return path.rename(path.with_suffix(".damaged"))
-
-
-def write_labels(folder: Path, labels: Labels) -> None:
-    """Store labels in the cache, replacing what was there."""
-    with h5py.File("labels", "w", driver="core", backing_store=False) as file:
-        for name, array in _label_arrays(labels).items():
-            file[name] = array
-        write_text(file, "source", labels.source)
-        write_text(file, "notes", json.dumps(labels.notes))
-        write_text(file, "sha256", _labels_sha256(labels))
-        file.flush()
-        data = file.id.get_file_image()
-    replace_file(folder / LABELS_FILE, data)
-
-
-def read_labels(folder: Path) -> Labels | None:
-    """The labels stored in the cache, or None where there are none yet."""
-    path = folder / LABELS_FILE
-    if not path.exists():
-        return None
-    try:
-        with reading(path, "the label table"), h5py.File(path, "r", locking=False) as file:
-            arrays = {name: plain_dataset(file, name)[()] for name in _LABEL_COLUMNS}
-            labels = Labels(
-                ids=[value.decode() for value in arrays["id"]],
-                classes=[value.decode() for value in arrays["classes"]],
-                category=arrays["category"].astype(np.int64),
-                start_s=arrays["start_s"].astype(np.float64),
-                end_s=arrays["end_s"].astype(np.float64),
-                split=arrays["split"].astype(np.int8),
-                source=str(read_attribute(file, "source")),
-                notes=list(json.loads(str(read_attribute(file, "notes")))),
-            )
-            digest = read_attribute(file, "sha256")
-            _check_labels(path, labels)
-    except CacheError as error:
-        raise CacheError(f"{error}; run `make features` to write the labels anew") from None
-    if digest != _labels_sha256(labels):
-        raise CacheError(
-            f"{path}: its bytes don't match their checksum: it was edited or damaged; "
-            "run `make features` to write the labels anew"
-        )
-    return labels
-
-
-def _label_arrays(labels: Labels) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    return {
-        "id": encode_text(labels.ids),
-        "classes": encode_text(labels.classes),
-        "category": labels.category.astype(np.int64),
-        "start_s": labels.start_s.astype(np.float64),
-        "end_s": labels.end_s.astype(np.float64),
-        "split": labels.split.astype(np.int8),
-    }
-
-
-def _labels_sha256(labels: Labels) -> str:
-    return row_digest(json.dumps([labels.source, labels.notes]), _label_arrays(labels)).hex()
-
-
-def _check_labels(path: Path, labels: Labels) -> None:
-    rows = len(labels.ids)
-    columns = (labels.category, labels.start_s, labels.end_s, labels.split)
-    if any(column.shape != (rows,) for column in columns):
-        raise CacheError(f"{path}: its columns have different lengths")
-    if not np.all((labels.category >= 0) & (labels.category < len(labels.classes))):
-        raise CacheError(f"{path}: a category is out of range")
-    if not np.all((labels.split >= NO_SPLIT) & (labels.split < len(SPLITS))):
-        raise CacheError(f"{path}: a split is out of range")
-    if not np.all((labels.start_s >= 0) & (labels.start_s <= labels.end_s)):
-        raise CacheError(f"{path}: expected 0 <= start <= end in every row")
-    for clip_id in labels.ids:
-        problem = check_id(clip_id)
-        if problem:
-            raise CacheError(f"{path}: {problem}")
+    """Rename a shard that is damaged: out of the way, and still there to be looked at."""
+    path = folder / SHARD_FOLDER / shard
+    with writing(path):
+        return path.rename(path.with_suffix(".damaged"))

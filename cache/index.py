@@ -1,46 +1,36 @@
 """Which clip is where: derived from the shards, kept in `index.h5` so that nobody re-reads them.
 
 The index holds nothing that the shards don't. A reader uses it where it is current and reads the
-newer shards itself; only a writer, under the lock, stores it.
+newer shards itself; only a writer, under the lock, stores it. It is kept as columns: opening a
+cache of 200,000 clips makes no object per clip.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
+import numpy.typing as npt
 
 from cache.errors import CacheError
-from cache.folder import replace_file
-from cache.plain import plain_dataset, read_attribute, reading, write_text
-from cache.schema import row_digest
-from cache.shard import Failure, Shard, encode_text
+from cache.rows import Layout, layout_names, make_layout
+from cache.schema import JPEG_END, SHARD_FOLDER
+from cache.shard import Failure, Origin
+from cache.shard_file import Shard
 
-INDEX_FILE = "index.h5"
+Array = npt.NDArray[Any]
+Member = tuple[int, str, bytes]
 _SHARD_NAME = re.compile(r"[0-9a-f]{32}\.h5")
-_COLUMNS = {
-    "row": "int32",
-    "valid_s": "float64",
-    "media_s": "float64",
-    "media_size": "int64",
-    "media_mtime_ns": "int64",
-}
-_STORED = (
-    *("shard/name", "shard/size", "shard/created_ns", "clip/id", "clip/shard"),
-    *(f"clip/{column}" for column in _COLUMNS),
-    "failures_json",
-)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where one clip's row is, and what it was made from."""
+class Entry(NamedTuple):
+    """Where one clip's row is, what it was made from, and the SHA-256 of the row."""
 
     shard: str
     row: int
@@ -48,133 +38,302 @@ class Entry:
     media_s: float
     media_size: int
     media_mtime_ns: int
+    jpeg_bytes: int = 0
+    created_ns: int = 0
+    made_by: int = 0
+    sha256: bytes = b""
 
 
-@dataclass
-class ShardSummary:
-    """What the index keeps of one shard."""
+# The columns of the row table, in the order of Entry.
+COLUMNS: dict[str, Any] = {
+    "shard": np.int32,
+    "row": np.int32,
+    "valid_s": np.float64,
+    "media_s": np.float64,
+    "media_size": np.int64,
+    "media_mtime_ns": np.int64,
+    "jpeg_bytes": np.int64,
+    "created_ns": np.int64,
+    "made_by": np.int32,
+    "sha256": (np.uint8, 32),
+}
+
+
+class ShardFacts(NamedTuple):
+    """What the index keeps of one file of rows.
+
+    offsets: first byte of each dataset, in the order of `rows.layout_names`.
+    """
 
     size: int
+    offsets: tuple[int, ...]
+
+
+class Reported(NamedTuple):
+    """A failure as it stands in a shard, with when and by what it was made."""
+
+    shard: str
+    failure: Failure
     created_ns: int
-    entries: dict[str, Entry]
-    failures: list[Failure]
+    made_by: str
+
+
+def row_table(ids: Array, **columns: Any) -> Array:
+    """R rows as one structured array: `id` and COLUMNS; absent columns are zero."""
+    table = np.zeros(len(ids), [("id", ids.dtype), *((n, *_pair(t)) for n, t in COLUMNS.items())])
+    table["id"] = ids
+    for name, values in columns.items():
+        table[name] = values
+    return table
+
+
+def _pair(kind: Any) -> tuple[Any, ...]:
+    return kind if isinstance(kind, tuple) else (kind,)
+
+
+class Clips(Mapping[str, Entry]):
+    """The clips that count, by id in sorted order; entries are made when asked for."""
+
+    def __init__(self, names: Sequence[str], rows: Array) -> None:
+        self.rows = rows
+        self.ids = [value.decode() for value in rows["id"].tolist()]
+        self._names = names
+        self._place: dict[str, int] = dict(zip(self.ids, range(len(self.ids)), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __contains__(self, clip_id: object) -> bool:
+        return clip_id in self._place
+
+    def __getitem__(self, clip_id: str) -> Entry:
+        _, shard, *values, sha256 = self.rows[self.place(clip_id)].item()
+        return Entry._make([self._names[shard], *values, bytes(sha256)])
+
+    def place(self, clip_id: str) -> int:
+        """Place of a clip among the sorted ids; KeyError if it is not there."""
+        return self._place[clip_id]
+
+    def chosen(self, keep: npt.NDArray[np.bool_]) -> Clips:
+        """Some of the clips, by a mask over the sorted ids."""
+        return Clips(self._names, self.rows[keep])
+
+    def by_file(self) -> Iterator[tuple[str, Array]]:
+        """The rows of each file that has any, in the order of the file."""
+        return rows_by_file(self._names, self.rows)
 
 
 @dataclass
 class Index:
-    """The shards of a cache, and for each clip the newest row or failure.
+    """The files of a cache, and for each clip the newest row or failure.
 
     Attributes
     ----------
-    shards: summary of each readable shard, by file name.
-    clips: where each finished clip is.
-    failures: the latest failure of each clip that has no row made since.
+    shards: facts of each readable file of rows, by name.
+    rows: every row of them, as `row_table`; `rows["shard"]` numbers `shards`.
+    reported: every failure that a shard holds.
+    made_by: what made the rows, JSON texts; `rows["made_by"]` numbers them.
+    config: the extraction settings, which give the layout of rows.
     damaged: shards that can't be read, with the reason.
     stale: whether the stored index lacks something found here.
+    chunks: of a compressed pack, where each row of a dataset is, see `rows.Layout`.
+    clips: where each finished clip is: of several rows of an id, the newest.
+    failures: the latest failure of each clip that has no row made since.
     """
 
-    shards: dict[str, ShardSummary]
+    config: Mapping[str, Any]
+    shards: dict[str, ShardFacts] = field(default_factory=dict)
+    rows: Array = field(default_factory=lambda: row_table(np.empty(0, "S1")))
+    reported: list[Reported] = field(default_factory=list)
+    made_by: list[str] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
     stale: bool = False
-    clips: dict[str, Entry] = field(default_factory=dict)
-    failures: dict[str, Failure] = field(default_factory=dict)
+    chunks: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    clips: Mapping[str, Entry] = field(init=False)
+    failures: dict[str, Failure] = field(init=False)
 
-    def resolve(self) -> None:
-        """Fill `clips` and `failures`: of several rows of one id, the newest counts."""
-        self.clips, self.failures = {}, {}
-        for _, shard in sorted(self.shards.items(), key=lambda item: (item[1].created_ns, item[0])):
-            for failure in shard.failures:
-                self.failures[failure.id] = failure
-                self.clips.pop(failure.id, None)
-            for clip_id, entry in shard.entries.items():
-                self.clips[clip_id] = entry
-                self.failures.pop(clip_id, None)
+    def __post_init__(self) -> None:
+        names = list(self.shards)
+        age = {name: place for place, name in enumerate(sorted(names))}
+        newest = _newest(self.rows, np.array([age[name] for name in names], np.int64))
+        latest: dict[str, Reported] = {}
+        for entry in sorted(self.reported, key=lambda one: (one.created_ns, one.shard)):
+            latest[entry.failure.id] = entry
+        if latest:
+            keep = [self._counts(row, latest, names) for row in self.rows[newest]]
+            newest = newest[np.array(keep, bool)]
+        self.clips = Clips(names, self.rows[newest])
+        self.failures = {i: one.failure for i, one in latest.items() if i not in self.clips}
 
+    @staticmethod
+    def _counts(row: Any, latest: Mapping[str, Reported], names: Sequence[str]) -> bool:
+        """Whether a row is at least as new as the last failure of its clip."""
+        failed = latest.get(row["id"].decode())
+        if failed is None:
+            return True
+        return (row["created_ns"], names[row["shard"]]) >= (failed.created_ns, failed.shard)
 
-def load_index(folder: Path, identity: Mapping[str, Any]) -> Index:
-    """Read the index, and any shard that it does not cover."""
-    known = _stored(folder, identity)
-    index = Index(shards={})
-    for path in sorted((folder / "shards").glob("*.h5")):
-        if not _SHARD_NAME.fullmatch(path.name):
-            continue
-        summary = known.pop(path.name, None)
-        size = path.stat().st_size
-        if summary is not None and summary.size == size:
-            index.shards[path.name] = summary
-            continue
-        index.stale = True
-        try:
-            index.shards[path.name] = summarize(path, identity)
-        except CacheError as error:
-            index.damaged[path.name] = str(error)
-    index.stale = index.stale or bool(known)
-    index.resolve()
-    return index
+    def restricted(self, names: Collection[str]) -> Index:
+        """The index of some of the shards alone."""
+        if len(names) == len(self.shards):
+            return self
+        kept = {name: facts for name, facts in self.shards.items() if name in names}
+        number = {name: place for place, name in enumerate(kept)}
+        renumber = np.array([number.get(name, -1) for name in self.shards], np.int32)
+        rows = self.rows.copy()
+        rows["shard"] = renumber[rows["shard"]]
+        reported = [one for one in self.reported if one.shard in kept]
+        return Index(self.config, kept, rows[rows["shard"] >= 0], reported, self.made_by)
 
+    @property
+    def live(self) -> Clips:
+        """The clips that count, as columns."""
+        assert isinstance(self.clips, Clips)
+        return self.clips
 
-def summarize(path: Path, identity: Mapping[str, Any]) -> ShardSummary:
-    """Read what the index keeps from a shard itself."""
-    with Shard(path, identity) as shard:
-        columns = {name: shard.read(f"rows/{name}") for name in _COLUMNS if name != "row"}
-        entries = {
-            clip_id: Entry(path.name, row, *(column[row].item() for column in columns.values()))
-            for row, clip_id in enumerate(shard.ids)
-        }
-        return ShardSummary(path.stat().st_size, shard.created_ns, entries, shard.failures())
+    def layout(self, shard: str) -> Layout:
+        """Where a file keeps its rows."""
+        return make_layout(self.config, self.shards[shard].offsets, self.chunks)
 
+    def members(self, shard: str) -> list[Member]:
+        """(row, id, SHA-256 of the row) of every row of a shard, superseded ones too."""
+        return row_members(self.rows[self.rows["shard"] == list(self.shards).index(shard)])
 
-def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:
-    """Store the index. Call with the writer's lock held."""
-    names = list(index.shards)
-    rows = [(n, e) for n, name in enumerate(names) for e in index.shards[name].entries.items()]
-    failures = [
-        {"shard": n, **vars(failure)}
-        for n, name in enumerate(names)
-        for failure in index.shards[name].failures
-    ]
-    arrays = {
-        "shard/name": np.array([name.encode() for name in names], "S35"),
-        "clip/id": encode_text(clip_id for _, (clip_id, _) in rows),
-        "clip/shard": np.array([number for number, _ in rows], np.int32),
-        "failures_json": np.frombuffer(json.dumps(failures).encode(), np.uint8),
-    }
-    for column in ("size", "created_ns"):
-        values = [getattr(index.shards[name], column) for name in names]
-        arrays[f"shard/{column}"] = np.array(values, np.int64)
-    for column, dtype in _COLUMNS.items():
-        arrays[f"clip/{column}"] = np.array([getattr(e, column) for _, (_, e) in rows], dtype)
-    with h5py.File("index", "w", driver="core", backing_store=False) as file:
-        for name, array in arrays.items():
-            file[name] = array
-        write_text(file, "sha256", row_digest(identity["fingerprint"], arrays).hex())
-        file.flush()
-        data = file.id.get_file_image()
-    replace_file(folder / INDEX_FILE, data)
+    def origins(self, shard: str) -> dict[str, Origin]:
+        """When and by what each row and failure of a shard was made, by clip id."""
+        rows = self.rows[self.rows["shard"] == list(self.shards).index(shard)]
+        failures = [one for one in self.reported if one.shard == shard]
+        found = {one.failure.id: (one.created_ns, one.made_by) for one in failures}
+        for row in rows:
+            found[row["id"].decode()] = int(row["created_ns"]), self.made_by[row["made_by"]]
+        return found
 
 
-def _stored(folder: Path, identity: Mapping[str, Any]) -> dict[str, ShardSummary]:
-    """The summaries in `index.h5`; empty when it is missing, damaged or foreign (it is derived)."""
-    path = folder / INDEX_FILE
+def rows_by_file(names: Sequence[str], rows: Array) -> Iterator[tuple[str, Array]]:
+    """A row table as (file name, its rows in the order of the file) for each file with rows."""
+    if len(rows):
+        rows = rows[np.lexsort((rows["row"], rows["shard"]))]
+        for part in np.split(rows, np.flatnonzero(np.diff(rows["shard"])) + 1):
+            yield names[int(part["shard"][0])], part
+
+
+def row_members(rows: Array) -> list[Member]:
+    """(row, id, SHA-256 of the row) of each row of a table."""
+    ids = [value.decode() for value in rows["id"].tolist()]
+    return list(zip(rows["row"].tolist(), ids, map(bytes, rows["sha256"]), strict=True))
+
+
+def _newest(rows: Array, age: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Places of the rows that count, sorted by id: of several rows of an id, the newest.
+
+    Of rows made at the same instant, the one in the shard with the larger `age` counts.
+    """
+    ids = rows["id"]
+    if np.all(ids[:-1] < ids[1:]):
+        return np.arange(len(rows))
+    order = np.lexsort((age[rows["shard"]], rows["created_ns"]))
+    order = order[np.argsort(ids[order], kind="stable")]
+    last = np.append(ids[order[1:]] != ids[order[:-1]], True)[: len(order)]
+    found: npt.NDArray[np.int64] = order[last]
+    return found
+
+
+def shard_files(folder: Path) -> dict[str, int]:
+    """Name and size of every shard of a cache folder, sorted by name."""
+    shards = folder / SHARD_FOLDER
+    if shards.is_symlink():
+        raise CacheError(f"{shards}: a link, expected a folder; refused: it may lead anywhere")
+    sizes = {}
     try:
-        with reading(path, "the index"), h5py.File(path, "r", locking=False) as file:
-            arrays = {name: plain_dataset(file, name)[()] for name in _STORED}
-            digest = row_digest(identity["fingerprint"], arrays).hex()
-            if read_attribute(file, "sha256") == digest:
-                return _summaries(arrays)
-    except CacheError:
-        pass  # whatever is wrong with it, the shards say the same
-    return {}
+        with os.scandir(shards) as entries:
+            for entry in entries:
+                if _SHARD_NAME.fullmatch(entry.name):
+                    # One that a repair has just set aside is gone; the others are not.
+                    with contextlib.suppress(FileNotFoundError):
+                        sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise CacheError(f"{folder}: can't be listed ({error.strerror})") from None
+    return dict(sorted(sizes.items()))
 
 
-def _summaries(arrays: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> dict[str, ShardSummary]:
-    names = [name.decode() for name in arrays["shard/name"].tolist()]
-    sizes, created = (arrays[f"shard/{name}"].tolist() for name in ("size", "created_ns"))
-    shards = [ShardSummary(size, when, {}, []) for size, when in zip(sizes, created, strict=True)]
-    ids, places = arrays["clip/id"].tolist(), arrays["clip/shard"].tolist()
-    columns = [arrays[f"clip/{name}"].tolist() for name in _COLUMNS]
-    for clip_id, place, *values in zip(ids, places, *columns, strict=True):
-        shards[place].entries[clip_id.decode()] = Entry(names[place], *values)
-    for failure in json.loads(arrays["failures_json"].tobytes()):
-        shards[failure.pop("shard")].failures.append(Failure(**failure))
-    return dict(zip(names, shards, strict=True))
+def is_shard_name(name: str) -> bool:
+    """Whether a name is one that a shard can have: never a path."""
+    return _SHARD_NAME.fullmatch(name) is not None
+
+
+def extend_index(
+    known: Index | None, files: Mapping[str, int], folder: Path, identity: Mapping[str, Any]
+) -> Index:
+    """The index of the shards in `files` (name → size), reading those that `known` lacks."""
+    known = known or Index(identity["config"])
+    kept = known.restricted({n for n, f in known.shards.items() if files.get(n) == f.size})
+    parts, damaged = [kept], {}
+    for name in files:
+        if name not in kept.shards:
+            try:
+                parts.append(summarize(folder / SHARD_FOLDER / name, identity))
+            except CacheError as error:
+                damaged[name] = str(error)
+    if len(parts) == 1 and not damaged and len(kept.shards) == len(known.shards):
+        return known
+    return replace(joined(identity["config"], parts), damaged=damaged, stale=True)
+
+
+def joined(config: Mapping[str, Any], parts: Sequence[Index]) -> Index:
+    """The index of several sets of shards, each shard counted once."""
+    shards: dict[str, ShardFacts] = {}
+    made_by: dict[str, int] = {}
+    tables, reported = [], list[Reported]()
+    for part in parts:
+        new = part.restricted(set(part.shards) - set(shards))
+        rows = new.rows.copy()
+        rows["shard"] += len(shards)
+        number = [made_by.setdefault(text, len(made_by)) for text in new.made_by]
+        if len(rows):
+            rows["made_by"] = np.array(number, np.int32)[rows["made_by"]]
+            tables.append(rows)
+        shards |= new.shards
+        reported += new.reported
+    rows = np.concatenate(tables) if tables else Index(config).rows
+    return Index(config, shards, rows, reported, list(made_by))
+
+
+def summarize(path: Path, identity: Mapping[str, Any]) -> Index:
+    """The index of a single shard, read from the shard itself."""
+    with Shard(path, identity) as shard:
+        return index_of(path.name, path.stat().st_size, shard, identity["config"])
+
+
+def index_of(
+    name: str,
+    size: int,
+    shard: Shard,
+    config: Mapping[str, Any],
+    chunks: Mapping[str, npt.NDArray[np.int64]] | None = None,
+) -> Index:
+    """The index of one opened shard or pack."""
+    layout = shard.layout(chunks)
+    facts = ShardFacts(size, tuple(layout.offsets[name] for name in layout_names(config)))
+    by_row, by_failure = shard.origins()
+    made_by = list(dict.fromkeys(text for _, text in by_row))
+    number = {text: place for place, text in enumerate(made_by)}
+    stored = ("valid_s", "media_s", "media_size", "media_mtime_ns", "sha256")
+    columns: dict[str, Any] = {column: shard.read(f"rows/{column}") for column in stored}
+    table = row_table(
+        shard.text("rows/id"),
+        row=np.arange(len(shard.ids)),
+        created_ns=[when for when, _ in by_row],
+        made_by=[number[text] for _, text in by_row],
+        **columns,
+    )
+    if shard.has_pictures and len(table):
+        ends = shard.read(JPEG_END)[:, -1]
+        table["jpeg_bytes"] = np.diff(ends, prepend=0)
+    pairs = zip(shard.failures(), by_failure, strict=True)
+    reported = [Reported(name, failure, *origin) for failure, origin in pairs]
+    return Index(config, {name: facts}, table, reported, made_by, chunks=chunks or {})

@@ -1,22 +1,66 @@
-"""Read HDF5 from strangers: plain data only, stored in the file itself, no larger than the file."""
+"""Read files from strangers: regular files, and plain HDF5 data stored in the file itself."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from cache.errors import CacheError
 
+MAX_TABLE_BYTES = 1 << 28
 
-def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+
+def open_plain(path: Path) -> int:
+    """A descriptor of a regular file for reading; raises CacheError for links, pipes, devices.
+
+    A link could lead out of the cache folder, a pipe or device never ends. FileNotFoundError and
+    PermissionError pass.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise CacheError(f"{path}: a link or a pipe, expected a plain file; refused") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CacheError(f"{path}: expected a plain file, found something else; refused")
+    return descriptor
+
+
+def read_plain(path: Path, limit_bytes: int) -> bytes:
+    """All bytes of a regular file that is no larger than `limit_bytes`."""
+    with os.fdopen(open_plain(path), "rb") as file:
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise CacheError(f"{path}: larger than {limit_bytes:,} bytes, which no such file is")
+    return data
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """A regular file opened as HDF5 for reading, without locks; CacheError when it can't be."""
+    try:
+        os.close(open_plain(path))
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise CacheError(f"{path}: not a readable HDF5 file ({error})") from None
+
+
+def plain_dataset(file: h5py.File, name: str, chunked: bool = False) -> h5py.Dataset:
     """A contiguous dataset that no link leads out of `file` to.
 
     Raises CacheError for links, external, virtual or chunked storage, and for a claimed size
-    beyond the file's own, which would cost memory before it failed.
+    beyond the file's own, which would cost memory before it failed. With `chunked`, chunked
+    storage passes: the caller must read and bound the chunks itself.
     """
     path = Path(file.filename)
     with reading(path, name):
@@ -27,13 +71,27 @@ def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
         dataset = file[name]
         if not isinstance(dataset, h5py.Dataset):
             raise CacheError(f"{path}: {name} is not a dataset")
-        if dataset.is_virtual or dataset.external or dataset.chunks is not None:
+        in_chunks = dataset.chunks is not None
+        if dataset.is_virtual or dataset.external or (in_chunks and not chunked):
             raise CacheError(f"{path}: {name} is not stored contiguously in this file; refused")
         if dataset.dtype.kind not in "Siuf":
             raise CacheError(f"{path}: {name} holds {dataset.dtype}, no plain data; refused")
-        if dataset.nbytes > path.stat().st_size:
+        if dataset.nbytes > path.stat().st_size and not in_chunks:
             raise CacheError(f"{path}: {name} claims more bytes than the file has; refused")
     return dataset
+
+
+def whole(dataset: h5py.Dataset) -> npt.NDArray[Any]:
+    """All values of a table.
+
+    A file with holes may claim any size and take none, so tables have a limit of their own.
+    """
+    path = Path(dataset.file.filename)
+    with reading(path, str(dataset.name)):
+        if dataset.nbytes > MAX_TABLE_BYTES:
+            raise CacheError(f"{path}: {dataset.name} claims {dataset.nbytes:,} bytes; refused")
+        values: npt.NDArray[Any] = dataset[()]
+    return values
 
 
 def write_text(file: h5py.File | h5py.Dataset, name: str, text: str) -> None:
@@ -46,9 +104,17 @@ def write_text(file: h5py.File | h5py.Dataset, name: str, text: str) -> None:
     file.attrs[name] = np.array(data, f"S{max(1, len(data))}")
 
 
-def read_attribute(file: h5py.File, name: str) -> str | int:
+def encode_text(values: Iterable[str], limit: int | None = None) -> npt.NDArray[Any]:
+    """Fixed-length UTF-8 bytes, cut at whole characters: no object dtypes in the file."""
+    encoded = [value.encode("utf-8", "replace") for value in values]
+    if limit is not None:
+        encoded = [value[:limit].decode("utf-8", "ignore").encode() for value in encoded]
+    return np.array(encoded, dtype=f"S{max([1, *map(len, encoded)])}")
+
+
+def read_attribute(file: h5py.Group, name: str) -> str | int:
     """A text or whole number stored as plain data; raises CacheError for anything else."""
-    path = Path(file.filename)
+    path = Path(file.file.filename)
     with reading(path, name):
         stored = file.attrs.get_id(name)
         if stored.shape != () or stored.dtype.kind not in "Si":

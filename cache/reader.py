@@ -1,4 +1,7 @@
-"""Many shards read as one dataset. Readers never write, never lock, and open files lazily."""
+"""Many shards, or one packed file, read as one dataset.
+
+Readers never write, never lock, and open files lazily.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,18 @@ import numpy.typing as npt
 
 from cache.annotations import Labels
 from cache.errors import CacheError
-from cache.folder import read_identity, read_labels
-from cache.index import Index, load_index
-from cache.schema import ROW_FIELDS, Field, feature_fields
-from cache.shard import Shard
+from cache.folder import read_identity
+from cache.index import Index, Member
+from cache.index_file import load_index
+from cache.labels_file import read_history, read_labels
+from cache.pack_file import read_pack, read_pack_labels
+from cache.rows import RowFile, check_all_there, read_clips, read_jpegs
+from cache.schema import SHARD_FOLDER, Field, feature_fields, row_layout
+from cache.shard import Clip, Origin
 
 Array = npt.NDArray[Any]
+Rows = Sequence[int] | npt.NDArray[np.int64]
+_SMALL_BYTES = 4096  # below, one read and a copy cost less than a buffer per row
 
 
 class Cache:
@@ -24,7 +33,7 @@ class Cache:
 
     Attributes
     ----------
-    path: the folder.
+    path: the folder, or the packed file.
     fingerprint, config, provenance: what the features depend on, and what made them.
     ids: the N finished clips, sorted; row n of everything below is clip ids[n].
     fields: name → Field of each feature dataset (shapes without the leading N).
@@ -38,20 +47,21 @@ class Cache:
         self.config: dict[str, Any] = identity["config"]
         self.provenance: dict[str, Any] = identity["provenance"]
         self.index = index
-        self.ids = sorted(index.clips)
+        self.ids = index.live.ids
         self.fields: dict[str, Field] = {spec.name: spec for spec in feature_fields(self.config)}
-        self._row_of = {clip_id: row for row, clip_id in enumerate(self.ids)}
+        self._stored = {spec.name: spec for spec in row_layout(self.config)}
+        self._shards = list(index.shards)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __contains__(self, clip_id: object) -> bool:
-        return clip_id in self._row_of
+        return clip_id in self.index.clips
 
     def row(self, clip_id: str) -> int:
         """Row number of a clip; CacheError if it has no features."""
         try:
-            return self._row_of[clip_id]
+            return self.index.live.place(clip_id)
         except KeyError:
             failure = self.index.failures.get(clip_id)
             why = f"it failed: {failure.message}" if failure else "it was never extracted"
@@ -60,66 +70,121 @@ class Cache:
     @property
     def labels(self) -> Labels:
         """The annotation rows; CacheError if the cache has none."""
-        labels = read_labels(self.path)
+        labels = self.stored_labels()
         if labels is None:
             raise CacheError(
-                f"{self.path}: no labels in this cache; run `make features` on its set"
+                f"{self.path}: no labels in this cache; run `make features` on its set, or "
+                "`python -m cache relabel`"
             )
         return labels
 
-    def read(self, name: str, rows: Sequence[int] | npt.NDArray[np.int64] | None = None) -> Array:
-        """A dataset for the given clips (default: all): (len(rows), …), in the order asked."""
-        wanted = np.arange(len(self.ids)) if rows is None else np.asarray(rows, np.int64)
-        spec = self.fields.get(name) or next((f for f in ROW_FIELDS if f.name == name), None)
-        if spec is None:
-            raise CacheError(f"{self.path}: no dataset {name!r}; it has {', '.join(self.fields)}")
-        out = np.empty((len(wanted), *spec.shape), spec.dtype)
-        for places, arrays in self.by_shard([name], wanted):
-            out[places] = arrays[name]
+    def stored_labels(self) -> Labels | None:
+        """The annotation rows, or None where the cache has none."""
+        return read_pack_labels(self.path)[0] if self.packed else read_labels(self.path)
+
+    def label_history(self) -> list[dict[str, Any]]:
+        """The label tables that these labels replaced, oldest first."""
+        return read_pack_labels(self.path)[1] if self.packed else read_history(self.path)
+
+    def read(self, name: str, rows: Rows | None = None) -> Array:
+        """A dataset for the given clips (default: all): (len(rows), …), in the order asked.
+
+        Bytes go from the file to their place in the result, without a copy between.
+        """
+        wanted = self._wanted(rows)
+        spec = self._spec(name)
+        out: Array = np.empty((len(wanted), *spec.shape), spec.dtype)
+        for shard, inside, places in self._by_shard(wanted):
+            with self.open_rows(shard) as file:
+                if spec.bytes_per_clip < _SMALL_BYTES:
+                    out[places] = file.read(name, inside)
+                else:
+                    file.read_into(name, inside, [out[n : n + 1] for n in places.tolist()])
         return out
 
     def by_shard(
-        self, names: Iterable[str], rows: npt.NDArray[np.int64] | None = None
+        self, names: Iterable[str], rows: Rows | None = None
     ) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, Array]]]:
         """Read several datasets, each shard opened once.
 
         Yields (places, arrays): `arrays[name][k]` belongs to `rows[places[k]]`.
         """
-        wanted = np.arange(len(self.ids)) if rows is None else np.asarray(rows, np.int64)
-        groups: dict[str, list[tuple[int, int]]] = {}
-        for place, row in enumerate(wanted):
-            entry = self.index.clips[self.ids[row]]
-            groups.setdefault(entry.shard, []).append((entry.row, place))
-        names = list(names)
-        for name, members in groups.items():
-            members.sort()
-            inside = np.array([row for row, _ in members], np.int64)
-            places = np.array([place for _, place in members], np.int64)
-            with self._open(name) as shard:
-                whole = len(inside) == len(shard.ids) and bool(np.all(np.diff(inside) == 1))
-                low, high = int(inside[0]), int(inside[-1]) + 1
-                arrays = {}
-                for dataset in names:
-                    block = shard.read(dataset, slice(low, high))
-                    arrays[dataset] = block if whole else block[inside - low]
+        names = [self._spec(name).name for name in names]
+        for shard, inside, places in self._by_shard(self._wanted(rows)):
+            with self.open_rows(shard) as file:
+                arrays = {name: file.read(name, inside) for name in names}
             yield places, arrays
 
     def jpegs(self, clip_id: str) -> list[bytes]:
         """The F pictures, JPEG-encoded, of exactly what the network saw of a clip."""
         self.row(clip_id)
         entry = self.index.clips[clip_id]
-        with self._open(entry.shard) as shard:
-            return shard.jpegs(entry.row)
+        with self.open_rows(entry.shard) as file:
+            return read_jpegs(file.fetch, file.layout, entry.row, str(file.path))
 
-    def _open(self, name: str) -> Shard:
-        return Shard(self.path / "shards" / name, self.identity)
+    def row_origins(self) -> list[Origin]:
+        """When (ns since 1970) and by what (JSON text) each clip's row was made, in id order."""
+        rows, made_by = self.index.live.rows, self.index.made_by
+        pairs = zip(rows["created_ns"].tolist(), rows["made_by"].tolist(), strict=True)
+        return [(when, made_by[number]) for when, number in pairs]
+
+    def failure_origins(self) -> dict[str, Origin]:
+        """The same of each failure that counts, by clip id."""
+        return {
+            one.failure.id: (one.created_ns, one.made_by)
+            for one in self.index.reported
+            if self.index.failures.get(one.failure.id) is one.failure
+        }
+
+    def read_members(self, shard: str, members: Sequence[Member]) -> list[Clip]:
+        """Whole rows of one file, each proved; CacheError names those that are damaged."""
+        with self.open_rows(shard) as file:
+            clips = read_clips(file.fetch, file.layout, members, str(file.path))
+        check_all_there(str(self.shard_path(shard)), members, clips)
+        return clips
+
+    def open_rows(self, shard: str) -> RowFile:
+        """One file of rows, opened for reading; use as a context manager."""
+        return RowFile(self.shard_path(shard), self.index.layout(shard))
+
+    def shard_path(self, shard: str) -> Path:
+        """Where a file of rows is."""
+        return self.path if self.packed else self.path / SHARD_FOLDER / shard
+
+    @property
+    def packed(self) -> bool:
+        """Whether the cache is one file."""
+        return self.path.is_file()
+
+    def _spec(self, name: str) -> Field:
+        spec = self._stored.get(name)
+        if spec is None:
+            raise CacheError(f"{self.path}: no dataset {name!r}; it has {', '.join(self.fields)}")
+        return spec
+
+    def _wanted(self, rows: Rows | None) -> npt.NDArray[np.int64]:
+        return np.arange(len(self.ids)) if rows is None else np.asarray(rows, np.int64)
+
+    def _by_shard(
+        self, wanted: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """(shard, ascending rows inside it, their places in `wanted`)."""
+        if not len(wanted):
+            return
+        live = self.index.live.rows
+        shard, row = live["shard"][wanted], live["row"][wanted].astype(np.int64)
+        order = np.lexsort((row, shard))
+        for places in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1):
+            yield self._shards[int(shard[places[0]])], row[places], places
 
 
 def open_cache(path: Path | str) -> Cache:
-    """Open a cache folder for reading.
+    """Open a cache folder, or a packed cache file, for reading.
 
     Raises CacheError when it is no cache, or made by another format version.
     """
-    folder = Path(path)
-    identity = read_identity(folder)
-    return Cache(folder, identity, load_index(folder, identity))
+    path = Path(path)
+    if path.is_file():
+        return Cache(path, *read_pack(path))
+    identity = read_identity(path)
+    return Cache(path, identity, load_index(path, identity))

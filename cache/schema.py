@@ -13,7 +13,8 @@ Shapes use N clips in the shard, T audio steps, F frames, C channels, D features
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ SHARD_FOLDER = "shards"
 SPLITS = ("train", "val", "test")
 MAX_ID_BYTES = 255
 MAX_MESSAGE_BYTES = 500
+MAX_ROW_BYTES = 1 << 28
 AUDIO_FEATURES = ("mfcc", "mel", "chroma", "contrast", "tonnetz")
 
 
@@ -39,13 +41,24 @@ class Field:
     dtype: str
     unit: str
 
+    @property
+    def bytes_per_clip(self) -> int:
+        """Bytes of one clip's row."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
 
 def feature_fields(config: Mapping[str, Any]) -> list[Field]:
     """The feature datasets that a cache made with `config` holds, in file order.
 
-    `config` is the resolved extraction settings as stored in `cache.json`.
+    `config` is the resolved extraction settings as stored in `cache.json`. Raises ValueError,
+    KeyError or TypeError for settings that describe no row, or one of absurd size: they may come
+    from a stranger, and memory is claimed by these shapes.
     """
     fields: list[Field] = []
+    for name in ("clip_seconds", "sample_rate_hz", "hop_samples", "n_mfcc", "n_mels"):
+        # A text times a number is a longer text: gigabytes of it, if a stranger likes.
+        if name in config and type(config[name]) not in (int, float):
+            raise TypeError(f"{name} is {str(config[name])[:40]!r}, no number")
     if config["modalities"] != "video":
         steps = (
             1 + round(config["clip_seconds"] * config["sample_rate_hz"]) // config["hop_samples"]
@@ -66,7 +79,28 @@ def feature_fields(config: Mapping[str, Any]) -> list[Field]:
         shape = (frames, channels, cells, cells)
         fields.append(Field("video/maps", shape, "float16", "activation"))
         fields.append(Field("video/frame_time_s", (frames,), "float64", "s from clip start"))
+    lengths = [length for spec in fields for length in spec.shape]
+    if not all(isinstance(length, int) and length > 0 for length in lengths):
+        raise ValueError(f"settings that give no row: {dict(config)}")
+    if row_bytes(fields) > MAX_ROW_BYTES:
+        raise ValueError(f"settings that give rows of more than {MAX_ROW_BYTES:,} bytes")
     return fields
+
+
+def row_bytes(fields: Iterable[Field]) -> int:
+    """Bytes that one clip takes in the given datasets."""
+    return sum(spec.bytes_per_clip for spec in fields)
+
+
+def row_layout(config: Mapping[str, Any]) -> list[Field]:
+    """Every dataset of a shard that has one row a clip, in file order.
+
+    With video, `video/jpeg_end` (the pictures' ends in `video/jpeg`) is among them.
+    """
+    features = feature_fields(config)
+    maps = [spec for spec in features if spec.name == "video/maps"]
+    ends = [Field(JPEG_END, spec.shape[:1], "int64", "byte in video/jpeg") for spec in maps]
+    return [*ROW_FIELDS, *features, *ends]
 
 
 ROW_FIELDS = (

@@ -15,19 +15,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from cache.annotations import Labels, read_annotations
-from cache.errors import AvelError, CacheError, ConfigError
-from cache.folder import (
-    claim,
-    make_identity,
-    read_identity,
-    read_labels,
-    refusal,
-    remove_leftovers,
-    set_aside,
-    write_labels,
-    writer_lock,
-)
-from cache.index import Index, load_index, save_index
+from cache.command import exit_code
+from cache.errors import CacheError, ConfigError
+from cache.folder import make_identity, read_identity, refusal
+from cache.index import Index
+from cache.index_file import load_index
+from cache.labels_file import read_labels, write_labels
+from cache.lock import claimed
+from cache.repair import damaged_shards, repair, without
 from cache.schema import FORMAT, fingerprint
 from cache.settings import command_line
 from extract.clips import Source, file_source, find_annotations, find_sources
@@ -80,15 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        if arguments[:1] == ["clip"]:
-            return _one_clip(arguments[1:])
-        return extract(command_line(Command, arguments, prog="python -m extract"))
-    except AvelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    if arguments[:1] == ["clip"]:
+        return exit_code(lambda: _one_clip(arguments[1:]))
+    return exit_code(lambda: extract(command_line(Command, arguments, prog="python -m extract")))
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -113,7 +102,8 @@ def extract(command: Command) -> int:
 
     identity = _identity(command, config)
     index = load_index(command.cache, identity)
-    plan = make_plan(labels, sources, index, command.retry_failed)
+    damaged = damaged_shards(command.cache, index)
+    plan = make_plan(labels, sources, without(index, damaged), command.retry_failed)
     jobs = command.jobs or _cores()
     device = _device(command.device, config) if plan.todo else "not needed"
     print(describe_plan(plan, command.cache, config, device, jobs), flush=True)
@@ -121,10 +111,8 @@ def extract(command: Command) -> int:
         return 0
     finished = True
     stored = _stored_labels(command.cache)
-    if plan.todo or index.stale or index.damaged or stored is None or not labels.equals(stored):
-        identity = claim(command.cache, identity)
-        with writer_lock(command.cache):
-            remove_leftovers(command.cache)
+    if plan.todo or index.stale or damaged or stored is None or not labels.equals(stored):
+        with claimed(command.cache, identity) as identity:
             write_labels(command.cache, labels)
             if stored is not None and not labels.equals(stored):
                 print("labels    replaced by the ones read now; features untouched")
@@ -151,13 +139,11 @@ def _work(
 ) -> tuple[Index, bool]:
     """Do what is left now that nobody else can write."""
     index = load_index(command.cache, identity)
-    for name, problem in index.damaged.items():
-        moved = set_aside(command.cache, name)
-        print(f"damaged   {problem}; moved to {moved}, its clips are extracted again")
+    for sentence in repair(command.cache, identity, damaged_shards(command.cache, index)):
+        print(f"damaged   {sentence}")
+    index = load_index(command.cache, identity)
     todo = make_plan(labels, sources, index, command.retry_failed).todo
     if not todo:
-        index = load_index(command.cache, identity)
-        save_index(command.cache, identity, index)
         return index, True
     from extract.pipeline import run
 
@@ -259,10 +245,9 @@ def _one_clip(argv: Sequence[str]) -> int:
         raise ConfigError(
             refusal(arguments.like, identity, {"feature_version": FEATURE_VERSION, **like})
         )
-    identity = claim(arguments.cache, identity)
     from extract.pipeline import run
 
-    with writer_lock(arguments.cache):
+    with claimed(arguments.cache, identity) as identity:
         source = file_source(arguments.file)
         device = _device(arguments.device, config)
         index, finished = run([source], arguments.cache, identity, weights, device, jobs=1)

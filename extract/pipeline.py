@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import platform
@@ -20,10 +21,13 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from cache.atomic import remove_leftovers
 from cache.errors import CacheError, MediaError
-from cache.folder import remove_leftovers
-from cache.index import Index, load_index, save_index
+from cache.index import Index
+from cache.index_file import load_index, save_index
+from cache.plain import read_plain
 from cache.progress import Progress
+from cache.schema import MAX_ID_BYTES
 from cache.shard import Clip, Failure, Written, write_shard
 from extract.clips import Source
 from extract.config import ExtractConfig
@@ -189,7 +193,8 @@ def _interrupted(folder: Path) -> set[str]:
     """The clips that workers were at when they died; their notes are removed."""
     ids = set()
     for note in folder.glob(f"{WORKING}*"):
-        ids.add(note.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, CacheError):  # no note of ours: not worth a word
+            ids.add(read_plain(note, MAX_ID_BYTES).decode("utf-8", "replace"))
         note.unlink(missing_ok=True)
     return ids
 

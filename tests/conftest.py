@@ -18,6 +18,8 @@ from extract.audio import warm_up
 from extract.config import ExtractConfig
 from extract.demo import DemoClip, make_demo_set, plan_demo_set
 
+pytest_plugins = ["servers", "remote_places"]
+
 settings.register_profile(
     "repeatable",
     derandomize=True,

@@ -15,10 +15,14 @@ import numpy as np
 import soundfile
 
 from cache.annotations import Labels
-from cache.folder import claim, make_identity, write_labels
+from cache.folder import claim, make_identity
+from cache.index_file import INDEX_FILE, load_index, save_index
+from cache.labels_file import write_labels
 from cache.reader import Cache
 from cache.schema import ROW_FIELDS, feature_fields
-from cache.shard import Clip, Failure, Shard, Written, write_shard
+from cache.shard import Clip, Failure, Written, hashed_arrays, write_shard
+from cache.shard_file import Shard
+from cache.verify import intact_clips
 from extract.config import ExtractConfig
 from extract.demo import write_mp4
 
@@ -93,6 +97,15 @@ class TinyCache:
     def path(self, written: Written) -> Path:
         return self.folder / "shards" / written.name
 
+    def rows(self, written: Written) -> list[Clip]:
+        """The shard's rows whose bytes give their checksums."""
+        return intact_clips(self.folder, written.name, load_index(self.folder, self.identity))
+
+    def store_index(self) -> Path:
+        """Write `index.h5` as it is now; returns its path."""
+        save_index(self.folder, self.identity, load_index(self.folder, self.identity))
+        return self.folder / INDEX_FILE
+
     def open(self, written: Written) -> Shard:
         return Shard(self.path(written), self.identity)
 
@@ -126,6 +139,14 @@ def random_row(clip_id: str, seed: int, config: ExtractConfig = CONFIG) -> Clip:
         media_mtime_ns=int(rng.integers(1, 2**60)),
         media_sha256=rng.bytes(32),
     )
+
+
+def assert_same_clip(found: Clip, wanted: Clip) -> None:
+    """Two rows are equal in every bit."""
+    mine, theirs = hashed_arrays(found), hashed_arrays(wanted)
+    assert (found.id, list(mine)) == (wanted.id, list(theirs))
+    for name, values in mine.items():
+        assert values.tobytes() == theirs[name].tobytes(), name
 
 
 def assert_same_rows(cache: Cache, other: Cache) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from cache.annotations import Labels
-from cache.folder import claim, make_identity, write_labels
+from cache.folder import claim, make_identity
+from cache.labels_file import write_labels
 from cache.schema import feature_fields
 from cache.shard import Clip, write_shard
 

@@ -11,23 +11,20 @@ import numpy as np
 import pytest
 from small_media import TinyCache, random_row, tiny_cache
 
+import cache.atomic
 import cache.index
 import cache.shard
 from cache.annotations import Labels
+from cache.atomic import TEMPORARY, remove_leftovers, replace_file
 from cache.errors import CacheError
-from cache.folder import (
-    claim,
-    make_identity,
-    read_identity,
-    read_labels,
-    remove_leftovers,
-    replace_file,
-    write_labels,
-    writer_lock,
-)
-from cache.index import INDEX_FILE, Index, load_index, save_index
+from cache.folder import claim, make_identity, read_identity
+from cache.index import Index
+from cache.index_file import INDEX_FILE, load_index, save_index
+from cache.labels_file import read_labels, write_labels
+from cache.lock import writer_lock
 from cache.reader import open_cache
-from cache.shard import TEMPORARY, Failure, Written, write_shard
+from cache.sealed import write_seal
+from cache.shard import Failure, Written, write_shard
 from cache.verify import verify
 
 
@@ -46,7 +43,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def same(one: Index, other: Index) -> bool:
-    return (one.shards, one.clips, one.failures) == (other.shards, other.clips, other.failures)
+    return (one.shards, dict(one.clips), one.failures) == (
+        other.shards,
+        dict(other.clips),
+        other.failures,
+    )
 
 
 class TestNewestWins:
@@ -116,11 +117,12 @@ class TestStored:
         tiny, index = saved
         path = tiny.folder / INDEX_FILE
         good = path.read_bytes()
-        save_index(tiny.folder, {"fingerprint": "0" * 64}, index)
+        save_index(tiny.folder, {**tiny.identity, "fingerprint": "0" * 64}, index)
         foreign = path.read_bytes()
         path.write_bytes(good)
         with h5py.File(path, "r+") as file:
             del file["clip/row"]
+        write_seal(path)
         partial = path.read_bytes()
         for data in (None, b"", b"garbage", good[: len(good) // 2], foreign, partial):
             path.unlink(missing_ok=True)
@@ -174,6 +176,7 @@ class TestStored:
                 file.copy(name, other, name="x")
                 del file[name]
                 file[name] = h5py.ExternalLink("o.bin", "x")
+            write_seal(path)
             found = load_index(tiny.folder, tiny.identity)
             assert found.stale, name
             assert same(found, index)
@@ -183,6 +186,7 @@ class TestStored:
         with h5py.File(tiny.folder / INDEX_FILE, "r+") as file:
             del file["clip/row"]
             file.create_dataset("clip/row", (2**46,), np.int32)
+        write_seal(tiny.folder / INDEX_FILE)
         assert same(load_index(tiny.folder, tiny.identity), index)
 
 
@@ -280,8 +284,8 @@ class TestFolder:
         def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(cache.folder.os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        monkeypatch.setattr(cache.atomic.os, "fsync", full)
+        with pytest.raises(CacheError, match=r"No space left on device.*make room"):
             replace_file(path, b"new")
         assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
         assert path.read_bytes() == b"old"
@@ -313,7 +317,7 @@ class TestLabels:
         data = path.read_bytes()
         for bent in (b"", b"garbage", data[: len(data) // 2]):
             path.write_bytes(bent)
-            with pytest.raises(CacheError, match=r"labels\.h5: the label table can't be read"):
+            with pytest.raises(CacheError, match=r"labels\.h5: its bytes don't match .*anew"):
                 read_labels(tiny.folder)
             assert len(verify(tiny.folder).problems) == 1
 
@@ -349,8 +353,10 @@ class TestLabels:
     def test_wrong_columns(self, tiny: TinyCache, name: str, values: list, why: str) -> None:
         write_labels(tiny.folder, LABELS)
         with h5py.File(tiny.folder / "labels.h5", "r+") as file:
+            kind = file[name].dtype
             del file[name]
-            file[name] = np.array(values)
+            file[name] = np.array(values, None if kind.kind == "S" else kind)
+        write_seal(tiny.folder / "labels.h5")
         with pytest.raises(CacheError, match=why):
             read_labels(tiny.folder)
 
@@ -369,6 +375,7 @@ class TestLabels:
                     file.create_dataset("category", (2**45,), np.int64)
                 else:
                     file.create_dataset("category", (3,), h5py.string_dtype())
+            write_seal(path)
             with pytest.raises(CacheError, match="category"):
                 read_labels(tiny.folder)
 

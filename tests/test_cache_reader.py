@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_media import TinyCache, random_row, tiny_cache
 
 from cache.errors import CacheError
-from cache.index import load_index, save_index
+from cache.index_file import load_index, save_index
 from cache.reader import Cache, open_cache
 from cache.schema import ROW_FIELDS
 from cache.shard import Failure

@@ -60,15 +60,15 @@ class TestCache:
             tiny.identity["fingerprint"][:16],
             "n_mels=8",
             "weights random:0",
-            "audio/mfcc (44, 12) float16",
-            "3 events of 2 classes in 2 clips (events.csv); 1 shorter than the clip; "
-            "1 without features",
+            "audio/mfcc 44×12 float16",
+            "3 events of 2 classes in 2 clips, 1 shorter than the clip, 1 clips without features",
+            "events.csv",
             "train 1, val 0, test 1, none 1",
             "1 id(s) in both train and test",
             "Speech, man 1, Bark 2",
             "1 event(s) end after 1 s: cut there",
             "failures     1",
-            "gone (audio): expected sound, found none",
+            "1 × audio: expected sound, found none (gone)",
         ):
             assert part in text, part
 

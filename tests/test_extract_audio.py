@@ -155,7 +155,8 @@ def test_silence_is_finite(profile: str) -> None:
     found = audio_features(np.zeros(22_050, np.float32), config)
     for name, values in found.items():
         assert np.isfinite(values).all(), name
-    assert (found["mel"] == -100).all()
+    # The last digit of log10 depends on the processor.
+    np.testing.assert_allclose(found["mel"], -100, rtol=1e-6)
     for name in ("contrast", "tonnetz"):
         assert (found[name] == 0).all()
 

@@ -23,8 +23,10 @@ import extract.audio
 import extract.features
 import extract.pipeline
 from cache.annotations import read_annotations
-from cache.folder import read_identity, writer_lock
-from cache.index import Entry, Index, load_index
+from cache.folder import read_identity
+from cache.index import Entry, Index
+from cache.index_file import load_index
+from cache.lock import writer_lock
 from cache.reader import Cache, open_cache
 from cache.schema import feature_fields
 from cache.shard import Clip, Failure, Written
@@ -367,6 +369,7 @@ def test_after_a_dead_worker_an_older_failure_is_no_result() -> None:
     job = ShardJob(Path(), {}, ExtractConfig(), "random:0", "cpu", attempts={"a": 1})
     source = Source("a", size=5, mtime_ns=7)
     index = Index({})
+    index.clips = {}
     assert not job.finished(source, index)
     index.failures["a"] = Failure("a", "audio", "before this run", 1, 5, 7)
     assert not job.finished(source, index)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
 
-from cache.folder import write_labels
+from cache.labels_file import write_labels
 from train import __main__ as cli
 from train import commands, plots, runs
 from train.checkpoint import BEST

@@ -8,7 +8,7 @@ import torch
 from synthetic_cache import CONFIG, labels_for, make_cache
 
 from cache.errors import CacheError, ConfigError
-from cache.folder import write_labels
+from cache.labels_file import write_labels
 from cache.reader import open_cache
 from cache.schema import AUDIO_FEATURES
 from train import data

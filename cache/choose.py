@@ -1,0 +1,163 @@
+"""Decide which of several caches gives each clip, and in what pieces it can be moved.
+
+Clip by clip: a row beats a failure, equal rows are one, and different rows of one clip are a
+conflict that the caller settles. `merge`, `push` and `pull` all go by this.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cache.errors import CacheError
+from cache.index import Member, row_members, rows_by_file
+from cache.reader import Cache
+from cache.shard import Failure, Origin
+
+SHARD_CLIPS = 32
+
+
+@dataclass
+class Choice:
+    """Which cache gives each clip.
+
+    Attributes
+    ----------
+    rows: for each source, the ids whose rows it gives.
+    failures: for each source, the ids whose failures it gives.
+    age: ids that the target must see as newer than what it has, with the time to give them.
+    settled: conflicts that `prefer` decided.
+    """
+
+    rows: list[list[str]]
+    failures: list[list[str]]
+    age: dict[str, int] = field(default_factory=dict)
+    settled: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Group:
+    """Rows and failures that become one shard.
+
+    parts: (file, rows of it); origins: when and by what each was made, by clip id.
+    """
+
+    parts: list[tuple[str, list[Member]]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    origins: dict[str, Origin] = field(default_factory=dict)
+
+
+def check_readable(cache: Cache) -> None:
+    """Raise CacheError where a shard can't be read: its clips would be left out in silence."""
+    damaged = cache.index.damaged
+    if damaged:
+        raise CacheError(
+            f"{len(damaged)} shard(s) of {cache.path} can't be read, first: "
+            f"{next(iter(damaged.values()))}; run `python -m cache repair` on that cache first"
+        )
+
+
+def choose(caches: Sequence[Cache], newest: bool, first: int | None) -> Choice:
+    """Decide which cache gives each clip; the one that comes first of those that agree."""
+    holders: dict[str, list[int]] = defaultdict(list)
+    for number, cache in enumerate(caches):
+        for clip_id in cache.ids:
+            holders[clip_id].append(number)
+    origins = [cache.row_origins() for cache in caches]
+    digests = [list(map(bytes, cache.index.live.rows["sha256"])) for cache in caches]
+    found = Choice([[] for _ in caches], [[] for _ in caches])
+    conflicts = []
+    for clip_id, numbers in holders.items():
+        at = {n: caches[n].index.live.place(clip_id) for n in numbers}
+        if len({digests[n][at[n]] for n in numbers}) == 1:
+            winner = numbers[0]
+        elif first is not None and first in numbers:
+            winner = min(n for n in numbers if digests[n][at[n]] == digests[first][at[first]])
+            found.settled.append(clip_id)
+        elif newest:
+            winner = max(numbers, key=lambda n: (origins[n][at[n]][0], digests[n][at[n]]))
+            winner = min(n for n in numbers if digests[n][at[n]] == digests[winner][at[winner]])
+            found.settled.append(clip_id)
+        else:
+            conflicts.append(clip_id)
+            continue
+        found.rows[winner].append(clip_id)
+        if winner and 0 in numbers:
+            found.age[clip_id] = max(origins[winner][at[winner]][0], origins[0][at[0]][0] + 1)
+    if conflicts:
+        raise CacheError(
+            f"{len(conflicts)} clip(s) have different rows in these caches: "
+            f"{', '.join(sorted(conflicts)[:10])}{' …' if len(conflicts) > 10 else ''}; look with "
+            "`python -m cache diff A B`, then settle it with --prefer newest or --prefer PATH"
+        )
+    _choose_failures(caches, holders, found)
+    return found
+
+
+def _choose_failures(
+    caches: Sequence[Cache], holders: Mapping[str, list[int]], found: Choice
+) -> None:
+    failing: dict[str, list[int]] = defaultdict(list)
+    for number, cache in enumerate(caches):
+        for clip_id in cache.index.failures:
+            failing[clip_id].append(number)
+    here = caches[0].failure_origins()
+    for clip_id, numbers in failing.items():
+        if clip_id not in holders:
+            told = {n: vars(caches[n].index.failures[clip_id]) for n in numbers}
+            # A rule on the content alone, so that the order of merging does not matter.
+            rank = {n: (f["attempt"], f["media_mtime_ns"], str(f)) for n, f in told.items()}
+            best = max(rank.values())
+            winner = min(n for n in numbers if rank[n] == best)
+            found.failures[winner].append(clip_id)
+        if clip_id in here:  # what replaces a failure must be newer than it
+            found.age[clip_id] = max(found.age.get(clip_id, 0), here[clip_id][0] + 1)
+
+
+def whole_shards(cache: Cache, choice: Choice, wanted: set[str], failed: set[str]) -> set[str]:
+    """Shards of which every row and every failure is wanted, as old as it is."""
+    names = list(cache.index.shards)
+    kept = set(names)
+    for one in cache.index.reported:
+        clip_id = one.failure.id
+        last = cache.index.failures.get(clip_id) is one.failure  # not one of an earlier attempt
+        if not last or clip_id not in failed or clip_id in choice.age:
+            kept.discard(one.shard)
+    found = set()
+    for name, rows in rows_by_file(names, cache.index.rows):
+        ids = [value.decode() for value in rows["id"].tolist()]
+        if name in kept and all(i in wanted and i not in choice.age for i in ids):
+            live = [cache.index.clips[i].shard == name for i in ids]
+            if all(live):
+                found.add(name)
+    return found
+
+
+def groups(cache: Cache, choice: Choice, wanted: set[str], failed: set[str]) -> list[Group]:
+    """What is left, in pieces that make a shard each.
+
+    Rows that were made together stay together; small lots share a shard.
+    """
+    index, origins = cache.index, cache.row_origins()
+    lots: dict[tuple[str, Origin], list[Member]] = defaultdict(list)
+    for name, table in index.live.by_file():
+        for member in row_members(table):
+            if member[1] in wanted:
+                when, made_by = origins[index.live.place(member[1])]
+                lots[name, (choice.age.get(member[1], when), made_by)].append(member)
+    found = [Group()]
+    for (name, origin), lot in lots.items():
+        for begin in range(0, len(lot), SHARD_CLIPS):
+            part = lot[begin : begin + SHARD_CLIPS]
+            if len(found[-1].origins) + len(part) > SHARD_CLIPS:
+                found.append(Group())
+            found[-1].parts.append((name, part))
+            found[-1].origins.update((clip_id, origin) for _, clip_id, _ in part)
+    for clip_id, (when, made_by) in cache.failure_origins().items():
+        if clip_id in failed:
+            if len(found[-1].origins) >= SHARD_CLIPS:
+                found.append(Group())
+            found[-1].failures.append(index.failures[clip_id])
+            found[-1].origins[clip_id] = choice.age.get(clip_id, when), made_by
+    return [group for group in found if group.origins]

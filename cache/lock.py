@@ -1,0 +1,92 @@
+"""One writer a cache: who it is, since when, and what happens when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.atomic import cannot_write, remove_leftovers, writing
+from cache.errors import CacheError
+from cache.folder import claim
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, identity: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Create the cache or check that it was made with these settings, and be its only writer."""
+    claim(folder, identity)
+    with writer_lock(folder):
+        yield claim(folder, identity)  # once more: two may have created it at the same time
+
+
+@contextlib.contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Be the cache's only writer, or raise CacheError saying who is, and since when.
+
+    The lock is the kernel's (flock): it goes with its process, however that ends, so one that a
+    dead process left is simply free. The file's text is for people; it is empty after a clean end.
+    Leftovers of a writer that was killed are removed.
+    """
+    path = folder / LOCK_FILE
+    with writing(path):
+        # Nothing here follows a link, so that a foreign folder can't have another file changed.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CacheError(f"{path}: expected a plain file, found something else; refused")
+        _take(folder, descriptor)
+        last = _holder(descriptor)
+        if last:
+            print(
+                f"note      {last} ended before it was done; going on from there", file=sys.stderr
+            )
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        _write(path, descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+        try:
+            remove_leftovers(folder)
+            yield
+        finally:
+            _write(path, descriptor, "")
+    finally:
+        os.close(descriptor)
+
+
+def _take(folder: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        who = _holder(descriptor) or "name unknown"
+        raise CacheError(
+            f"{folder}: another process is writing this cache: {who}. "
+            "Wait for it to end, or stop it; what it finished is kept."
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
+            raise CacheError(cannot_write(folder / LOCK_FILE, error)) from None
+        raise CacheError(
+            f"{folder}: its file system has no file locks ({error.strerror}), so two writers could "
+            "not see each other. Mount it with locks (Lustre: -o flock), or write the cache on a "
+            "local disk and bring it here with `python -m cache push LOCAL THIS_FOLDER`, which "
+            "needs no lock"
+        ) from None
+
+
+def _holder(descriptor: int) -> str:
+    text = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+    return "".join(c if c.isprintable() else "?" for c in text)  # it goes to a terminal
+
+
+def _write(path: Path, descriptor: int, text: str) -> None:
+    with writing(path):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)

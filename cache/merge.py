@@ -1,0 +1,153 @@
+"""Join caches made with the same settings; `unpack` is joining one pack into a folder.
+
+Merging is associative and commutative in effect: whichever way caches are joined, the same rows,
+failures and events come out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cache.atomic import replace_file, writing
+from cache.choose import Choice, Group, check_readable, choose, groups, whole_shards
+from cache.errors import CacheError
+from cache.folder import IDENTITY_FILE, refusal
+from cache.index import Member
+from cache.index_file import load_index, save_index
+from cache.labels_file import write_labels
+from cache.lock import claimed
+from cache.merge_labels import merge_labels
+from cache.reader import Cache, open_cache
+from cache.schema import SHARD_FOLDER, row_bytes, row_layout
+from cache.sealed import check_seal
+from cache.shard import Clip, Written, is_named_by, write_shard
+
+
+@dataclass
+class Merged:
+    """What a merge did."""
+
+    added: int = 0
+    there_already: int = 0
+    settled: list[str] = field(default_factory=list)
+    failures: int = 0
+
+
+def merge(
+    sources: Sequence[Path],
+    target: Path,
+    prefer: str | None = None,
+    on_clips: Callable[[int], object] = lambda count: None,
+) -> Merged:
+    """Bring every clip, failure and event of `sources` (folders or packs) into the folder `target`.
+
+    What `target` holds already takes part. `prefer` settles conflicts: "newest", or one of the
+    paths given. Raises CacheError when settings differ, for unsettled conflicts, and for a pack
+    that is damaged, before anything is written. Cut short, the same call goes on from where it
+    stopped.
+    """
+    caches = [_opened(path) for path in sources]
+    for cache in caches[1:]:
+        if cache.fingerprint != caches[0].fingerprint:
+            raise CacheError(refusal(cache.path, caches[0].identity, cache.identity))
+    if target.is_file():
+        raise CacheError(f"{target}: a file; expected the folder of a cache, or a new one")
+    first = _preferred(prefer, [target, *sources])
+    if not (target / IDENTITY_FILE).exists():  # whatever is wrong shows before a cache is made
+        source = first - 1 if first else None
+        merge_labels(caches, source)
+        choose(caches, prefer == "newest", source)
+    with claimed(target, caches[0].identity) as identity:
+        here = open_cache(target)
+        labels = merge_labels([here, *caches], first)
+        choice = choose([here, *caches], prefer == "newest", first)
+        _check_room(here, choice)
+        done = Merged(settled=choice.settled, there_already=len(choice.rows[0]))
+        for number, cache in enumerate(caches, 1):
+            done.added += len(choice.rows[number])
+            done.failures += len(choice.failures[number])
+            _bring(cache, here, identity, choice, number, on_clips)
+        before = here.stored_labels()
+        if labels is not None and not (before and before.equals(labels)):
+            write_labels(target, labels)
+        index = load_index(target, identity)
+        if index.stale:
+            save_index(target, identity, index)
+    return done
+
+
+def _opened(path: Path) -> Cache:
+    """A source, of which nothing would be left out in silence."""
+    cache = open_cache(path)
+    check_readable(cache)
+    if cache.packed:  # rows have checksums of their own; failures and origins have only this one
+        try:
+            check_seal(path)
+        except CacheError as error:
+            raise CacheError(f"{error}; `python -m cache verify` names the clips it hit") from None
+    return cache
+
+
+def _preferred(prefer: str | None, paths: Sequence[Path]) -> int | None:
+    """The place of the path that `prefer` names; None for none and for "newest"."""
+    if prefer in (None, "newest"):
+        return None
+    if Path(prefer) not in paths:
+        expected = ", ".join(map(str, paths))
+        raise CacheError(f"prefer: expected newest or one of {expected}, found {prefer!r}")
+    return paths.index(Path(prefer))
+
+
+def _bring(
+    cache: Cache,
+    here: Cache,
+    identity: Mapping[str, Any],
+    choice: Choice,
+    number: int,
+    on_clips: Callable[[int], object],
+) -> None:
+    """Copy what one source gives: whole shards where all of one is wanted, else its rows."""
+    wanted, failed = set(choice.rows[number]), set(choice.failures[number])
+    whole = set() if cache.packed else whole_shards(cache, choice, wanted, failed)
+    for name in sorted(whole):
+        data = cache.shard_path(name).read_bytes()
+        if not is_named_by(name, data):
+            cache.read_members(name, cache.index.members(name))  # names the clips that are lost
+            raise CacheError(
+                f"{cache.shard_path(name)}: its bytes don't match its name; run "
+                "`python -m cache repair` on that cache first"
+            )
+        replace_file(here.path / SHARD_FOLDER / name, data)
+        copied = [clip_id for _, clip_id, _ in cache.index.members(name)]
+        on_clips(len(copied))
+        wanted.difference_update(copied)
+        failed.difference_update(o.failure.id for o in cache.index.reported if o.shard == name)
+    for group in groups(cache, choice, wanted, failed):
+        on_clips(write_group(here.path, identity, group, cache.read_members).clips)
+
+
+def write_group(
+    folder: Path,
+    identity: Mapping[str, Any],
+    group: Group,
+    read: Callable[[str, list[Member]], list[Clip]],
+) -> Written:
+    """Write some rows and failures as a new shard, as old as they were."""
+    clips = [clip for name, members in group.parts for clip in read(name, members)]
+    return write_shard(folder, identity, clips, group.failures, group.origins)
+
+
+def _check_room(here: Cache, choice: Choice) -> None:
+    clips = sum(map(len, choice.rows[1:]))
+    needed = clips * row_bytes(row_layout(here.config))
+    with writing(here.path):
+        free = shutil.disk_usage(here.path).free
+    if needed > free:
+        raise CacheError(
+            f"{here.path}: about {needed / 1e9:.2f} GB needed for {clips} clips, only "
+            f"{free / 1e9:.2f} GB free; make room or name a folder on another disk"
+        )

@@ -1,0 +1,190 @@
+"""A shard opened with suspicion: it may be damaged, or come from a stranger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from cache.annotations import check_id
+from cache.errors import CacheError
+from cache.plain import open_hdf5, plain_dataset, read_attribute, reading, whole
+from cache.rows import Layout, layout_names, make_layout
+from cache.schema import FORMAT, JPEG_BYTES, JPEG_END, row_layout
+from cache.shard import Failure, Origin
+
+Array = npt.NDArray[Any]
+
+
+class Shard:
+    """A shard (or a pack, which is one large shard) opened for reading its tables.
+
+    Raises CacheError when the file is no shard of this cache, or holds anything that a shard
+    written by this project can't: links, external or virtual storage, other dtypes or shapes.
+    Use as a context manager.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self._file = open_hdf5(path)
+        try:
+            check_fingerprint(self._file, identity)
+            self._config = identity["config"]
+            self._fields = {spec.name: spec for spec in row_layout(self._config)}
+            with reading(path, "rows/id"):
+                self.ids = [value.decode() for value in self.text("rows/id").tolist()]
+            for problem in filter(None, map(check_id, self.ids)):
+                raise CacheError(f"{path}: {problem}; refused")
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __contains__(self, name: str) -> bool:
+        with reading(self.path, name):
+            return name in self._file
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the cache holds video."""
+        return JPEG_END in self._fields
+
+    @property
+    def created_ns(self) -> int:
+        """When the shard was written, ns since 1970; the newest row of an id counts."""
+        value = read_attribute(self._file, "created_ns")
+        if not isinstance(value, int) or not 0 <= value < 2**63:
+            raise CacheError(f"{self.path}: created_ns is {value!r}, no time; refused")
+        return value
+
+    @property
+    def provenance(self) -> str:
+        """What made the rows: the JSON text as stored."""
+        return str(read_attribute(self._file, "provenance"))
+
+    def origins(self) -> tuple[list[Origin], list[Origin]]:
+        """When and by what each row, and each failure, was made."""
+        failures = len(self.text("failures/id"))
+        if "origin" not in self:
+            origin = self.created_ns, self.provenance
+            return [origin] * len(self.ids), [origin] * failures
+        with reading(self.path, "the origins of its rows"):
+            text = self.checked("origin/made_by_json", None, np.dtype(np.uint8))[()].tobytes()
+            made_by = [_json_object(entry) for entry in json.loads(text)]
+            found = []
+            for group, count in (("rows", len(self.ids)), ("failures", failures)):
+                when, by = (
+                    self.checked(f"origin/{group}_{name}", (count,), np.dtype(np.int64))[()]
+                    for name in ("created_ns", "made_by")
+                )
+                if count and by.min() < 0:
+                    raise CacheError(f"{self.path}: origin/{group}_made_by is negative; refused")
+                texts = (made_by[place] for place in by.tolist())
+                found.append(list(zip(when.tolist(), texts, strict=True)))
+        return found[0], found[1]
+
+    def read(self, name: str) -> Array:
+        """A whole dataset by its documented name: (N, …)."""
+        return whole(self.dataset(name))
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """The checked h5py dataset of a feature or row field."""
+        spec = self._fields.get(name)
+        if spec is None:
+            raise CacheError(f"{self.path}: no dataset {name!r}; it has {', '.join(self._fields)}")
+        return self.checked(name, (len(self.ids), *spec.shape), np.dtype(spec.dtype))
+
+    def layout(self, chunks: Mapping[str, npt.NDArray[np.int64]] | None = None) -> Layout:
+        """Where the rows are in the file; every dataset is checked for it.
+
+        Those in `chunks` are compressed: their bytes are found there, never by HDF5.
+        """
+        chunks = chunks or {}
+        datasets = {name: self.dataset(name) for name in self._fields if name not in chunks}
+        if JPEG_END in self._fields:
+            data = self.checked(JPEG_BYTES, None, np.dtype(np.uint8))
+            ends = datasets[JPEG_END]
+            with reading(self.path, JPEG_END):
+                last = int(ends[-1, -1]) if ends.size else 0
+                if data.ndim != 1 or last != data.size:
+                    raise CacheError(f"{self.path}: {JPEG_END} doesn't fit {JPEG_BYTES}")
+            datasets[JPEG_BYTES] = data
+        with reading(self.path, "the places of its datasets"):
+            places = {name: d.id.get_offset() for name, d in datasets.items() if d.size}
+            offsets = [places.get(name, 0) for name in layout_names(self._config)]
+            return make_layout(self._config, offsets, chunks)
+
+    def failures(self) -> list[Failure]:
+        """The clips that failed in this shard."""
+        texts = [self.text(f"failures/{name}") for name in ("id", "stage", "message")]
+        with reading(self.path, "failures"):
+            numbers = [
+                whole(self.checked(f"failures/{name}", texts[0].shape, np.dtype(np.int64)))
+                for name in ("attempt", "media_size", "media_mtime_ns")
+            ]
+            found = [
+                Failure(
+                    row[0].decode(),
+                    *(text.decode("utf-8", "replace") for text in row[1:3]),
+                    *map(int, row[3:]),
+                )
+                for row in zip(*texts, *numbers, strict=True)
+            ]
+        for failure in found:
+            problem = check_id(failure.id)
+            if problem:
+                raise CacheError(f"{self.path}: {problem}; refused")
+        return found
+
+    def text(self, name: str) -> Array:
+        """A list of short texts, as stored: (n,) bytes."""
+        dataset = self.checked(name, None, None)
+        with reading(self.path, name):
+            if dataset.dtype.kind != "S" or dataset.ndim != 1 or dataset.dtype.itemsize > 4096:
+                raise CacheError(f"{self.path}: {name} is not a list of short texts")
+        return whole(dataset)
+
+    def checked(
+        self, name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any] | None
+    ) -> h5py.Dataset:
+        """A plain dataset of exactly this shape and dtype, where they are given."""
+        dataset = plain_dataset(self._file, name)
+        with reading(self.path, name):
+            if (shape is not None and dataset.shape != shape) or dtype not in (None, dataset.dtype):
+                raise CacheError(
+                    f"{self.path}: {name} is {dataset.dtype} {dataset.shape}, "
+                    f"expected {dtype} {shape}"
+                )
+        return dataset
+
+
+def _json_object(text: str) -> str:
+    """The text itself, if it is a JSON object; ValueError or TypeError otherwise."""
+    if not isinstance(json.loads(text), dict):
+        raise ValueError(f"expected a JSON object, found {text[:80]!r}")
+    return text
+
+
+def check_fingerprint(file: h5py.File, identity: Mapping[str, Any]) -> None:
+    """Raise CacheError unless an open file belongs to the cache with this identity."""
+    path = file.filename
+    with reading(Path(path), "format"):
+        known = "format" in file.attrs
+    if not known or read_attribute(file, "format") != FORMAT:
+        raise CacheError(f"{path}: not a shard of a feature cache")
+    found = str(read_attribute(file, "fingerprint"))
+    if found != identity["fingerprint"]:
+        raise CacheError(
+            f"{path}: a shard of another cache: its fingerprint is {found[:16]!r}…, "
+            f"this cache's is {identity['fingerprint'][:16]}…"
+        )
