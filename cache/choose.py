@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cache.errors import CacheError
-from cache.index import Member, row_members, rows_by_file
 from cache.reader import Cache
+from cache.row_table import Member, row_members, rows_by_file
 from cache.shard import Failure, Origin
 
 SHARD_CLIPS = 32

@@ -14,6 +14,7 @@ from cache.plain import read_plain
 from cache.schema import (
     FORMAT,
     FORMAT_VERSION,
+    MAX_TEXT_BYTES,
     SHARD_FOLDER,
     config_differences,
     feature_fields,
@@ -79,6 +80,9 @@ def parse_identity(data: bytes, where: str) -> dict[str, Any]:
         feature_fields(identity["config"])  # settings that name no datasets end here
         if not isinstance(identity["provenance"], dict):
             raise TypeError("provenance is no object")
+        for name in ("config", "provenance"):
+            if len(canonical_json(identity[name]).encode()) > MAX_TEXT_BYTES:
+                raise ValueError(f"{name} has more than {MAX_TEXT_BYTES:,} bytes")
     except (ValueError, LookupError, TypeError, RecursionError, ArithmeticError) as error:
         raise CacheError(f"{where}: not a cache identity ({error!r})") from None
     return identity

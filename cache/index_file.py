@@ -13,16 +13,7 @@ import numpy as np
 from cache.annotations import check_id
 from cache.atomic import replace_file
 from cache.errors import CacheError
-from cache.index import (
-    COLUMNS,
-    Index,
-    Reported,
-    ShardFacts,
-    extend_index,
-    is_shard_name,
-    row_table,
-    shard_files,
-)
+from cache.index import Index, Reported, ShardFacts, extend_index, is_shard_name, shard_files
 from cache.plain import (
     encode_text,
     open_hdf5,
@@ -32,6 +23,7 @@ from cache.plain import (
     whole,
     write_text,
 )
+from cache.row_table import COLUMNS, row_table
 from cache.rows import layout_names
 from cache.schema import MAX_ID_BYTES, row_layout
 from cache.sealed import check_seal, sealed_image

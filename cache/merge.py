@@ -16,12 +16,12 @@ from cache.atomic import replace_file, writing
 from cache.choose import Choice, Group, check_readable, choose, groups, whole_shards
 from cache.errors import CacheError
 from cache.folder import IDENTITY_FILE, refusal
-from cache.index import Member
 from cache.index_file import load_index, save_index
 from cache.labels_file import write_labels
 from cache.lock import claimed
 from cache.merge_labels import merge_labels
 from cache.reader import Cache, open_cache
+from cache.row_table import Member
 from cache.schema import SHARD_FOLDER, row_bytes, row_layout
 from cache.sealed import check_seal
 from cache.shard import Clip, Written, is_named_by, write_shard

@@ -21,14 +21,15 @@ import numpy.typing as npt
 
 from cache.atomic import TEMPORARY, publish, writing
 from cache.choose import check_readable
+from cache.compression import deflate
 from cache.errors import CacheError
 from cache.folder import render_identity
-from cache.index import row_members
 from cache.labels_file import fill_labels
 from cache.pack_file import PACKED_VERSION
 from cache.plain import encode_text
 from cache.reader import Cache
-from cache.rows import deflate, jpeg_bounds
+from cache.row_table import row_members
+from cache.rows import jpeg_bounds
 from cache.schema import JPEG_BYTES, JPEG_END, Field, row_bytes, row_layout
 from cache.sealed import SEAL_BYTES, write_seal
 from cache.settings import canonical_json

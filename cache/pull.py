@@ -14,13 +14,13 @@ from cache.atomic import replace_file, writing
 from cache.choose import Group
 from cache.errors import CacheError
 from cache.folder import IDENTITY_FILE
-from cache.index import Member
 from cache.index_file import load_index, save_index
 from cache.labels_file import LABELS_FILE
 from cache.lock import claimed
 from cache.merge import write_group
 from cache.reader import Cache, open_cache
 from cache.remote_cache import RemoteCache
+from cache.row_table import Member
 from cache.schema import SPLITS
 from cache.shard import Clip
 from cache.transfer import (
@@ -49,19 +49,14 @@ class PullOptions:
 
 def plan_pull(folder: Path, there: RemoteCache, options: PullOptions) -> Move:
     """What a pull would move; raises CacheError when it is refused. Writes nothing."""
-    source = _source(there)
-    if there.index_problem and not there.remote.folder:
-        raise CacheError(
-            f"{there.index_problem}; have its owner run `python -m cache repair`, which writes it "
-            "anew, or a push there, which does too"
-        )
-    wanted = _wanted(source, there.remote.url, options)
-    here = open_cache(folder) if (folder / IDENTITY_FILE).exists() else None
     if folder.is_file():
         raise CacheError(f"{folder}: a file; expected the folder of a cache, or a new one")
+    here = open_cache(folder) if (folder / IDENTITY_FILE).exists() else None
     side, newest = preference(options.prefer, giver="there", receiver="here")
+    source = _source(there)
     with there.named():
-        move = plan_move(_part(source, wanted), here, side, newest)
+        part = _part(source, _wanted(source, there.remote.url, options))
+        move = plan_move(part, here, side, newest)
         move.labels = takes_labels(source, here, side, move, "there")
     if there.unlisted:
         move.notes.append(
@@ -108,6 +103,11 @@ def _source(there: RemoteCache) -> Cache:
         raise CacheError(
             f"{there.remote.url}: no feature cache there (expected {IDENTITY_FILE}); check the "
             "address, or push one there first"
+        )
+    if there.index_problem and not there.remote.folder:
+        raise CacheError(
+            f"{there.index_problem}; have its owner run `python -m cache repair`, which writes it "
+            "anew, or a push there, which does too"
         )
     return there.cache
 

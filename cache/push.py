@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from cache.choose import Group
+from cache.choose import Group, check_readable
 from cache.errors import CacheError
 from cache.folder import IDENTITY_FILE, refusal, render_identity
 from cache.index import Index, joined, summarize
@@ -53,6 +53,7 @@ def plan_push(cache: Cache, there: RemoteCache, options: PushOptions) -> Move:
             f"{there.remote.url}: web servers take no uploads; push to a folder, over ssh, or to "
             "object storage"
         )
+    check_readable(cache)
     side, newest = preference(options.prefer, giver="here", receiver="there")
     with there.named():
         _check_same(cache, there)

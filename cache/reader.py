@@ -15,10 +15,11 @@ import numpy.typing as npt
 from cache.annotations import Labels
 from cache.errors import CacheError
 from cache.folder import read_identity
-from cache.index import Index, Member
+from cache.index import Index
 from cache.index_file import load_index
 from cache.labels_file import read_history, read_labels
 from cache.pack_file import read_pack, read_pack_labels
+from cache.row_table import Member
 from cache.rows import RowFile, check_all_there, read_clips, read_jpegs
 from cache.schema import SHARD_FOLDER, Field, feature_fields, row_layout
 from cache.shard import Clip, Origin

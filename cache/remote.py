@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,15 +38,17 @@ _SSH = {"ssh", "sftp", "sshfs"}
 _RENAMING = _LOCAL | _SSH | {"smb", "memory"}
 _SEEKING = _LOCAL | _SSH | {"memory"}
 _READ_ONLY = {"http", "https"}
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 
 
 class Remote:
     """The folder at a URL. Every error is a CacheError that names the URL and says what to do."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/") or url
+        url = url.rstrip("/") or url
+        self.url = _PASSWORD.sub(r"\1:***@", url)  # it is shown
         with explained(self.url):
-            self._fs, root = fsspec.core.url_to_fs(self.url, **_options(self.url))
+            self._fs, root = fsspec.core.url_to_fs(url, **_options(url))
         self._root = root.rstrip("/")
         named = self._fs.protocol
         self._protocols = {named} if isinstance(named, str) else set(named)

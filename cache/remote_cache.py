@@ -16,12 +16,13 @@ from typing import Any
 
 from cache.errors import CacheError
 from cache.folder import IDENTITY_FILE, IDENTITY_LIMIT_BYTES, parse_identity
-from cache.index import Index, Member, joined, summarize
+from cache.index import Index, joined, summarize
 from cache.index_file import INDEX_FILE, parse_index
 from cache.labels_file import LABELS_FILE
 from cache.reader import Cache
 from cache.remote import Remote
 from cache.remote_errors import Interrupted
+from cache.row_table import Member
 from cache.rows import Range, check_all_there, read_clips
 from cache.schema import SHARD_FOLDER
 from cache.shard import Clip

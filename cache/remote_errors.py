@@ -25,8 +25,8 @@ _BY_NAME = {
     "Connect once with `ssh`, compare the fingerprint it shows, and accept it; then try again",
     "KeyImportError": "your ssh key can't be read, or needs its passphrase: use an ssh agent",
     "SFTPPermissionDenied": "no permission for that at the other end; ask its owner",
-    "SFTPFailure": "the server refused without a reason: most often its disk is full, a quota is "
-    "used up, or a part of the path is a file",
+    "SFTPFailure": "the server refused without a reason: most often its disk is full or read-only, "
+    "a quota is used up, or a part of the path is a file",
     "NoCredentialsError": "no credentials found; set them as the service says (for S3: "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)",
     "EndpointConnectionError": f"the service can't be reached; check the address. {_KEPT}",

@@ -29,6 +29,7 @@ SPLITS = ("train", "val", "test")
 MAX_ID_BYTES = 255
 MAX_MESSAGE_BYTES = 500
 MAX_ROW_BYTES = 1 << 28
+MAX_TEXT_BYTES = 1 << 15  # of settings and provenance: HDF5 attributes hold 64 KiB
 AUDIO_FEATURES = ("mfcc", "mel", "chroma", "contrast", "tonnetz")
 
 
@@ -57,7 +58,7 @@ def feature_fields(config: Mapping[str, Any]) -> list[Field]:
     fields: list[Field] = []
     for name in ("clip_seconds", "sample_rate_hz", "hop_samples", "n_mfcc", "n_mels"):
         # A text times a number is a longer text: gigabytes of it, if a stranger likes.
-        if name in config and type(config[name]) not in (int, float):
+        if type(config[name]) not in (int, float):
             raise TypeError(f"{name} is {str(config[name])[:40]!r}, no number")
     if config["modalities"] != "video":
         steps = (

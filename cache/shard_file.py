@@ -15,10 +15,11 @@ from cache.annotations import check_id
 from cache.errors import CacheError
 from cache.plain import open_hdf5, plain_dataset, read_attribute, reading, whole
 from cache.rows import Layout, layout_names, make_layout
-from cache.schema import FORMAT, JPEG_BYTES, JPEG_END, row_layout
+from cache.schema import FORMAT, JPEG_BYTES, JPEG_END, MAX_TEXT_BYTES, row_layout
 from cache.shard import Failure, Origin
 
 Array = npt.NDArray[Any]
+_END_OF_TIME_NS = 2**62
 
 
 class Shard:
@@ -63,14 +64,14 @@ class Shard:
     def created_ns(self) -> int:
         """When the shard was written, ns since 1970; the newest row of an id counts."""
         value = read_attribute(self._file, "created_ns")
-        if not isinstance(value, int) or not 0 <= value < 2**63:
+        if not isinstance(value, int) or not 0 <= value < _END_OF_TIME_NS:
             raise CacheError(f"{self.path}: created_ns is {value!r}, no time; refused")
         return value
 
     @property
     def provenance(self) -> str:
-        """What made the rows: the JSON text as stored."""
-        return str(read_attribute(self._file, "provenance"))
+        """What made the rows: the text as stored, JSON unless it is damaged or a stranger's."""
+        return self._bounded(read_attribute(self._file, "provenance"))
 
     def origins(self) -> tuple[list[Origin], list[Origin]]:
         """When and by what each row, and each failure, was made."""
@@ -79,19 +80,24 @@ class Shard:
             origin = self.created_ns, self.provenance
             return [origin] * len(self.ids), [origin] * failures
         with reading(self.path, "the origins of its rows"):
-            text = self.checked("origin/made_by_json", None, np.dtype(np.uint8))[()].tobytes()
-            made_by = [_json_object(entry) for entry in json.loads(text)]
+            text = whole(self.checked("origin/made_by_json", None, np.dtype(np.uint8))).tobytes()
+            made_by = [self._bounded(entry) for entry in json.loads(text)]
             found = []
             for group, count in (("rows", len(self.ids)), ("failures", failures)):
                 when, by = (
-                    self.checked(f"origin/{group}_{name}", (count,), np.dtype(np.int64))[()]
+                    whole(self.checked(f"origin/{group}_{name}", (count,), np.dtype(np.int64)))
                     for name in ("created_ns", "made_by")
                 )
-                if count and by.min() < 0:
-                    raise CacheError(f"{self.path}: origin/{group}_made_by is negative; refused")
+                if count and not (by.min() >= 0 <= when.min() <= when.max() < _END_OF_TIME_NS):
+                    raise CacheError(f"{self.path}: origin/{group}… has impossible values; refused")
                 texts = (made_by[place] for place in by.tolist())
                 found.append(list(zip(when.tolist(), texts, strict=True)))
         return found[0], found[1]
+
+    def _bounded(self, text: object) -> str:
+        if not isinstance(text, str) or len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
+            raise CacheError(f"{self.path}: a provenance is no short text; refused")
+        return text
 
     def read(self, name: str) -> Array:
         """A whole dataset by its documented name: (N, …)."""
@@ -166,13 +172,6 @@ class Shard:
                     f"expected {dtype} {shape}"
                 )
         return dataset
-
-
-def _json_object(text: str) -> str:
-    """The text itself, if it is a JSON object; ValueError or TypeError otherwise."""
-    if not isinstance(json.loads(text), dict):
-        raise ValueError(f"expected a JSON object, found {text[:80]!r}")
-    return text
 
 
 def check_fingerprint(file: h5py.File, identity: Mapping[str, Any]) -> None:

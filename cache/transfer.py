@@ -27,7 +27,7 @@ class Move:
     ----------
     whole: shards that travel as files, with their sizes.
     parts: rows that travel without the rest of their shard.
-    clips: how many clips that brings; there_already: how many needed no move.
+    clips: how many clips that brings; there_already: how many of the giver's need no move.
     bytes: of features, pictures and row tables, exactly.
     labels: whether the label table is taken over.
     """
@@ -44,10 +44,12 @@ class Move:
         """The plan as text."""
         rows = sum(len(members) for group in self.parts for _, members in group.parts)
         shards = len({name for group in self.parts for name, _ in group.parts})
+        pieces = [f"{len(self.whole)} whole shard(s)"] if self.whole else []
+        pieces += [f"{rows} clip(s) out of {shards} shard(s)"] if rows else []
+        pieces += ["the labels"] if self.labels else []
         lines = [
             f"{self.clips} clips to move, {self.there_already} there already",
-            f"{self.bytes:,} bytes: {len(self.whole)} whole shards ({sum(self.whole.values()):,} "
-            f"bytes) and {rows} single clips of {shards} more",
+            f"{self.bytes:,} bytes: {', '.join(pieces) or 'nothing'}",
         ]
         return "\n".join(lines + self.notes)
 
@@ -81,7 +83,7 @@ def _pieces(giver: Cache, choice: Choice, wanted: set[str], failed: set[str]) ->
         whole=sizes,
         parts=groups(giver, choice, wanted, failed),
         clips=clips,
-        there_already=len(choice.rows[0]),
+        there_already=len(giver) - clips,
         bytes=sum(sizes.values()) + rows_bytes(giver, wanted),
     )
 

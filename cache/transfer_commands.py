@@ -60,7 +60,7 @@ def _push(arguments: argparse.Namespace) -> int:
             return 0
         with Progress(move.bytes, "B", "push", quiet_s=1.0) as progress:
             push(cache, there, move, options, progress.add)
-    print(f"{arguments.url}: has all {len(cache)} clips of {arguments.cache} now")
+    print(f"{there.remote.url}: has all {len(cache)} clips of {arguments.cache} now")
     return 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import AnnotationError
-from cache.index import Entry
+from cache.row_table import Entry
 from cache.shard import Failure
 
 CONTAINER_SUFFIXES = frozenset(

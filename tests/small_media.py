@@ -127,10 +127,11 @@ def random_row(clip_id: str, seed: int, config: ExtractConfig = CONFIG) -> Clip:
         spec.name: rng.standard_normal(spec.shape).astype(spec.dtype)
         for spec in feature_fields(config.model_dump(mode="json"))
     }
+    pictures = 0 if config.modalities == "audio" else config.num_frames
     return Clip(
         clip_id,
         features,
-        [rng.bytes(int(rng.integers(1, 60))) for _ in range(config.num_frames)],
+        [rng.bytes(int(rng.integers(1, 60))) for _ in range(pictures)],
         valid_s=float(rng.uniform(0, 1)),
         media_s=float(rng.uniform(1, 2)),
         audio_steps=int(rng.integers(1, 44)),

@@ -20,6 +20,7 @@ import pytest
 from small_media import CONFIG, TinyCache, tiny_cache
 
 from cache.annotations import Labels
+from cache.compression import deflate, inflate
 from cache.errors import CacheError
 from cache.folder import make_identity, read_identity, render_identity
 from cache.index import Index
@@ -28,7 +29,6 @@ from cache.labels_file import read_labels
 from cache.lock import writer_lock
 from cache.reader import open_cache
 from cache.repair import damaged_shards, repair, without
-from cache.rows import deflate, inflate
 from cache.schema import Field, fingerprint
 from cache.sealed import write_seal
 from cache.shard import Failure, file_sha256, shard_name

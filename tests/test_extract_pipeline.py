@@ -24,10 +24,11 @@ import extract.features
 import extract.pipeline
 from cache.annotations import read_annotations
 from cache.folder import read_identity
-from cache.index import Entry, Index
+from cache.index import Index
 from cache.index_file import load_index
 from cache.lock import writer_lock
 from cache.reader import Cache, open_cache
+from cache.row_table import Entry
 from cache.schema import feature_fields
 from cache.shard import Clip, Failure, Written
 from cache.verify import verify
