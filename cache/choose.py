@@ -88,8 +88,8 @@ def choose(caches: Sequence[Cache], newest: bool, first: int | None) -> Choice:
     if conflicts:
         raise CacheError(
             f"{len(conflicts)} clip(s) have different rows in these caches: "
-            f"{', '.join(sorted(conflicts)[:10])}{' …' if len(conflicts) > 10 else ''}; look with "
-            "`python -m cache diff A B`, then settle it with --prefer newest or --prefer PATH"
+            f"{', '.join(sorted(conflicts)[:10])}{' …' if len(conflicts) > 10 else ''}; settle it "
+            "with --prefer (see --help); `python -m cache diff A B` shows in what they differ"
         )
     _choose_failures(caches, holders, found)
     return found

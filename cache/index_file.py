@@ -25,7 +25,7 @@ from cache.plain import (
 )
 from cache.row_table import COLUMNS, row_table
 from cache.rows import layout_names
-from cache.schema import MAX_ID_BYTES, row_layout
+from cache.schema import MAX_ID_BYTES, MAX_ROW_BYTES, row_layout
 from cache.sealed import check_seal, sealed_image
 from cache.shard import Failure
 
@@ -144,6 +144,9 @@ def _check_places(
     widths = np.array([width.get(name, 0) for name in layout_names(config)])
     offset, size = np.array([f.offsets for f in facts]), np.array([f.size for f in facts])
     inside = (offset >= 0) & (count[:, None] * widths <= size[:, None] - offset)
+    pictures = rows["jpeg_bytes"]
+    if len(rows) and not 0 <= pictures.min() <= pictures.max() <= MAX_ROW_BYTES:
+        raise CacheError(f"{path}: has rows with impossible pictures; refused")
     if (len(rows) and row.min() < 0) or size.min() < 0 or not inside.all():
         raise CacheError(f"{path}: has rows beyond the end of their file; refused")
     if np.any(np.bincount(shard, minlength=len(facts)) > count):

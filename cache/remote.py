@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import re
 import sys
@@ -24,20 +23,17 @@ from cache.index import is_shard_name
 from cache.plain import open_plain
 from cache.remote_errors import Interrupted, explained
 from cache.remote_names import is_leftover, temporary_name
+from cache.remote_options import SSH, WEB, connection_options
 from cache.remote_ranges import cut, joined_ranges, web_ranges
 from cache.rows import Range
 from cache.schema import SHARD_FOLDER
 
 BLOCK_BYTES = 1 << 20
-# Seconds without a sign of life after which a server is given up.
-WAIT_S = 60.0
 OnBytes = Callable[[int], object]
 T = TypeVar("T")
 _LOCAL = {"file", "local"}
-_SSH = {"ssh", "sftp", "sshfs"}
-_RENAMING = _LOCAL | _SSH | {"smb", "memory"}
-_SEEKING = _LOCAL | _SSH | {"memory"}
-_READ_ONLY = {"http", "https"}
+_RENAMING = _LOCAL | SSH | {"smb", "memory"}
+_SEEKING = _LOCAL | SSH | {"memory"}
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 
 
@@ -48,7 +44,7 @@ class Remote:
         url = url.rstrip("/") or url
         self.url = _PASSWORD.sub(r"\1:***@", url)  # it is shown
         with explained(self.url):
-            self._fs, root = fsspec.core.url_to_fs(url, **_options(url))
+            self._fs, root = fsspec.core.url_to_fs(url, **connection_options(url))
         self._root = root.rstrip("/")
         named = self._fs.protocol
         self._protocols = {named} if isinstance(named, str) else set(named)
@@ -60,7 +56,7 @@ class Remote:
     @property
     def read_only(self) -> bool:
         """Whether nothing can be written there, nor folders listed."""
-        return bool(self._protocols & _READ_ONLY)
+        return bool(self._protocols & WEB)
 
     @property
     def folder(self) -> Path | None:
@@ -79,7 +75,7 @@ class Remote:
         return data
 
     def _read(self, name: str, most: int) -> bytes:
-        if self._protocols & (_SEEKING | _READ_ONLY):
+        if self._protocols & (_SEEKING | WEB):
             return b"".join(self._blocks(name, most - 1))
         # One request: an object may be replaced between two.
         data: bytes = self._fs.cat_file(self._path(name), start=0, end=most)
@@ -210,7 +206,7 @@ class Remote:
         try:
             return task()
         except Interrupted:
-            if self._protocols & _SSH:  # its one connection is gone for all that runs here
+            if self._protocols & SSH:  # its one connection is gone for all that runs here
                 raise
             note = f"note      {self.where(place)}: the connection was cut; trying once more"
             print(note, file=sys.stderr)
@@ -278,26 +274,3 @@ def _read_at(file: IO[bytes], start: int, stop: int) -> bytes:
 
 def _last(entry: dict[str, Any]) -> str:
     return str(entry["name"]).rstrip("/").rpartition("/")[2]
-
-
-def _options(url: str) -> dict[str, Any]:
-    """What each kind of server needs to be safe, and never to be waited for without end."""
-    protocol = url.split("://", 1)[0].lower() if "://" in url else "file"
-    if protocol in _SSH:
-        # asyncio's warnings of a lost connection; the error that follows says it all.
-        logging.getLogger("asyncio").addHandler(logging.NullHandler())
-        # sshfs alone would accept any host key; () means the user's own known_hosts.
-        waits = {"login_timeout": WAIT_S / 2, "keepalive_interval": WAIT_S / 4}
-        # A connection that was lost is not taken up again by the next Remote.
-        return {"known_hosts": (), "keepalive_count_max": 4, "skip_instance_cache": True, **waits}
-    if protocol in _READ_ONLY:
-        from aiohttp import ClientTimeout
-
-        wait = ClientTimeout(total=None, sock_connect=WAIT_S / 2, sock_read=WAIT_S)
-        return {"client_kwargs": {"timeout": wait, "headers": {"Accept-Encoding": "identity"}}}
-    if protocol in {"s3", "s3a"}:
-        # s3fs itself tries up to five times five; botocore need not do so as well.
-        waits = {"connect_timeout": WAIT_S / 12, "read_timeout": WAIT_S / 4}
-        config = {**waits, "retries": {"max_attempts": 0}}
-        return {"config_kwargs": config, "skip_instance_cache": True}
-    return {}
