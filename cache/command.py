@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from cache.atomic import advice
@@ -12,8 +15,13 @@ from cache.errors import AvelError
 
 
 def exit_code(action: Callable[[], int]) -> int:
-    """Run a command; returns its exit code, 2 for an error that a person reads, 130 for Ctrl-C."""
+    """Run a command; returns its exit code, 2 for an error that a person reads, 130 for Ctrl-C.
+
+    A polite kill (SIGTERM) stops it like Ctrl-C: what is unfinished is cleared away.
+    """
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)
         code = action()
         sys.stdout.flush()  # here, where its errors are told, and not at exit
         return code
@@ -31,6 +39,10 @@ def exit_code(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     return 2
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def printable(value: Any, keep: str = "") -> Any:

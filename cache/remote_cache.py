@@ -22,6 +22,7 @@ from cache.labels_file import LABELS_FILE
 from cache.reader import Cache
 from cache.remote import Remote
 from cache.remote_errors import Interrupted
+from cache.remote_names import remove_dead_scratch, scratch_prefix
 from cache.row_table import Member
 from cache.rows import Range, check_all_there, read_clips
 from cache.schema import SHARD_FOLDER
@@ -51,10 +52,11 @@ class RemoteCache:
     unlisted: dict[str, int] = field(default_factory=dict)
     index_problem: str | None = None
     _folder: tempfile.TemporaryDirectory[str] = field(
-        default_factory=lambda: tempfile.TemporaryDirectory(prefix="avel-remote-")
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix=scratch_prefix())
     )
 
     def __post_init__(self) -> None:
+        remove_dead_scratch()
         try:
             with self.named():
                 self._fetch()

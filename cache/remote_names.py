@@ -1,4 +1,4 @@
-"""Names of unfinished files at the other end: whose they are, and when they can be deleted."""
+"""Names of unfinished files at the other end, and of temporary folders here: whose they are."""
 
 from __future__ import annotations
 
@@ -6,20 +6,37 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
+import tempfile
 import time
 import uuid
 from datetime import datetime
+from pathlib import Path
 
 from cache.atomic import TEMPORARY
 
 OLD_S = 86_400.0
+_SCRATCH = "avel-remote-"
 _OURS = re.compile(re.escape(TEMPORARY) + r"([0-9a-f]{8})-(\d{1,10})-[0-9a-f]{16}-")
 
 
 def temporary_name(name: str) -> str:
     """A name for `name` while it is being written: it tells the machine and the process."""
     return f"{TEMPORARY}{_machine()}-{os.getpid()}-{secrets.token_hex(8)}-{name}"
+
+
+def scratch_prefix() -> str:
+    """How the name of a temporary folder of this process begins."""
+    return f"{_SCRATCH}{_machine()}-{os.getpid()}-"
+
+
+def remove_dead_scratch() -> None:
+    """Delete temporary folders that killed processes of this machine left."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}{_machine()}-*"):
+        pid = folder.name.removeprefix(f"{_SCRATCH}{_machine()}-").partition("-")[0]
+        if pid.isdecimal() and len(pid) <= 10 and not _runs(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_leftover(name: str, changed: object) -> bool:

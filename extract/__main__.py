@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from pydantic import Field
@@ -74,15 +72,9 @@ class Command(ExtractConfig):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, _interrupt)
     if arguments[:1] == ["clip"]:
         return exit_code(lambda: _one_clip(arguments[1:]))
     return exit_code(lambda: extract(command_line(Command, arguments, prog="python -m extract")))
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """A polite kill stops like Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def extract(command: Command) -> int:

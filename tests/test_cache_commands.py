@@ -6,8 +6,10 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from synthetic_cache import labels_for
 
 from cache.__main__ import _parser, main
 from cache.annotations import Labels
+from cache.command import exit_code
 from cache.diff import difference
 from cache.folder import claim, make_identity
 from cache.labels_file import write_labels
@@ -490,3 +493,16 @@ class TestUsage:
         done = run("info", "absent")
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("error: ")
+
+
+def test_a_polite_kill_stops_like_ctrl_c() -> None:
+    def stop() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert exit_code(stop) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from cache.push import PushOptions, plan_push, push
 from cache.reader import open_cache
 from cache.remote import Remote
 from cache.remote_cache import RemoteCache
-from cache.remote_names import is_leftover, temporary_name
+from cache.remote_names import is_leftover, remove_dead_scratch, scratch_prefix, temporary_name
 from cache.transfer import side_by_side
 from cache.verify import matches_name
 
@@ -398,3 +399,21 @@ def assert_one_line(error: str) -> None:
     lines = [line for line in error.splitlines() if not line.startswith("push:")]
     assert len(lines) == 1, error
     assert lines[0].startswith("error: ")
+
+
+def test_folders_of_killed_processes_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = "import tempfile; from cache.remote_names import scratch_prefix; "
+    code += "print(tempfile.mkdtemp(prefix=scratch_prefix()))"
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    made = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    dead = Path(made.stdout.strip())
+    (dead / "index.h5").write_bytes(b"x")
+    alive = tmp_path / f"{scratch_prefix()}mine"
+    foreign = tmp_path / "avel-remote-00000000-1-of-another-machine"
+    for folder in (alive, foreign):
+        folder.mkdir()
+    remove_dead_scratch()
+    assert (dead.exists(), alive.exists(), foreign.exists()) == (False, True, True)

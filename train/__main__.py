@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cache.errors import AvelError, ConfigError
+from cache.command import exit_code
+from cache.errors import ConfigError
 from cache.settings import command_line
 from train.config import PRESETS, TrainConfig
 
@@ -167,17 +168,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"unknown command {words[0]!r}; expected {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    return exit_code(lambda: _run(words[0], words[1:]))
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
     try:
-        COMMANDS[words[0]](words[1:])
-    except AvelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        COMMANDS[command](arguments)
     except KeyboardInterrupt:
         print(
             "stopped; finished epochs are kept, `--resume --run RUN` goes on with them",
             file=sys.stderr,
         )
-        return 130
+        raise
     return 0
 
 
