@@ -219,16 +219,26 @@ def growth(folder: Path, clips: int) -> dict[str, Any]:
     return found
 
 
+# A process's peak counts what its parent held when it was started, so a small one starts it.
+_STARTER = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+took = time.perf_counter() - started
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+text = done.stdout.decode(errors="replace")
+print(json.dumps([done.returncode, took, peak * 1024, text]))
+"""
+
+
 def _measured(command: list[str]) -> tuple[float, int]:
     """Seconds and peak memory of a command."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.stdout is not None
-    text = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed:\n{text.decode(errors='replace')}")
-    return time.perf_counter() - started, usage.ru_maxrss * 1024
+    starter = [sys.executable, "-c", _STARTER, *command]
+    said = subprocess.run(starter, cwd=ROOT, capture_output=True, check=True).stdout
+    code, took, peak, text = json.loads(said)
+    if code:
+        raise SystemExit(f"{' '.join(command)} failed:\n{text}")
+    return took, peak
 
 
 def main() -> None:
