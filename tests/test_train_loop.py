@@ -13,7 +13,7 @@ from train import checkpoint, loop
 from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.config import TrainConfig
 from train.data import load_dataset, resolve, standardise
-from train.metrics import classification, localization
+from train.metrics import Predictions, classification, localization
 from train.model import FusionModel
 
 SMALL = TrainConfig(
@@ -81,10 +81,10 @@ def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(tmp_path, mo
     for epoch in range(150):
         loop.train_epoch(epoch_step, epoch)
     truth = loop.events(rows, 10.0)
-    guess = loop.predict(model, dataset.clips, rows.clip)
-    assert classification(truth, guess)["top1"] == 1.0
-    assert localization(truth, guess)["miou"] > miou
-    np.testing.assert_allclose(guess.probability.sum(axis=1), 1, atol=1e-5)
+    for name, guess in loop.predict(model, dataset.clips, rows.clip).items():
+        assert classification(truth, guess)["top1"] == 1.0
+        assert localization(truth, guess)["miou"] > miou, name
+        np.testing.assert_allclose(guess.probability.sum(axis=1), 1, atol=1e-5)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(cache, tmp_path):
@@ -130,21 +130,44 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(cache, tmp_path, monk
     monkeypatch.setattr(
         loop,
         "validate",
-        lambda *_: {
-            "val_class_loss": 0.0,
-            "val_top1": 0.0,
-            "val_miou": 0.0,
-            f"val_{loop.CRITERION}": next(scores),
-        },
+        lambda *_: (
+            {
+                "val_class_loss": 0.0,
+                "val_top1": 0.0,
+                "val_miou": 0.0,
+                f"val_{loop.CRITERION}": next(scores),
+            },
+            next(decodings),
+        ),
     )
+    decodings = iter(["interval", "gate", "interval", "interval"])
     config = SMALL.revised(epochs=9, patience=2, scheduler_patience=0, scheduler_factor=0.1)
     history, _ = train(cache, config, tmp_path / "run")
     assert len(history) == 4
     assert loop.best_epoch(history) == 2
     about = load(tmp_path / "run" / BEST)[1]
-    assert (about.epoch, about.score) == (2, 0.6)
+    assert (about.epoch, about.score, about.decoding) == (2, 0.6, "gate")
     rates = [entry["learning_rate"] for entry in history]
     assert rates == pytest.approx([3e-3, 3e-3, 3e-3, 3e-4])
+
+
+def test_validation_chooses_the_decoding(cache, tmp_path, monkeypatch):
+    _, model = train(cache, SMALL.revised(epochs=1), tmp_path / "run")
+    config = resolve(SMALL, cache, cache.labels.classes)
+    dataset = load_dataset(cache, config, ("train", "val"))
+    truth = loop.events(dataset.splits["val"], 10.0)
+    right = np.eye(3)[truth.category]
+    perfect = Predictions(right, truth.start_s, truth.end_s)
+    wrong = Predictions(right, truth.end_s, truth.end_s)
+    for name, other in (("gate", "interval"), ("interval", "gate")):
+        monkeypatch.setattr(loop, "predict", lambda *_, n=name, o=other: {n: perfect, o: wrong})
+        values, decoding = loop.validate(model, dataset)
+        assert decoding == name
+        assert values[f"val_{name}_{loop.CRITERION}"] == values[f"val_{loop.CRITERION}"] == 1.0
+        assert values[f"val_{other}_{loop.CRITERION}"] == 0.0
+    monkeypatch.setattr(loop, "predict", lambda *_: {"gate": perfect, "interval": wrong})
+    model.config = model.config.revised(gate_weight=0.0)
+    assert loop.validate(model, dataset)[1] == "interval", "an untrained gate is not asked"
 
 
 def test_gradients_are_clipped(cache):

@@ -205,13 +205,19 @@ def test_size_at_the_defaults_and_classic():
         assert sum(parameter.numel() for parameter in model.parameters()) < limit
 
 
-def test_losses_are_cross_entropy_and_weighted_l1():
+def test_losses_are_cross_entropy_weighted_l1_and_the_gates_own():
     output = make_model().eval()(make_batch())
     target = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
     category = torch.tensor([0, 1, 2])
-    config = CONFIG.revised(label_smoothing=0.0, interval_weight=0.3)
-    total, classes, spans = losses(output, category, target, config).tolist()
+    config = CONFIG.revised(label_smoothing=0.0, interval_weight=0.3, gate_weight=0.7)
+    total, classes, spans, gate = losses(output, category, target, config).tolist()
     log_probability = output.logits.log_softmax(1)[range(3), category]
     assert classes == pytest.approx(-log_probability.mean().item())
     assert spans == pytest.approx(np.abs((output.interval - target).detach().numpy()).mean())
-    assert total == pytest.approx(classes + 0.3 * spans)
+    chance = output.gate_logits.detach().sigmoid().numpy()
+    middle = output.steps.mean(dim=-1).numpy()
+    on = (middle >= target[:, :1].numpy()) & (middle < target[:, 1:].numpy())
+    real = np.isfinite(output.gate_logits.detach().numpy())
+    surprise = -np.log(np.where(on, chance, 1 - chance))[real].mean()
+    assert gate == pytest.approx(surprise, rel=1e-5)
+    assert total == pytest.approx(classes + 0.3 * spans + 0.7 * gate)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict
@@ -47,6 +47,8 @@ class About(Settings):
     """Epochs trained when this was saved."""
     score: float | None = None
     """Validation score when this was saved."""
+    decoding: Literal["gate", "interval"] = "interval"
+    """How start and end are read off: what scored higher on validation when this was saved."""
 
     def model_shapes(self) -> Shapes:
         """The shapes as the model takes them."""

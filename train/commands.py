@@ -81,6 +81,7 @@ def _fit_one(
     runs.write_json(run / runs.HISTORY_FILE, history)
     model, about, _ = checkpoint.load(run / BEST)
     model.to(dataset.clips.device)
+    print(f"start and end: by the {about.decoding}, which validation scored higher at the best epoch")
     figures = {"curves": plots.curves_figure(history, best_epoch(history))}
     drawn = plots.save_figures(run / plots.FOLDER, figures)
     return _report(cache, dataset, model, about, run, "val", pictures, drawn)
@@ -129,7 +130,8 @@ def predict_cache(
     config = about.config if device is None else about.config.revised(device=device)
     clips = load_clips(cache, config, cache.ids, len(about.classes))
     model.to(clips.device)
-    guess = predict(model, clips, torch.arange(len(clips.ids), device=clips.device))
+    rows = torch.arange(len(clips.ids), device=clips.device)
+    guess = predict(model, clips, rows)[about.decoding]
     found = [
         {"id": clip_id, **prediction(guess, row, about.classes)}
         for row, clip_id in enumerate(clips.ids)

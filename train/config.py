@@ -34,6 +34,9 @@ class TrainConfig(Settings):
     """Largest norm of the whole gradient; a longer one is scaled down to it."""
     interval_weight: float = Field(default=0.3, ge=0)
     """Weight of the L1 loss of start and end (fractions of the clip) beside the cross-entropy."""
+    gate_weight: float = Field(default=1.0, ge=0)
+    """Weight of the event gate's loss: for each step, is the event heard and seen? With 0 the gate
+    learns from the interval alone, and the interval's own decoding is used."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Share of the class target that is spread over all classes."""
     scheduler_factor: float = Field(default=0.5, gt=0, lt=1)
@@ -83,5 +86,6 @@ PRESETS = {
         video_feat_dim=256,
         num_heads=8,
         patience=10,
+        gate_weight=0.0,
     ),
 }

@@ -52,7 +52,8 @@ def evaluate(
         raise CacheError(f"the split {split!r} has no rows with features; nothing to evaluate")
     clip_seconds = dataset.clips.shapes.clip_seconds
     truth = events(samples, clip_seconds)
-    guess = predict(model, dataset.clips, samples.clip)
+    guesses = predict(model, dataset.clips, samples.clip)
+    guess = guesses.pop(about.decoding)
     trivial = baselines(dataset.train_truth, len(truth), len(dataset.classes), clip_seconds)
     result = {
         "split": split,
@@ -64,9 +65,14 @@ def evaluate(
         "leaks": {"+".join(pair): ids for pair, ids in dataset.leaks.items()},
         "fingerprint": about.fingerprint,
         "epoch": about.epoch,
+        "decoding": about.decoding,
         "config": about.config.model_dump(mode="json"),
         "scores": {
             MODEL: score(truth, guess, clip_seconds),
+            **{
+                f"{MODEL}, {name} decoding": score(truth, other, clip_seconds)
+                for name, other in guesses.items()
+            },
             **{name: score(truth, other, clip_seconds) for name, other in trivial.items()},
         },
         "confusion": confusion(truth, guess).tolist(),
@@ -132,7 +138,7 @@ def seeds_table(results: Sequence[Mapping[str, Any]]) -> str:
     for name in results[0]["scores"]:
         runs: list[Mapping[str, float | None]] = [result["scores"][name] for result in results]
         columns[name] = {
-            key: f"{mean:.3f} ± {deviation:.3f}" if name == MODEL else f"{mean:.3f}"
+            key: f"{mean:.3f} ± {deviation:.3f}" if name.startswith(MODEL) else f"{mean:.3f}"
             for key, (mean, deviation) in mean_and_deviation(runs).items()
         }
     columns = {

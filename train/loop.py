@@ -25,10 +25,12 @@ from cache.errors import AvelError, ConfigError
 from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.config import TrainConfig
 from train.data import Clips, Dataset, Samples
-from train.metrics import Events, Predictions, classification, localization
+from train.decode import best_run, gate_targets, second_count, second_probability
+from train.metrics import Array, Events, Predictions, classification, localization
 from train.model import Batch, FusionModel, Output
 
 CRITERION = "localized_iou"
+LOSSES = 4
 History = list[dict[str, float]]
 _EVALUATION_ROWS = 64
 
@@ -38,13 +40,21 @@ class TrainingError(AvelError):
 
 
 def losses(output: Output, category: Tensor, interval: Tensor, config: TrainConfig) -> Tensor:
-    """(3,) total, cross-entropy, L1 of start and end; total = CE + interval_weight × L1.
+    """(4,) total, cross-entropy, L1 of start and end, binary cross-entropy of the gate.
 
-    category (N,) int64; interval (N, 2) fractions of the clip.
+    total = CE + interval_weight × L1 + gate_weight × BCE. category (N,) int64; interval (N, 2)
+    fractions of the clip.
     """
     classes = F.cross_entropy(output.logits, category, label_smoothing=config.label_smoothing)
     spans = F.l1_loss(output.interval, interval)
-    return torch.stack([classes + config.interval_weight * spans, classes, spans])
+    real = torch.isfinite(output.gate_logits)
+    score = output.gate_logits.masked_fill(~real, 0.0)
+    wrong = F.binary_cross_entropy_with_logits(
+        score, gate_targets(output.steps, interval), reduction="none"
+    )
+    gate = (wrong * real).sum() / real.sum().clamp_min(1)
+    total = classes + config.interval_weight * spans + config.gate_weight * gate
+    return torch.stack([total, classes, spans, gate])
 
 
 @dataclass
@@ -57,7 +67,7 @@ class Step:
     device: torch.device
 
     def __call__(self, batch: Batch, category: Tensor, interval: Tensor) -> Tensor:
-        """Forward, backward, clip, update; returns the (3,) losses, still on the device."""
+        """Forward, backward, clip, update; returns the (4,) losses, still on the device."""
         with autocast(self.device):
             output = self.model(batch)
         parts = losses(output, category, interval, self.config)
@@ -84,11 +94,11 @@ class EpochStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured_rate = 0.0
         self._chosen = torch.zeros(self._size, dtype=torch.int64, device=clips.device)
-        self._losses = torch.zeros(3, device=clips.device)
+        self._losses = torch.zeros(LOSSES, device=clips.device)
         self._eager_steps = 0
 
     def __call__(self, chosen: Tensor) -> Tensor:
-        """(3,) losses of the step on sample numbers `chosen` (N,)."""
+        """(4,) losses of the step on sample numbers `chosen` (N,)."""
         if self.clips.device.type != "cuda" or len(chosen) != self._size:
             return self._eager(chosen)
         if self._graph is None and self._eager_steps < self._WARM_UP:
@@ -131,7 +141,7 @@ def make_optimizer(model: FusionModel, config: TrainConfig) -> torch.optim.AdamW
 
 
 def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
-    """One pass over the training rows; mean total, class and interval loss.
+    """One pass over the training rows; mean total, class, interval and gate loss.
 
     The order of rows and the dropout depend on the seed and the epoch's number alone, which is
     what makes a resumed run equal an uninterrupted one.
@@ -140,7 +150,7 @@ def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
     torch.manual_seed(config.seed * 100_003 + epoch)
     order = torch.randperm(count).to(device)
     epoch_step.step.model.train()
-    total = torch.zeros(3, device=device)
+    total = torch.zeros(LOSSES, device=device)
     for chosen in torch.split(order, config.batch_size):
         total += epoch_step(chosen) * len(chosen)
     means: list[float] = (total / count).tolist()
@@ -153,19 +163,31 @@ def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
 
 
 @torch.inference_mode()
-def predict(model: FusionModel, clips: Clips, rows: Tensor) -> Predictions:
-    """Class probabilities and intervals (seconds) for clip rows (N,), on the host."""
+def predict(model: FusionModel, clips: Clips, rows: Tensor) -> dict[str, Predictions]:
+    """Class probabilities and intervals (seconds) for clip rows (N,), on the host, decoded twice.
+
+    "gate": the best-scoring run of whole seconds, and which seconds are on; "interval": the
+    start and end head.
+    """
     model.eval()
-    parts = []
+    clip_seconds, classes = clips.shapes.clip_seconds, clips.shapes.classes
+    seconds = second_count(clip_seconds)
+    parts = [torch.empty(0, classes + 2 + seconds, device=clips.device)]
     for some in torch.split(rows, _EVALUATION_ROWS):
         with autocast(clips.device):
             output = model(clips.batch(some))
-        parts.append(torch.cat([output.logits.softmax(dim=1), output.interval], dim=1))
-    if not parts:
-        return Predictions(np.empty((0, clips.shapes.classes)), np.empty(0), np.empty(0))
-    values = torch.cat(parts).double().cpu().numpy()
-    spans = values[:, -2:] * clips.shapes.clip_seconds
-    return Predictions(values[:, :-2], spans[:, 0], spans[:, 1])
+        chance = second_probability(output.gate_logits, output.steps, seconds)
+        parts.append(torch.cat([output.logits.softmax(dim=1), output.interval, chance], dim=1))
+    values: Array = torch.cat(parts).double().cpu().numpy()
+    probability, spans, on = np.split(values, [classes, classes + 2], axis=1)
+    first, stop = best_run(on)
+    width = np.float64(clip_seconds / seconds)
+    return {
+        "gate": Predictions(probability, first * width, stop * width, on),
+        "interval": Predictions(
+            probability, spans[:, 0] * clip_seconds, spans[:, 1] * clip_seconds
+        ),
+    }
 
 
 def events(samples: Samples, clip_seconds: float) -> Events:
@@ -174,15 +196,23 @@ def events(samples: Samples, clip_seconds: float) -> Events:
     return Events(samples.category.cpu().numpy(), spans[:, 0], spans[:, 1])
 
 
-def validate(model: FusionModel, dataset: Dataset) -> dict[str, float]:
-    """top1, miou and the criterion on the validation rows."""
+def validate(model: FusionModel, dataset: Dataset) -> tuple[dict[str, float], str]:
+    """top1, miou and the criterion on the validation rows, and the decoding they are of.
+
+    That is the one with the higher criterion; a gate that was not trained as one is left out.
+    """
     val = dataset.splits["val"]
     truth = events(val, dataset.clips.shapes.clip_seconds)
-    guess = predict(model, dataset.clips, val.clip)
+    guesses = predict(model, dataset.clips, val.clip)
+    found = {name: localization(truth, guess) for name, guess in guesses.items()}
+    values = {f"val_{name}_{CRITERION}": float(f[CRITERION] or 0.0) for name, f in found.items()}
+    names = [*guesses] if model.config.gate_weight else ["interval"]
+    decoding = max(names, key=lambda name: values[f"val_{name}_{CRITERION}"])
+    guess = guesses[decoding]
     own = guess.probability[np.arange(len(truth)), truth.category]
-    found = {**classification(truth, guess), **localization(truth, guess)}
-    values = {f"val_{name}": float(found[name] or 0.0) for name in ("top1", "miou", CRITERION)}
-    return {"val_class_loss": float(-np.log(np.maximum(own, 1e-12)).mean()), **values}
+    scores = {**classification(truth, guess), **found[decoding]}
+    values |= {f"val_{name}": float(scores[name] or 0.0) for name in ("top1", "miou", CRITERION)}
+    return {"val_class_loss": float(-np.log(np.maximum(own, 1e-12)).mean()), **values}, decoding
 
 
 def fit(
@@ -206,11 +236,13 @@ def fit(
     bar = tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=None)
     with bar:
         while len(history) < config.epochs and not stopped_early(history, config):
-            entry = _epoch(epoch_step, dataset, len(history) + 1)
+            entry, decoding = _epoch(epoch_step, dataset, len(history) + 1)
             best = max((past[f"val_{CRITERION}"] for past in history), default=-1.0)
             history.append(entry)
             scheduler.step(entry[f"val_{CRITERION}"])
-            now = about.revised(epoch=len(history), score=entry[f"val_{CRITERION}"])
+            now = about.revised(
+                epoch=len(history), score=entry[f"val_{CRITERION}"], decoding=decoding
+            )
             if entry[f"val_{CRITERION}"] > best:
                 save(run / BEST, model, now)
             save(
@@ -226,19 +258,22 @@ def fit(
     return history
 
 
-def _epoch(epoch_step: EpochStep, dataset: Dataset, number: int) -> dict[str, float]:
+def _epoch(epoch_step: EpochStep, dataset: Dataset, number: int) -> tuple[dict[str, float], str]:
     started = time.perf_counter()
     rate = epoch_step.step.optimizer.param_groups[0]["lr"]
-    total, classes, spans = train_epoch(epoch_step, number)
-    return {
+    total, classes, spans, gate = train_epoch(epoch_step, number)
+    values, decoding = validate(epoch_step.step.model, dataset)
+    entry = {
         "epoch": number,
         "train_loss": total,
         "train_class_loss": classes,
         "train_interval_loss": spans,
-        **validate(epoch_step.step.model, dataset),
+        "train_gate_loss": gate,
+        **values,
         "learning_rate": float(rate),
         "seconds": time.perf_counter() - started,
     }
+    return entry, decoding
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:

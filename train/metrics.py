@@ -42,11 +42,16 @@ class Events:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted: probability (N, K) float64, start_s and end_s (N,) float64."""
+    """What was predicted: probability (N, K) float64, start_s and end_s (N,) float64.
+
+    on: (N, S) float64 probability of each whole second that the event is heard and seen in it; None
+    where start and end say all.
+    """
 
     probability: Array
     start_s: Array
     end_s: Array
+    on: Array | None = None
 
     @property
     def category(self) -> npt.NDArray[np.int64]:
@@ -140,6 +145,8 @@ def score(truth: Events, guess: Predictions, clip_seconds: float) -> Scores:
         segments(category, x.start_s, x.end_s, clip_seconds, classes)
         for x, category in ((truth, truth.category), (guess, guess.category))
     ]
+    if guess.on is not None:
+        spans[1] = np.where(guess.on > 0.5, guess.category[:, None], classes)
     short = truth.end_s - truth.start_s < clip_seconds
     apart = localization(
         Events(truth.category[short], truth.start_s[short], truth.end_s[short]),

@@ -61,7 +61,9 @@ class Output:
     ----------
     logits: (N, K) class scores before softmax.
     interval: (N, 2) start and end as fractions of the clip, 0 ≤ start ≤ end ≤ 1.
-    gate_logits: (N, T) per-step "the event is on" before the sigmoid; -inf on padded steps.
+    gate_logits: (N, T) per-step "the event is heard and seen" before the sigmoid; -inf on padded
+        steps.
+    steps: (N, T, 2) when each step begins and ends, as fractions of the clip.
     attention: with `return_attention`, every map by name, else empty:
         spatial (N, F, √S, √S), channel (N, F, P), audio (N, H, T, T), video (N, H, F, F),
         audio_to_video (N, H, T, F), video_to_audio (N, H, F, T), gate (N, T).
@@ -71,6 +73,7 @@ class Output:
     logits: Tensor
     interval: Tensor
     gate_logits: Tensor
+    steps: Tensor
     attention: dict[str, Tensor]
 
 
@@ -284,7 +287,7 @@ class FusionModel(nn.Module):
 
     def __init__(self, shapes: Shapes, config: TrainConfig) -> None:
         super().__init__()
-        self.shapes = shapes
+        self.shapes, self.config = shapes, config
         audio, video = config.audio_feat_dim, config.video_feat_dim
         has_audio, has_video = config.modality != "video", config.modality != "audio"
         self.audio = AudioStream(shapes.audio_features, config) if has_audio else None
@@ -337,11 +340,14 @@ class FusionModel(nn.Module):
         gate = score.sigmoid()
         share = (gate / gate.sum(dim=1, keepdim=True).clamp_min(1e-6)).to(x.dtype)
         logits = self.classify(self.dropout((share.unsqueeze(1) @ x).squeeze(1)))
-        interval = gated_interval(gate, time_s, span_s) / self.shapes.clip_seconds
+        clip_seconds = self.shapes.clip_seconds
+        interval = gated_interval(gate, time_s, span_s) / clip_seconds
+        steps = torch.stack([time_s - span_s / 2, time_s + span_s / 2], dim=-1) / clip_seconds
         attention = {name: value.float() for name, value in maps.items() if value is not None}
         if attention:
             attention["gate"] = gate
-        return Output(logits.float(), interval.clamp(0.0, 1.0), score, attention)
+        steps = steps.expand(*score.shape, 2)
+        return Output(logits.float(), interval.clamp(0.0, 1.0), score, steps, attention)
 
 
 def gated_interval(gate: Tensor, time_s: Tensor, span_s: Tensor) -> Tensor:

@@ -219,6 +219,7 @@ def curves_figure(history: Sequence[Mapping[str, float]], best: int) -> Figure:
             {
                 "train_class_loss": "train, class",
                 "train_interval_loss": "train, interval (L1)",
+                "train_gate_loss": "train, gate",
                 "val_class_loss": "validation, class",
             },
         ),
@@ -228,10 +229,10 @@ def curves_figure(history: Sequence[Mapping[str, float]], best: int) -> Figure:
         ),
         ("learning rate", {"learning_rate": "learning rate"}),
     ]
-    colors = (TRUE, PREDICTED, "#009E73")
+    colors = (TRUE, PREDICTED, "#009E73", "#CC79A7")
     for axis, (title, series) in zip(axes, panels, strict=True):
         for (name, label), color, style in zip(
-            series.items(), colors, ("-", "--", "-."), strict=False
+            series.items(), colors, ("-", "--", "-.", ":"), strict=False
         ):
             axis.plot(epoch, [entry[name] for entry in history], style, color=color, label=label)
         axis.axvline(best, color=GREY, linewidth=1, linestyle=":", label=f"best: epoch {best}")
