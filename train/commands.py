@@ -81,7 +81,7 @@ def _fit_one(
     runs.write_json(run / runs.HISTORY_FILE, history)
     model, about, _ = checkpoint.load(run / BEST)
     model.to(dataset.clips.device)
-    print(f"start and end: by the {about.decoding}, which validation scored higher at the best epoch")
+    print(f"start and end: by the {about.decoding}, which scored higher on val at the best epoch")
     figures = {"curves": plots.curves_figure(history, best_epoch(history))}
     drawn = plots.save_figures(run / plots.FOLDER, figures)
     return _report(cache, dataset, model, about, run, "val", pictures, drawn)
