@@ -104,6 +104,11 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     Returns the identity on disk. Raises CacheError naming every setting that differs.
     """
     path = folder / IDENTITY_FILE
+    if folder.is_file():
+        raise CacheError(
+            f"{folder}: a packed file is never changed; turn it into a folder first with "
+            f"`python -m cache unpack {folder} FOLDER`"
+        )
     if not path.exists():
         with writing(folder):
             (folder / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)

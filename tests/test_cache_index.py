@@ -265,6 +265,13 @@ class TestFolder:
         with writer_lock(tiny.folder):
             pass
 
+    def test_a_packed_file_is_no_folder_to_write_to(self, tiny: TinyCache, tmp_path: Path) -> None:
+        path = tmp_path / "pack.h5"
+        path.write_bytes(b"anything")
+        with pytest.raises(CacheError, match="never changed; turn it into a folder first with"):
+            claim(path, tiny.identity)
+        assert path.read_bytes() == b"anything"
+
     def test_leftovers_of_killed_writers_go(self, tiny: TinyCache) -> None:
         written = tiny.write("a")
         names = [f"{TEMPORARY}abc", f"shards/{TEMPORARY}x.h5"]
