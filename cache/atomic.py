@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,17 @@ def cannot_write(path: Path | str, error: OSError) -> str:
 def advice(error: OSError) -> str:
     """What to do about a full disk, a missing permission and the like."""
     return _ADVICE.get(error.errno or 0, "mend that")
+
+
+def check_room(path: Path, needed_bytes: int, need: str, otherwise: str) -> None:
+    """Raise CacheError unless the disk of `path` (or of its folder) has that much free.
+
+    `need` says of what the gigabytes are, `otherwise` what helps beside making room.
+    """
+    with writing(path):
+        free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    if needed_bytes > free:
+        raise CacheError(f"{path}: {need}, only {free / 1e9:.2f} GB free; make room{otherwise}")
 
 
 def sync(path: Path) -> None:

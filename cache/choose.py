@@ -115,7 +115,34 @@ def _choose_failures(
             found.age[clip_id] = max(found.age.get(clip_id, 0), here[clip_id][0] + 1)
 
 
-def whole_shards(cache: Cache, choice: Choice, wanted: set[str], failed: set[str]) -> set[str]:
+@dataclass
+class Pieces:
+    """What one cache gives, as it can be moved.
+
+    whole: shards of which everything is wanted, by name, with their number of clips; groups: the
+    rest, in pieces that make a shard each; single: the ids in them that have rows.
+    """
+
+    whole: dict[str, int]
+    groups: list[Group]
+    single: set[str]
+
+
+def pieces(cache: Cache, choice: Choice, number: int) -> Pieces:
+    """Whole shards where all of one is wanted of the source with this number, else its rows."""
+    wanted, failed = set(choice.rows[number]), set(choice.failures[number])
+    names = set() if cache.packed else _whole_shards(cache, choice, wanted, failed)
+    whole = {}
+    for name, rows in cache.index.live.by_file():
+        if name in names:
+            whole[name] = len(rows)
+            wanted.difference_update(value.decode() for value in rows["id"].tolist())
+    failed.difference_update(o.failure.id for o in cache.index.reported if o.shard in names)
+    ordered = {name: whole[name] for name in sorted(whole)}
+    return Pieces(ordered, _groups(cache, choice, wanted, failed), wanted)
+
+
+def _whole_shards(cache: Cache, choice: Choice, wanted: set[str], failed: set[str]) -> set[str]:
     """Shards of which every row and every failure is wanted, as old as it is."""
     names = list(cache.index.shards)
     kept = set(names)
@@ -134,7 +161,7 @@ def whole_shards(cache: Cache, choice: Choice, wanted: set[str], failed: set[str
     return found
 
 
-def groups(cache: Cache, choice: Choice, wanted: set[str], failed: set[str]) -> list[Group]:
+def _groups(cache: Cache, choice: Choice, wanted: set[str], failed: set[str]) -> list[Group]:
     """What is left, in pieces that make a shard each.
 
     Rows that were made together stay together; small lots share a shard.

@@ -122,15 +122,18 @@ class Index:
 
     def members(self, shard: str) -> list[Member]:
         """(row, id, SHA-256 of the row) of every row of a shard, superseded ones too."""
-        return row_members(self.rows[self.rows["shard"] == list(self.shards).index(shard)])
+        return row_members(self._rows_of(shard))
 
     def origins(self, shard: str) -> dict[str, Origin]:
         """When and by what each row and failure of a shard was made, by clip id."""
-        rows = self.rows[self.rows["shard"] == list(self.shards).index(shard)]
         failures = [one for one in self.reported if one.shard == shard]
         found = {one.failure.id: (one.created_ns, one.made_by) for one in failures}
-        for row in rows:
+        for row in self._rows_of(shard):
             found[row["id"].decode()] = int(row["created_ns"]), self.made_by[row["made_by"]]
+        return found
+
+    def _rows_of(self, shard: str) -> Array:
+        found: Array = self.rows[self.rows["shard"] == list(self.shards).index(shard)]
         return found
 
 

@@ -6,14 +6,13 @@ failures and events come out.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.atomic import replace_file, writing
-from cache.choose import Choice, Group, check_readable, choose, groups, whole_shards
+from cache.atomic import check_room, replace_file
+from cache.choose import Choice, Group, check_readable, choose, pieces
 from cache.errors import CacheError
 from cache.folder import IDENTITY_FILE, refusal
 from cache.index_file import load_index, save_index
@@ -65,7 +64,10 @@ def merge(
         here = open_cache(target)
         labels = merge_labels([here, *caches], first)
         choice = choose([here, *caches], prefer == "newest", first)
-        _check_room(here, choice)
+        clips = sum(map(len, choice.rows[1:]))
+        needed = clips * row_bytes(row_layout(here.config))
+        need = f"about {needed / 1e9:.2f} GB needed for {clips} clips"
+        check_room(target, needed, need, " or name a folder on another disk")
         done = Merged(settled=choice.settled, there_already=len(choice.rows[0]))
         for number, cache in enumerate(caches, 1):
             done.added += len(choice.rows[number])
@@ -111,9 +113,8 @@ def _bring(
     on_clips: Callable[[int], object],
 ) -> None:
     """Copy what one source gives: whole shards where all of one is wanted, else its rows."""
-    wanted, failed = set(choice.rows[number]), set(choice.failures[number])
-    whole = set() if cache.packed else whole_shards(cache, choice, wanted, failed)
-    for name in sorted(whole):
+    found = pieces(cache, choice, number)
+    for name, clips in found.whole.items():
         data = cache.shard_path(name).read_bytes()
         if not is_named_by(name, data):
             cache.read_members(name, cache.index.members(name))  # names the clips that are lost
@@ -122,11 +123,8 @@ def _bring(
                 "`python -m cache repair` on that cache first"
             )
         replace_file(here.path / SHARD_FOLDER / name, data)
-        copied = [clip_id for _, clip_id, _ in cache.index.members(name)]
-        on_clips(len(copied))
-        wanted.difference_update(copied)
-        failed.difference_update(o.failure.id for o in cache.index.reported if o.shard == name)
-    for group in groups(cache, choice, wanted, failed):
+        on_clips(clips)
+    for group in found.groups:
         on_clips(write_group(here.path, identity, group, cache.read_members).clips)
 
 
@@ -139,15 +137,3 @@ def write_group(
     """Write some rows and failures as a new shard, as old as they were."""
     clips = [clip for name, members in group.parts for clip in read(name, members)]
     return write_shard(folder, identity, clips, group.failures, group.origins)
-
-
-def _check_room(here: Cache, choice: Choice) -> None:
-    clips = sum(map(len, choice.rows[1:]))
-    needed = clips * row_bytes(row_layout(here.config))
-    with writing(here.path):
-        free = shutil.disk_usage(here.path).free
-    if needed > free:
-        raise CacheError(
-            f"{here.path}: about {needed / 1e9:.2f} GB needed for {clips} clips, only "
-            f"{free / 1e9:.2f} GB free; make room or name a folder on another disk"
-        )

@@ -1,4 +1,4 @@
-"""Write a whole cache as one sealed HDF5 file to hand over. `merge.unpack` is its inverse.
+"""Write a whole cache as one sealed HDF5 file to hand over; merging it into a folder unpacks it.
 
 A pack is laid out like one large shard, so the same code, and the same few lines of h5py, read it.
 It is made for copying; caches are trained from in either form.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import TEMPORARY, publish, writing
+from cache.atomic import TEMPORARY, check_room, publish, writing
 from cache.choose import check_readable
 from cache.compression import deflate
 from cache.errors import CacheError
@@ -56,7 +55,9 @@ def pack(
         raise CacheError(f"{target}: expected a name that ends in .h5")
     check_readable(cache)
     lengths = _jpeg_lengths(cache)
-    _check_room(cache, target, int(lengths.sum()))
+    needed = len(cache) * row_bytes(row_layout(cache.config)) + int(lengths.sum())
+    need = f"about {needed / 1e9:.2f} GB needed"
+    check_room(target, needed, need, " or name a file on another disk")
     with writing(target):
         for leftover in target.parent.glob(f"{TEMPORARY}{glob.escape(target.name)}-*"):
             leftover.unlink()
@@ -231,14 +232,3 @@ def _jpeg_lengths(cache: Cache) -> npt.NDArray[np.int64]:
             bounds = jpeg_bounds(file.fetch, file.layout, inside, str(file.path))
         found.append(np.diff(bounds, axis=1))
     return np.concatenate(found)
-
-
-def _check_room(cache: Cache, target: Path, jpeg_bytes: int) -> None:
-    needed = len(cache) * row_bytes(row_layout(cache.config)) + jpeg_bytes
-    with writing(target):
-        free = shutil.disk_usage(target.parent).free
-    if needed > free:
-        raise CacheError(
-            f"{target}: about {needed / 1e9:.2f} GB needed, only {free / 1e9:.2f} GB free; make "
-            "room or name a file on another disk"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.atomic import replace_file, writing
+from cache.atomic import check_room, replace_file
 from cache.choose import Group
 from cache.errors import CacheError
 from cache.folder import IDENTITY_FILE
@@ -76,7 +75,8 @@ def pull(
     """Move what `plan_pull` planned. Cut short, the next pull goes on from there."""
     source = _source(there)
     with claimed(folder, source.identity) as identity:
-        _check_room(folder, move)
+        otherwise = ", fetch a part with --only or --ids, or name a folder on another disk"
+        check_room(folder, move.bytes, f"{move.bytes / 1e9:.2f} GB to fetch", otherwise)
 
         def whole(name: str, size: int) -> None:
             there.remote.get_shard(name, size, folder, on_bytes)
@@ -147,13 +147,3 @@ def _part(source: Cache, wanted: Collection[str] | None) -> Cache:
     part.clips = live.chosen(keep)
     part.failures = {i: f for i, f in index.failures.items() if i in wanted}
     return Cache(source.path, source.identity, part)
-
-
-def _check_room(folder: Path, move: Move) -> None:
-    with writing(folder):
-        free = shutil.disk_usage(folder).free
-    if move.bytes > free:
-        raise CacheError(
-            f"{folder}: {move.bytes / 1e9:.2f} GB to fetch, only {free / 1e9:.2f} GB free; make "
-            "room, fetch a part with --only or --ids, or name a folder on another disk"
-        )

@@ -20,7 +20,7 @@ from cache.index_file import load_index
 from cache.labels_file import read_history, read_labels
 from cache.pack_file import read_pack, read_pack_labels
 from cache.row_table import Member
-from cache.rows import RowFile, check_all_there, read_clips, read_jpegs
+from cache.rows import RowFile, proved_clips, read_jpegs
 from cache.schema import SHARD_FOLDER, Field, feature_fields, row_layout
 from cache.shard import Clip, Origin
 
@@ -34,7 +34,7 @@ class Cache:
 
     Attributes
     ----------
-    path: the folder, or the packed file.
+    path, packed: the folder or the packed file, and whether it is one.
     fingerprint, config, provenance: what the features depend on, and what made them.
     ids: the N finished clips, sorted; row n of everything below is clip ids[n].
     fields: name → Field of each feature dataset (shapes without the leading N).
@@ -42,7 +42,7 @@ class Cache:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], index: Index) -> None:
-        self.path = path
+        self.path, self.packed = path, path.is_file()
         self.identity = dict(identity)
         self.fingerprint: str = identity["fingerprint"]
         self.config: dict[str, Any] = identity["config"]
@@ -140,9 +140,7 @@ class Cache:
     def read_members(self, shard: str, members: Sequence[Member]) -> list[Clip]:
         """Whole rows of one file, each proved; CacheError names those that are damaged."""
         with self.open_rows(shard) as file:
-            clips = read_clips(file.fetch, file.layout, members, str(file.path))
-        check_all_there(str(self.shard_path(shard)), members, clips)
-        return clips
+            return proved_clips(file.fetch, file.layout, members, str(file.path))
 
     def open_rows(self, shard: str) -> RowFile:
         """One file of rows, opened for reading; use as a context manager."""
@@ -151,11 +149,6 @@ class Cache:
     def shard_path(self, shard: str) -> Path:
         """Where a file of rows is."""
         return self.path if self.packed else self.path / SHARD_FOLDER / shard
-
-    @property
-    def packed(self) -> bool:
-        """Whether the cache is one file."""
-        return self.path.is_file()
 
     def _spec(self, name: str) -> Field:
         spec = self._stored.get(name)

@@ -24,7 +24,7 @@ from cache.remote import Remote
 from cache.remote_errors import Interrupted
 from cache.remote_names import remove_dead_scratch, scratch_prefix
 from cache.row_table import Member
-from cache.rows import Range, check_all_there, read_clips
+from cache.rows import Range, proved_clips
 from cache.schema import SHARD_FOLDER
 from cache.shard import Clip
 from cache.verify import matches_name
@@ -160,9 +160,7 @@ class RemoteCache:
             return self.remote.ranges(shard, wanted)
 
         where = self.remote.where(f"{SHARD_FOLDER}/{shard}")
-        clips = read_clips(fetch, layout, members, where)
-        check_all_there(where, members, clips)
-        return clips
+        return proved_clips(fetch, layout, members, where)
 
 
 def _has(index: Index, name: str, size: int) -> bool:

@@ -62,7 +62,7 @@ def repair(folder: Path, identity: Mapping[str, Any], suspects: Iterable[str]) -
 
 
 def _salvage(folder: Path, identity: Mapping[str, Any], index: Index, name: str) -> str:
-    clips = intact_clips(folder, name, index)
+    clips = list(intact_clips(folder / SHARD_FOLDER / name, name, index))
     reported = [one for one in index.reported if one.shard == name]
     lost = sorted({i for _, i, _ in index.members(name)} - {clip.id for clip in clips})
     if clips or reported:

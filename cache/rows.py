@@ -73,7 +73,10 @@ class Layout:
 
 def layout_names(config: Mapping[str, Any]) -> list[str]:
     """The datasets whose places an index keeps, in its order."""
-    names = [spec.name for spec in row_layout(config)]
+    return _stored_names([spec.name for spec in row_layout(config)])
+
+
+def _stored_names(names: list[str]) -> list[str]:
     return [*names, JPEG_BYTES] if JPEG_END in names else names
 
 
@@ -84,7 +87,7 @@ def make_layout(
 ) -> Layout:
     """A layout from the offsets in the order of `layout_names`."""
     fields = {spec.name: spec for spec in row_layout(config)}
-    places = dict(zip(layout_names(config), map(int, offsets), strict=True))
+    places = dict(zip(_stored_names(list(fields)), map(int, offsets), strict=True))
     return Layout(fields, places, chunks or {})
 
 
@@ -211,16 +214,18 @@ def read_clips(
     return found
 
 
-def check_all_there(
-    where: str, members: Sequence[tuple[int, str, bytes]], clips: Sequence[Clip]
-) -> None:
-    """Raise CacheError naming the clips whose bytes did not give their checksums."""
+def proved_clips(
+    fetch: Fetch, layout: Layout, members: Sequence[tuple[int, str, bytes]], where: str
+) -> list[Clip]:
+    """`read_clips`, or CacheError naming the clips whose bytes did not give their checksums."""
+    clips = read_clips(fetch, layout, members, where)
     lost = sorted({clip_id for _, clip_id, _ in members} - {clip.id for clip in clips})
     if lost:
         raise CacheError(
             f"{where}: the rows of {len(lost)} clip(s) don't match their checksums: "
             f"{', '.join(lost[:10])}; run `python -m cache repair` on that cache first"
         )
+    return clips
 
 
 def read_jpegs(fetch: Fetch, layout: Layout, row: int, where: str) -> list[bytes]:

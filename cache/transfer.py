@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cache.annotations import Labels
-from cache.choose import Choice, Group, choose, groups, whole_shards
+from cache.choose import Choice, Group, choose, pieces
 from cache.errors import CacheError
 from cache.folder import refusal
 from cache.labels_file import labels_sha256
@@ -66,25 +66,14 @@ def plan_move(giver: Cache, receiver: Cache | None, prefer: int | None, newest: 
         choice = Choice([[], list(giver.ids)], [[], failures])
     else:
         choice = choose([receiver, giver], newest, prefer)
-    wanted, failed = set(choice.rows[1]), set(choice.failures[1])
-    return _pieces(giver, choice, wanted, failed)
-
-
-def _pieces(giver: Cache, choice: Choice, wanted: set[str], failed: set[str]) -> Move:
-    index, clips = giver.index, len(wanted)
-    whole = set() if giver.packed else whole_shards(giver, choice, wanted, failed)
-    live = index.live
-    for name, rows in live.by_file():
-        if name in whole:
-            wanted.difference_update(value.decode() for value in rows["id"].tolist())
-    failed.difference_update(one.failure.id for one in index.reported if one.shard in whole)
-    sizes = {name: index.shards[name].size for name in sorted(whole)}
+    found, clips = pieces(giver, choice, 1), len(choice.rows[1])
+    sizes = {name: giver.index.shards[name].size for name in found.whole}
     return Move(
         whole=sizes,
-        parts=groups(giver, choice, wanted, failed),
+        parts=found.groups,
         clips=clips,
         there_already=len(giver) - clips,
-        bytes=sum(sizes.values()) + rows_bytes(giver, wanted),
+        bytes=sum(sizes.values()) + rows_bytes(giver, found.single),
     )
 
 

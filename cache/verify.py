@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,7 @@ def verify(path: Path, on_bytes: Callable[[int], object] = lambda count: None) -
         on_bytes(facts.size)
         if matches_name(shard):
             continue
-        intact = {clip.id for clip in intact_clips(path, name, index)}
-        lost = sorted(clip_id for _, clip_id, _ in index.members(name) if clip_id not in intact)
+        lost = lost_ids(shard, name, index)
         where = f"rows {', '.join(lost)}" if lost else "the file's structure, no clip's row"
         report.problems.append(f"{shard}: its bytes don't match its name; damaged: {where}")
         report.damaged[name] = lost
@@ -92,16 +91,23 @@ def matches_name(shard: Path) -> bool:
         return False
 
 
-def intact_clips(folder: Path, shard: str, index: Index) -> list[Clip]:
-    """The rows of a shard that still give their checksums, wherever else it is damaged."""
+def intact_clips(path: Path, shard: str, index: Index) -> Iterator[Clip]:
+    """The rows of the file at `path`, `shard` in the index, that still give their checksums.
+
+    One after the other, wherever else the file is damaged.
+    """
     layout = index.layout(shard)
-    found: list[Clip] = []
-    with contextlib.suppress(CacheError), RowFile(folder / SHARD_FOLDER / shard, layout) as file:
+    with contextlib.suppress(CacheError), RowFile(path, layout) as file:
         for member in index.members(shard):
             # Its pictures' table may be damaged, or the file end before it.
             with contextlib.suppress(CacheError):
-                found += read_clips(file.fetch, layout, [member], str(file.path))
-    return found
+                yield from read_clips(file.fetch, layout, [member], str(file.path))
+
+
+def lost_ids(path: Path, shard: str, index: Index) -> list[str]:
+    """The clips of a file whose rows no longer give their checksums, sorted."""
+    intact = {clip.id for clip in intact_clips(path, shard, index)}
+    return sorted({clip_id for _, clip_id, _ in index.members(shard)} - intact)
 
 
 def write_record(folder: Path, report: Report) -> None:
@@ -177,14 +183,4 @@ def _damaged_in_pack(path: Path) -> list[str]:
         cache = open_cache(path)
     except CacheError:
         return []
-    index = cache.index
-    found: list[str] = []
-    for name in index.shards:
-        with cache.open_rows(name) as file:
-            for member in index.members(name):
-                try:
-                    clips = read_clips(file.fetch, file.layout, [member], str(path))
-                except CacheError:
-                    clips = []
-                found += [member[1]] * (not clips)
-    return found
+    return [i for name in cache.index.shards for i in lost_ids(path, name, cache.index)]

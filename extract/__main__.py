@@ -17,7 +17,7 @@ from cache.command import exit_code
 from cache.errors import CacheError, ConfigError
 from cache.folder import make_identity, read_identity, refusal
 from cache.index import Index
-from cache.index_file import load_index
+from cache.index_file import load_index, save_index
 from cache.labels_file import read_labels, write_labels
 from cache.lock import claimed
 from cache.repair import damaged_shards, repair, without
@@ -131,11 +131,15 @@ def _work(
 ) -> tuple[Index, bool]:
     """Do what is left now that nobody else can write."""
     index = load_index(command.cache, identity)
-    for sentence in repair(command.cache, identity, damaged_shards(command.cache, index)):
-        print(f"damaged   {sentence}")
-    index = load_index(command.cache, identity)
+    suspects = damaged_shards(command.cache, index)
+    if suspects:
+        for sentence in repair(command.cache, identity, suspects):
+            print(f"damaged   {sentence}")
+        index = load_index(command.cache, identity)
     todo = make_plan(labels, sources, index, command.retry_failed).todo
     if not todo:
+        if index.stale:
+            save_index(command.cache, identity, index)
         return index, True
     from extract.pipeline import run
 

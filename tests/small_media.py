@@ -99,7 +99,8 @@ class TinyCache:
 
     def rows(self, written: Written) -> list[Clip]:
         """The shard's rows whose bytes give their checksums."""
-        return intact_clips(self.folder, written.name, load_index(self.folder, self.identity))
+        index = load_index(self.folder, self.identity)
+        return list(intact_clips(self.path(written), written.name, index))
 
     def store_index(self) -> Path:
         """Write `index.h5` as it is now; returns its path."""

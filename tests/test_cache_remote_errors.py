@@ -254,7 +254,7 @@ def test_a_pull_onto_a_full_disk(
 ) -> None:
     url, small = served(http_server, home.folder, tmp_path), disk(60, False)
     if not checked:  # as if the room had gone meanwhile
-        monkeypatch.setattr(cache.pull, "_check_room", lambda folder, move: None)
+        monkeypatch.setattr(cache.pull, "check_room", lambda *_: None)
     assert main(["pull", url, str(small / "back"), "--jobs", "1"]) == 2
     assert "make room" in one_error(capsys).lower()
     assert not leftovers(small)

@@ -185,7 +185,8 @@ class TestRepair:
 
     def kept(self, tiny: TinyCache) -> list[Clip]:
         (shard,) = open_cache(tiny.folder).index.shards
-        return intact_clips(tiny.folder, shard, load_index(tiny.folder, tiny.identity))
+        index = load_index(tiny.folder, tiny.identity)
+        return list(intact_clips(tiny.folder / "shards" / shard, shard, index))
 
     def test_intact_rows_are_kept_byte_for_byte(self, one: tuple[TinyCache, Path]) -> None:
         tiny, path = one

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.decode import best_run, gate_targets, second_count, second_probability
-from train.metrics import Events, Predictions, score
+from train.decode import best_run, gate_targets, second_probability
+from train.metrics import Events, Predictions, score, second_count, segments
 
 
 def half_seconds(count: int) -> torch.Tensor:
@@ -68,6 +68,8 @@ def test_targets_are_the_share_of_a_step_in_the_event() -> None:
 @pytest.mark.parametrize(("clip_seconds", "seconds"), [(10.0, 10), (1.0, 1), (0.1, 1), (7.6, 8)])
 def test_every_clip_has_a_second(clip_seconds: float, seconds: int) -> None:
     assert second_count(clip_seconds) == seconds
+    whole = segments(np.array([0]), np.zeros(1), np.array([clip_seconds]), clip_seconds, 1)
+    assert whole.tolist() == [[0] * seconds]
 
 
 def test_targets_decoded_again_are_the_event() -> None:

@@ -14,11 +14,6 @@ from torch import Tensor
 Array = npt.NDArray[np.float64]
 
 
-def second_count(clip_seconds: float) -> int:
-    """Seconds of a clip, at least one."""
-    return max(1, round(clip_seconds))
-
-
 def second_probability(gate_logits: Tensor, steps: Tensor, seconds: int) -> Tensor:
     """Mean gate over each second, weighted by how much of each step lies in it: (N, S) in [0, 1].
 

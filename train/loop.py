@@ -25,8 +25,8 @@ from cache.errors import AvelError, ConfigError
 from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.config import TrainConfig
 from train.data import Clips, Dataset, Samples
-from train.decode import best_run, gate_targets, second_count, second_probability
-from train.metrics import Array, Events, Predictions, classification, localization
+from train.decode import best_run, gate_targets, second_probability
+from train.metrics import Array, Events, Predictions, classification, localization, second_count
 from train.model import Batch, FusionModel, Output
 
 CRITERION = "localized_iou"

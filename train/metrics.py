@@ -68,14 +68,21 @@ def tiou(start_a: Array, end_a: Array, start_b: Array, end_b: Array) -> Array:
     return np.where(same_instant, 1.0, overlap / np.where(union > 0, union, 1.0))
 
 
+def second_count(clip_seconds: float) -> int:
+    """Segments of a clip: its whole seconds, at least one."""
+    return max(1, round(clip_seconds))
+
+
 def segments(
     category: npt.NDArray[np.int64], start_s: Array, end_s: Array, clip_seconds: float, classes: int
 ) -> npt.NDArray[np.int64]:
     """AVE's segment labels (Tian et al. 2018): (N, S) class of each second, or K for background.
 
-    A second belongs to the event when its middle lies in [start, end).
+    A second belongs to the event when its middle lies in [start, end). A clip that is not of whole
+    seconds is cut into as many equal parts.
     """
-    middle = np.arange(round(clip_seconds)) + 0.5
+    seconds = second_count(clip_seconds)
+    middle = (np.arange(seconds) + 0.5) * clip_seconds / seconds
     inside = (start_s[:, None] <= middle) & (middle < end_s[:, None])
     return np.where(inside, category[:, None], classes)
 
