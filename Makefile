@@ -24,7 +24,7 @@ seeds = $(if $(SEEDS),--seeds $(SEEDS))
 BEST := best_model_with_attention.pth
 # The run that RUN names, else the one whose model was written last; of a folder of seeds, the first.
 pick_run = run="$$RUN"; \
-	test -n "$$run" || run=$$(ls -1t runs/*/$(BEST) runs/*/seed-*/$(BEST) 2>/dev/null | head -n 1 | sed 's|/[^/]*$$||'); \
+	test -n "$$run" || run=$$(ls -1t runs/*/$(BEST) runs/*/seed-*/$(BEST) runs/*/both/$(BEST) runs/*/both/seed-*/$(BEST) 2>/dev/null | head -n 1 | sed 's|/[^/]*$$||'); \
 	test -n "$$run" || { echo "No run found under runs/. Train first: make train CACHE=..., or name one: RUN=..."; exit 2; }; \
 	for seed in "$$run"/seed-*; do test -f "$$run/$(BEST)" || test ! -f "$$seed/$(BEST)" || run="$$seed"; done
 
@@ -75,7 +75,7 @@ features: $(READY) ## DATA=folder → CACHE (default features/): extract what is
 	@test -n "$$DATA" || { echo "Name the folder of clips: make features DATA=..."; exit 2; }
 	@$(PY) -m extract --data "$$DATA" --cache "$$CACHE" $(weights) $(jobs) $(ARGS)
 
-train: $(READY) ## CACHE → runs/<id>: fit a model (RUN= names the folder, SEEDS="0 1 2" repeats)
+train: $(READY) ## CACHE → runs/<id>: fit a model (RUN= names the folder, SEEDS=5: five seeds and their ensemble)
 	@$(PY) -m train fit --cache "$$CACHE" $(if $(RUN),--run "$$RUN") $(seeds) $(ARGS)
 
 evaluate: $(READY) ## score RUN (default: the newest) on CACHE's SPLIT (default test) beside trivial baselines

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import sys
@@ -52,8 +53,9 @@ from cache.schema import AUDIO_FEATURES  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data import Dataset as Loaded  # noqa: E402
 from train.data import load_dataset, pool_steps, resolve, standardise  # noqa: E402
-from train.loop import EpochStep, Step, autocast, losses, make_optimizer, train_epoch  # noqa: E402
+from train.loop import train_epoch  # noqa: E402
 from train.model import Batch, Frames, FusionModel, Sound  # noqa: E402
+from train.step import Average, EpochStep, Step, autocast, losses, make_optimizer  # noqa: E402
 
 CLASSES = 28
 
@@ -211,7 +213,9 @@ def main() -> None:
         standardise_s = timed(
             data.clips.device, lambda: standardise(model, data.clips, data.splits["train"])
         )
-        step = Step(model, make_optimizer(model, config), config, data.clips.device)
+        steps = math.ceil(len(data.splits["train"]) / config.batch_size)
+        average = Average(model, config.average_epochs, steps)
+        step = Step(model, make_optimizer(model, config), config, data.clips.device, average)
         epoch_step = EpochStep(step, data.clips, data.splits["train"])
         train_epoch(epoch_step, 0)
         epochs = [

@@ -1,5 +1,6 @@
 """The command line and what it leaves behind: runs, scores, pictures, refusals."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -68,7 +69,11 @@ def test_classic_is_exactly_the_known_set():
         "video_feat_dim": 256,
         "num_heads": 8,
         "patience": 10,
-        "gate_weight": 0.0,  # as before there was a loss of the gate
+        # As before these came to the defaults.
+        "gate_weight": 0.0,
+        "input_dropout": 0.0,
+        "average_epochs": 0.0,
+        "reversed_share": 0.0,
     }
 
 
@@ -182,6 +187,8 @@ def test_evaluate_writes_scores_and_records_every_look_at_test(run, cache_path, 
     record = (run / "test_evaluations.jsonl").read_text().splitlines()
     result = json.loads((run / "metrics_test.json").read_text())
     assert len(record) == 2
+    assert result["test_looks"] == 2
+    assert "this run has now been scored on test 2 times" in shown
     assert json.loads(record[1])["miou"] == result["scores"]["model"]["miou"]
     before = json.loads((run / "metrics_val.json").read_text())
     assert cli.main(argv) == 0
@@ -206,7 +213,7 @@ def test_seeds_and_report_give_mean_and_deviation(run, cache_path, tmp_path, cap
     seeds = tmp_path / "seeds"
     argv = ["fit", "--cache", str(cache_path), "--run", str(seeds), *FLAGS, "--pictures", "0"]
     assert cli.main([*argv, "--seeds", "42", "1"]) == 0
-    assert "model (2 runs)" in capsys.readouterr().out
+    assert "model (2 seeds)" in capsys.readouterr().out
     own, other = (
         json.loads((seeds / f"seed-{seed}" / "metrics_val.json").read_text()) for seed in (42, 1)
     )
@@ -215,6 +222,69 @@ def test_seeds_and_report_give_mean_and_deviation(run, cache_path, tmp_path, cap
     assert cli.main(["report", str(run), str(seeds)]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("mIoU "))
     assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in line
+    together = json.loads((seeds / "metrics_val.json").read_text())
+    assert together["seeds"] == [42, 1]
+    assert f"{together['scores']['model']['miou']:.3f}" in line
+    assert (
+        cli.main(["predict", "--run", str(seeds), "--cache", str(cache_path), "--pictures", "0"])
+        == 0
+    )
+    assert "the ensemble of 2 models" in capsys.readouterr().out
+    said = json.loads((seeds / "predictions" / "predictions.json").read_text())
+    by_id = {entry["id"]: entry for entry in said}
+    for row in json.loads((seeds / "predictions_val.json").read_text()):
+        assert by_id[row["id"]]["confidence"] == pytest.approx(row["confidence"], abs=1e-4)
+
+
+def test_one_number_says_how_many_seeds_and_ablations_train_three_models(
+    cache_path, tmp_path, capsys
+):
+    place = tmp_path / "three"
+    argv = ["fit", "--cache", str(cache_path), "--run", str(place), *FLAGS, "--pictures", "0"]
+    assert cli.main([*argv, "--epochs", "1", "--seeds", "2", "--ablations"]) == 0
+    table = capsys.readouterr().out.rsplit("which event:", 1)[0].splitlines()[-1]
+    for name in ("both", "audio", "video"):
+        found = sorted(path.parent.name for path in (place / name).glob(f"*/{BEST}"))
+        assert found == ["seed-0", "seed-1"]
+        assert f"{place / name} (2 seeds)" in table
+        assert f"{place / name}, ensemble of 2" in table
+        config = TrainConfig.from_json(place / name / "seed-1" / "config.json")
+        assert (config.modality, config.seed) == (name, 1)
+    alone = tmp_path / "audio"
+    argv = ["fit", "--cache", str(cache_path), "--run", str(alone), *FLAGS, "--epochs", "1"]
+    assert cli.main([*argv, "--pictures", "0", "--modality", "audio", "--seed", "1"]) == 0
+    one, other = (
+        json.loads((run / "history.json").read_text())[0]["train_loss"]
+        for run in (alone, place / "audio" / "seed-1")
+    )
+    assert one == other, "an ablation is the very run that --modality gives"
+
+
+def test_ablations_of_one_modality_are_refused(cache_path, tmp_path, capsys):
+    refused(
+        capsys, "drop --modality audio",
+        "fit", "--cache", cache_path, "--run", tmp_path / "r", "--ablations", "--modality", "audio",
+    )  # fmt: skip
+
+
+def test_leaked_ids_are_scored_apart(tmp_path, capsys):
+    labels = labels_for(30, 3)
+    rows = {int(s): [n for n in range(30) if labels.split[n] == s] for s in (0, 2)}
+    ids = list(labels.ids)
+    ids[rows[2][0]] = ids[rows[0][0]]  # one clip of test stands in train as well
+    cache = make_cache(tmp_path / "c", labels=dataclasses.replace(labels, ids=ids))
+    config = SMALL.revised(epochs=1)
+    commands.fit(cache, tmp_path / "run", config, pictures=0)
+    result = commands.evaluate_run(tmp_path / "run", cache, "test", pictures=0)[0]
+    assert "model, without 1 leaked" in result["scores"]
+    assert "stand in both train and test" in capsys.readouterr().out
+    commands.fit(cache, tmp_path / "other", config.revised(drop_leaks=True), pictures=0)
+    result = commands.evaluate_run(tmp_path / "other", cache, "test", pictures=0)[0]
+    assert not any("leaked" in name for name in result["scores"])
+    refused(
+        capsys, "labels of the training rows",
+        "report", tmp_path / "run", tmp_path / "other", "--split", "test",
+    )  # fmt: skip
 
 
 def test_report_refuses_runs_on_different_data(run, cache_path, tmp_path, capsys):
@@ -223,7 +293,13 @@ def test_report_refuses_runs_on_different_data(run, cache_path, tmp_path, capsys
     result = json.loads((run / "metrics_val.json").read_text())
     (other / "metrics_val.json").write_text(json.dumps({**result, "fingerprint": "0"}))
     (other / BEST).write_bytes(b"")
-    refused(capsys, "fingerprint differ", "report", run, other)
+    refused(capsys, "fingerprints) differ", "report", run, other)
+    (other / "metrics_val.json").write_text(json.dumps({**result, "scored_rows": "0"}))
+    refused(capsys, "labels of the scored rows", "report", run, other)
+    del result["scored_rows"]
+    (other / "metrics_val.json").write_text(json.dumps(result))
+    refused(capsys, "older version", "report", run, other)
+    refused(capsys, "has not been scored on test", "report", other, "--split", "test")
 
 
 def test_a_cache_made_with_other_settings_is_refused_by_name(run, tmp_path, capsys):

@@ -28,12 +28,14 @@ def resolved(cache, **changes):
     return resolve(CPU.revised(**changes), cache, cache.labels.classes)
 
 
-def test_pooling_is_the_mean_of_the_valid_steps_in_each_window():
+def test_pooling_gives_mean_and_deviation_of_the_valid_steps_in_each_window():
     features = np.arange(10, dtype=np.float32)[None, :, None].repeat(2, 0)
     features[1, 5:] = np.nan
-    means, valid = pool_steps(features, np.array([10, 5]), hop_s=0.25, window_s=1.0, windows=3)
-    np.testing.assert_allclose(means[0, :, 0], [1.5, 5.5, 8.5])
-    np.testing.assert_allclose(means[1, :, 0], [1.5, 4.0, 0.0])
+    pooled, valid = pool_steps(features, np.array([10, 5]), hop_s=0.25, window_s=1.0, windows=3)
+    np.testing.assert_allclose(pooled[0, :, 0], [1.5, 5.5, 8.5])
+    np.testing.assert_allclose(pooled[1, :, 0], [1.5, 4.0, 0.0])
+    np.testing.assert_allclose(pooled[0, :, 1], [np.std(range(4)), np.std(range(4)), 0.5])
+    np.testing.assert_allclose(pooled[1, :, 1], [np.std(range(4)), 0.0, 0.0])
     np.testing.assert_array_equal(valid, [[True, True, True], [True, True, False]])
 
 
@@ -50,7 +52,8 @@ def test_features_arrive_as_cached(cache):
     np.testing.assert_array_equal(
         clips.maps[row].numpy(), maps.reshape(8, 576, 49).transpose(0, 2, 1)
     )
-    assert clips.audio.shape == (30, 20, 120 + 64 + 12 + 7 + 6)
+    width = 120 + 64 + 12 + 7 + 6
+    assert clips.audio.shape == (30, 20, 2 * width)
     hop_s = CONFIG["hop_samples"] / CONFIG["sample_rate_hz"]
     in_third = [k for k in range(431) if 1.0 <= k * hop_s < 1.5]
     at = 0
@@ -58,6 +61,8 @@ def test_features_arrive_as_cached(cache):
         raw = cache.read(f"audio/{name}", [row])[0].astype(np.float32)
         found = clips.audio[row, 2, at : at + raw.shape[1]].numpy()
         np.testing.assert_allclose(found, raw[in_third].mean(0), atol=2e-3)
+        found = clips.audio[row, 2, width + at : width + at + raw.shape[1]].numpy()
+        np.testing.assert_allclose(found, raw[in_third].std(0), atol=2e-3)
         at += raw.shape[1]
     np.testing.assert_allclose(clips.frame_time_s[row], cache.read("video/frame_time_s", [row])[0])
     np.testing.assert_allclose(clips.frame_span_s[row], 10 / 8)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.decode import best_run, gate_targets, second_probability
-from train.metrics import Events, Predictions, score, second_count, segments
+from train.metrics import Events, Predictions, second_count, segments
+from train.scores import score
 
 
 def half_seconds(count: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from train.config import TrainConfig
 from train.data import load_dataset, resolve, standardise
 from train.metrics import Predictions, classification, localization
 from train.model import FusionModel
+from train.step import Average, EpochStep, Step, make_optimizer
 
 SMALL = TrainConfig(
     device="cpu",
@@ -75,9 +76,9 @@ def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(tmp_path, mo
     model = FusionModel(dataset.clips.shapes, config)
     rows = dataset.splits["train"]
     standardise(model, dataset.clips, rows)
-    optimizer = loop.make_optimizer(model, config)
-    step = loop.Step(model, optimizer, config, dataset.clips.device)
-    epoch_step = loop.EpochStep(step, dataset.clips, rows)
+    optimizer = make_optimizer(model, config)
+    step = Step(model, optimizer, config, dataset.clips.device, Average(model, 0, 1))
+    epoch_step = EpochStep(step, dataset.clips, rows)
     for epoch in range(150):
         loop.train_epoch(epoch_step, epoch)
     truth = loop.events(rows, 10.0)
@@ -174,7 +175,7 @@ def test_gradients_are_clipped(cache):
     model, dataset, about = prepare(cache, SMALL.revised(grad_clip=1e-3))
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    step = loop.Step(model, optimizer, about.config, dataset.clips.device)
+    step = Step(model, optimizer, about.config, dataset.clips.device, Average(model, 0, 1))
     rows = dataset.splits["train"]
     step(dataset.clips.batch(rows.clip[:8]), rows.category[:8], rows.interval[:8])
     moved = torch.stack(
@@ -284,26 +285,30 @@ def test_a_captured_step_trains_like_a_plain_one(cache, monkeypatch):
     config = SMALL.revised(device="cuda", dropout=0.0, batch_size=4)
     found = []
     for warm_up in (3, 10**9):  # the second never captures
-        monkeypatch.setattr(loop.EpochStep, "_WARM_UP", warm_up)
+        monkeypatch.setattr(EpochStep, "_WARM_UP", warm_up)
         model, dataset, about = prepare(cache, config)
         model.cuda()
-        step = loop.Step(
-            model, loop.make_optimizer(model, about.config), about.config, dataset.clips.device
+        step = Step(
+            model,
+            make_optimizer(model, about.config),
+            about.config,
+            dataset.clips.device,
+            Average(model, 2, 5),
         )
-        epoch_step = loop.EpochStep(step, dataset.clips, dataset.splits["train"])
+        epoch_step = EpochStep(step, dataset.clips, dataset.splits["train"])
         found.append([loop.train_epoch(epoch_step, epoch)[0] for epoch in range(4)])
         assert (epoch_step._graph is not None) is (warm_up == 3)
     assert found[0] == pytest.approx(found[1], rel=2e-2)
 
 
 def test_each_epoch_takes_every_row_once_in_an_order_of_its_own(cache, tmp_path, monkeypatch):
-    original, seen = loop.EpochStep.__call__, []
+    original, seen = EpochStep.__call__, []
 
     def watch(self, chosen):
         seen.extend(chosen.tolist())
         return original(self, chosen)
 
-    monkeypatch.setattr(loop.EpochStep, "__call__", watch)
+    monkeypatch.setattr(EpochStep, "__call__", watch)
     train(cache, SMALL.revised(epochs=2), tmp_path / "run")
     half = len(seen) // 2
     assert sorted(seen[:half]) == sorted(seen[half:]) == list(range(18))

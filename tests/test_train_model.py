@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from train.config import PRESETS, TrainConfig
-from train.loop import losses
 from train.model import Batch, Frames, FusionModel, Shapes, Sound, at_frames, at_steps
 from train.model import gated_interval as interval_of
+from train.step import losses
 
 SHAPES = Shapes(audio_features=20, map_channels=24, cells=7, classes=5, clip_seconds=10.0)
 CONFIG = TrainConfig(

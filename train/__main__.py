@@ -15,14 +15,15 @@ from train.config import PRESETS, TrainConfig
 USAGE = """\
 Train from a feature cache, and look at what was learned. No media are needed.
 
-  python -m train fit      --cache DIR [--run DIR] [--seeds 0 1 2] [--resume] [settings]
+  python -m train fit      --cache DIR [--run DIR] [--seeds 5] [--ablations] [--resume] [settings]
   python -m train evaluate [--run DIR] [--cache DIR] [--split val|test]
   python -m train predict  --cache DIR [--run DIR]
   python -m train report   RUN [RUN ...] [--split val|test]
 
 Examples:
   python -m train fit --cache cache-ave
-  python -m train fit --cache cache-ave --modality audio --run runs/audio --seeds 0 1 2
+  python -m train fit --cache cache-ave --seeds 5              (mean ± sd, and the ensemble)
+  python -m train fit --cache cache-ave --ablations            (both, audio alone, video alone)
   python -m train fit --cache cache-ave --preset classic
   python -m train evaluate --cache cache-ave --split test        (the newest run)
   python -m train report runs/audio runs/video runs/both
@@ -45,7 +46,17 @@ def fit(argv: Sequence[str]) -> None:
     parser.add_argument("--cache", type=Path, required=True, help="feature cache to train from")
     parser.add_argument("--run", type=Path, help="folder to make (default: runs/<date>-<time>)")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[], help="train once per seed, into RUN/seed-N"
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[],
+        help="train once per seed, into RUN/seed-N: one number says how many (5 is 0 1 2 3 4), "
+        "several say which",
+    )
+    parser.add_argument(
+        "--ablations",
+        action="store_true",
+        help="train audio alone and video alone as well, the same way: RUN/both, audio, video",
     )
     parser.add_argument("--resume", action="store_true", help="go on with RUN after its last epoch")
     parser.add_argument("--pictures", type=int, default=4, help="clips to draw (default: 4)")
@@ -58,6 +69,8 @@ def fit(argv: Sequence[str]) -> None:
         for action in parser._actions:
             action.required = False
     options, rest = parser.parse_known_args(argv)
+    if len(options.seeds) == 1:
+        options.seeds = list(range(options.seeds[0])) or options.seeds
     config = _fit_config(options, rest, parser.prog)
     from train import commands, runs
 
@@ -68,6 +81,7 @@ def fit(argv: Sequence[str]) -> None:
         config,
         resume=options.resume,
         seeds=options.seeds,
+        ablations=options.ablations,
         pictures=options.pictures,
     )
 
@@ -79,8 +93,10 @@ def _fit_config(options: argparse.Namespace, rest: Sequence[str], prog: str) -> 
     if options.run is None:
         raise ConfigError("--resume needs --run: which run should go on?")
     stored = options.run / "config.json"
+    if options.ablations:
+        stored = options.run / "both" / "config.json"
     if options.seeds:
-        stored = options.run / f"seed-{options.seeds[0]}" / "config.json"
+        stored = stored.parent / f"seed-{options.seeds[0]}" / "config.json"
     config = command_line(TrainConfig, ["--config", str(stored), *rest], prog=prog)
     before = TrainConfig.from_json(stored)
     changed = [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,20 +15,35 @@ from cache.reader import Cache, open_cache
 from train import checkpoint, plots, runs
 from train.checkpoint import BEST, About
 from train.config import TrainConfig
-from train.data import Clips, Dataset, load_clips, load_dataset, resolve, standardise
+from train.data import Dataset, load_clips, load_dataset, resolve, standardise
+from train.decode import ensemble
 from train.evaluate import (
-    comparison,
+    Result,
+    common_decoding,
     evaluate,
     prediction,
     prediction_rows,
-    seeds_table,
-    table,
     write_result,
 )
-from train.loop import autocast, best_epoch, predict
+from train.look import choose, look
+from train.loop import best_epoch, predict
 from train.loop import fit as train_model
 from train.metrics import Predictions
 from train.model import FusionModel
+from train.tables import class_table, comparison, seeds_table, table
+
+ABLATIONS = ("both", "audio", "video")
+Guesses = Mapping[str, Predictions]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained model, scored on a split: its folder, what it knows of itself, what it said."""
+
+    run: Path
+    about: About
+    guesses: Guesses
+    result: Result
 
 
 def fit(
@@ -38,31 +53,59 @@ def fit(
     *,
     resume: bool = False,
     seeds: Sequence[int] = (),
+    ablations: bool = False,
     pictures: int = 4,
-) -> list[dict[str, Any]]:
-    """Train, evaluate on val, draw; one result (see `evaluate`) per seed.
+) -> list[Result]:
+    """Train, evaluate on val, draw; one result (see `evaluate`) per model.
 
-    The features are read once for all seeds.
+    The features are read once for all seeds and, with `ablations`, for the three models of both
+    streams, of audio alone and of video alone, which are trained the same way.
     """
     cache = open_cache(cache_path)
     config = resolve(config, cache, cache.labels.classes)
-    places = {run / f"seed-{seed}": seed for seed in seeds} or {run: config.seed}
-    for place in places:
-        runs.claim_run(place, resume and (place / checkpoint.LAST).exists() if seeds else resume)
+    if ablations and config.modality != "both":
+        raise ConfigError(
+            f"modality: --ablations trains all three; drop --modality {config.modality}"
+        )
+    configs = {run: config}
+    if ablations:
+        configs = {run / name: config.revised(modality=name) for name in ABLATIONS}
+    places = {place: [place / f"seed-{seed}" for seed in seeds] or [place] for place in configs}
+    for one in [one for members in places.values() for one in members]:
+        runs.claim_run(one, resume and (one / checkpoint.LAST).exists() if seeds else resume)
     dataset = load_dataset(cache, config, ("train", "val"))
     print(describe(cache, dataset), flush=True)
     results = []
-    for place, seed in places.items():
-        again = resume and (place / checkpoint.LAST).exists()
-        results.append(_fit_one(cache, dataset, place, config.revised(seed=seed), again, pictures))
-    if seeds:
-        print(f"\n{seeds_table(results)}\nruns: {run}/seed-*")
+    for place, settings in configs.items():
+        narrowed = only(dataset, settings.modality)
+        chosen = dict(zip(places[place], seeds or [config.seed], strict=True))
+        members = [
+            _fit_one(cache, narrowed, one, settings.revised(seed=seed), resume, pictures)
+            for one, seed in chosen.items()
+        ]
+        results += [member.result for member in members]
+        _together(place, members, narrowed, "val")
+    if ablations:
+        print(f"\n{report([run / name for name in ABLATIONS], 'val')}")
     return results
+
+
+def only(dataset: Dataset, modality: str) -> Dataset:
+    """The same data with the streams that a model of this modality reads; nothing is copied."""
+    clips = dataset.clips
+    return replace(
+        dataset,
+        clips=replace(
+            clips,
+            audio=None if modality == "video" else clips.audio,
+            maps=None if modality == "audio" else clips.maps,
+        ),
+    )
 
 
 def _fit_one(
     cache: Cache, dataset: Dataset, run: Path, config: TrainConfig, resume: bool, pictures: int
-) -> dict[str, Any]:
+) -> Member:
     about = About(
         config=config,
         classes=dataset.classes,
@@ -77,22 +120,23 @@ def _fit_one(
     print(f"run {run}: {count:,} parameters on {dataset.clips.device.type}, seed {config.seed}")
     (run / runs.CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
     runs.write_json(run / runs.FEATURES_FILE, runs.features_of(cache))
-    history = train_model(model, dataset, about, run, resume)
+    again = resume and (run / checkpoint.LAST).exists()
+    history = train_model(model, dataset, about, run, again)
     runs.write_json(run / runs.HISTORY_FILE, history)
     model, about, _ = checkpoint.load(run / BEST)
     model.to(dataset.clips.device)
     print(f"start and end: by the {about.decoding}, which scored higher on val at the best epoch")
     figures = {"curves": plots.curves_figure(history, best_epoch(history))}
     drawn = plots.save_figures(run / plots.FOLDER, figures)
-    return _report(cache, dataset, model, about, run, "val", pictures, drawn)
+    return _score_one(cache, dataset, model, about, run, "val", pictures, drawn)
 
 
 def evaluate_run(
     run: Path, cache_path: Path, split: str, *, device: str | None = None, pictures: int = 4
-) -> list[dict[str, Any]]:
-    """Score a run (or each seed of it) on a split; writes metrics, predictions and pictures."""
+) -> list[Result]:
+    """Score a run (or each seed of it, and their ensemble) on a split; writes what it finds."""
     cache = open_cache(cache_path)
-    results = []
+    members = []
     dataset: Dataset | None = None
     for place in runs.members(run):
         model, about, _ = checkpoint.load(place / BEST)
@@ -106,10 +150,26 @@ def evaluate_run(
                 f"expected {', '.join(about.classes)}"
             )
         model.to(dataset.clips.device)
-        results.append(_report(cache, dataset, model, about, place, split, pictures, []))
-    if len(results) > 1:
-        print(f"\n{seeds_table(results)}")
-    return results
+        members.append(_score_one(cache, dataset, model, about, place, split, pictures, []))
+    assert dataset is not None
+    _together(run, members, dataset, split)
+    return [member.result for member in members]
+
+
+def _together(run: Path, members: Sequence[Member], dataset: Dataset, split: str) -> None:
+    """Score the ensemble of a run's seeds, write it beside them, and print the seeds' table."""
+    if len(members) < 2:
+        return
+    abouts = [member.about for member in members]
+    decoding = common_decoding(abouts)
+    guesses = ensemble([member.guesses for member in members], dataset.clips.shapes.clip_seconds)
+    result = evaluate(guesses, decoding, abouts[0], dataset, split)
+    result["seeds"] = [about.config.seed for about in abouts]
+    write_result(run, result)
+    rows = prediction_rows(dataset, split, guesses[decoding])
+    runs.write_json(run / f"predictions_{split}.json", rows)
+    print(f"\n{seeds_table([member.result for member in members], result)}")
+    print(f"runs: {run}/seed-*; the ensemble's scores: {run}/metrics_{split}.json")
 
 
 def predict_cache(
@@ -120,23 +180,32 @@ def predict_cache(
     device: str | None = None,
     pictures: int | None = None,
 ) -> list[dict[str, str | float]]:
-    """Class, confidence, start and end of every clip of a cache; labels are not needed."""
+    """Class, confidence, start and end of every clip of a cache; labels are not needed.
+
+    A folder of seeds answers as an ensemble; the pictures show the attention of its first member.
+    """
     cache = open_cache(cache_path)
-    place = runs.members(run)[0]
-    model, about, _ = checkpoint.load(place / BEST)
-    runs.check_same_features(cache, about, place)
+    places = runs.members(run)
+    loaded = [checkpoint.load(place / BEST)[:2] for place in places]
+    for place, (_, about) in zip(places, loaded, strict=True):
+        runs.check_same_features(cache, about, place)
     if not cache.ids:
         raise ConfigError(f"{cache.path}: no clip in this cache; nothing to predict")
+    model, about = loaded[0]
     config = about.config if device is None else about.config.revised(device=device)
     clips = load_clips(cache, config, cache.ids, len(about.classes))
-    model.to(clips.device)
     rows = torch.arange(len(clips.ids), device=clips.device)
-    guess = predict(model, clips, rows)[about.decoding]
+    guesses = [predict(member.to(clips.device), clips, rows) for member, _ in loaded]
+    guess = guesses[0][about.decoding]
+    if len(loaded) > 1:
+        together = ensemble(guesses, clips.shapes.clip_seconds)
+        guess = together[common_decoding([about for _, about in loaded])]
+        print(f"the ensemble of {len(loaded)} models in {run}")
     found = [
         {"id": clip_id, **prediction(guess, row, about.classes)}
         for row, clip_id in enumerate(clips.ids)
     ]
-    folder = out or place / "predictions"
+    folder = out or (run if len(loaded) > 1 else places[0]) / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / "predictions.json", found)
     print(pd.DataFrame(found).to_string(index=False, float_format="{:.2f}".format))
@@ -151,15 +220,20 @@ def predict_cache(
 
 def report(paths: Sequence[Path], split: str) -> str:
     """The runs' stored scores side by side; refuses runs whose data differ."""
-    results = {
-        str(path): [runs.read_json(place / f"metrics_{split}.json") for place in runs.members(path)]
+    stored = {
+        str(path): [runs.read_result(place, split) for place in runs.members(path)]
         for path in paths
     }
-    runs.check_same_data(results)
-    return comparison(results)
+    runs.check_same_data(stored)
+    return comparison(
+        {
+            str(path): (stored[str(path)], runs.read_ensemble(path, split, len(stored[str(path)])))
+            for path in paths
+        }
+    )
 
 
-def _report(
+def _score_one(
     cache: Cache,
     dataset: Dataset,
     model: FusionModel,
@@ -168,75 +242,33 @@ def _report(
     split: str,
     pictures: int,
     drawn: list[Path],
-) -> dict[str, Any]:
+) -> Member:
     """Evaluate, write, draw, print."""
-    result, guess = evaluate(model, about, dataset, split)
+    samples, clip_seconds = dataset.splits[split], dataset.clips.shapes.clip_seconds
+    guesses = predict(model, dataset.clips, samples.clip)
+    guess = guesses[about.decoding]
+    result = evaluate(guesses, about.decoding, about, dataset, split)
     rows = prediction_rows(dataset, split, guess)
     runs.write_json(run / f"predictions_{split}.json", rows)
     written = write_result(run, result)
-    folder = run / plots.FOLDER
     figures = {
-        f"intervals_{split}": plots.intervals_figure(rows, dataset.clips.shapes.clip_seconds),
+        f"intervals_{split}": plots.intervals_figure(rows, clip_seconds),
         f"confusion_{split}": plots.confusion_figure(
             np.array(result["confusion"], np.float64), dataset.classes
         ),
     }
-    drawn += plots.save_figures(folder, figures)
-    samples = dataset.splits[split]
-    for number in choose(rows, dataset.clips.shapes.clip_seconds, pictures):
+    drawn += plots.save_figures(run / plots.FOLDER, figures)
+    for number in choose(rows, clip_seconds, pictures):
         view = look(
             model, cache, dataset.clips, int(samples.clip[number]), guess, number, about.classes,
             rows[number],
         )  # fmt: skip
-        drawn += plots.draw_clip(folder / split, view)
-    print(f"\n{table(result)}\nscores: {written}\npictures:")
+        drawn += plots.draw_clip(run / plots.FOLDER / split, view)
+    print(f"\n{table(result)}\n\nby class, hardest first:\n{class_table(result)}")
+    print(f"scores: {written}\npictures:")
     for path in drawn:
         print(f"  {path}")
-    return result
-
-
-def choose(rows: Sequence[dict[str, Any]], clip_seconds: float, count: int) -> list[int]:
-    """Which events to draw: the first shorter than the clip of each class, then any others."""
-    short = [n for n, row in enumerate(rows) if row["end_s"] - row["start_s"] < clip_seconds]
-    first: dict[str, int] = {}
-    for number in short:
-        first.setdefault(rows[number]["category"], number)
-    order = list(dict.fromkeys([*first.values(), *short, *range(len(rows))]))
-    return order[:count]
-
-
-@torch.inference_mode()
-def look(
-    model: FusionModel,
-    cache: Cache,
-    clips: Clips,
-    clip: int,
-    guess: Predictions,
-    number: int,
-    classes: Sequence[str],
-    truth: dict[str, Any] | None = None,
-) -> plots.View:
-    """One clip with its attention maps; `number` is its place in `guess`."""
-    with autocast(clips.device):
-        output = model.eval()(
-            clips.batch(torch.tensor([clip], device=clips.device)), return_attention=True
-        )
-    said = prediction(guess, number, classes)
-    return plots.View(
-        id=clips.ids[clip],
-        attention={
-            name: value[0].double().cpu().numpy() for name, value in output.attention.items()
-        },
-        clip_seconds=clips.shapes.clip_seconds,
-        step_s=clips.step_s,
-        frame_time_s=clips.frame_time_s[clip].double().cpu().numpy(),
-        pictures=[] if clips.maps is None else cache.jpegs(clips.ids[clip]),
-        predicted=str(said["predicted"]),
-        confidence=float(said["confidence"]),
-        predicted_s=(float(said["predicted_start_s"]), float(said["predicted_end_s"])),
-        category=None if truth is None else truth["category"],
-        true_s=None if truth is None else (truth["start_s"], truth["end_s"]),
-    )
+    return Member(run, about, guesses, result)
 
 
 def describe(cache: Cache, dataset: Dataset) -> str:

@@ -37,6 +37,11 @@ class TrainConfig(Settings):
     gate_weight: float = Field(default=1.0, ge=0)
     """Weight of the event gate's loss: for each step, is the event heard and seen? With 0 the gate
     learns from the interval alone, and the interval's own decoding is used."""
+    average_epochs: float = Field(default=5.0, ge=0)
+    """The weights that are validated and kept are an average over about this many epochs; 0 keeps
+    the last step's."""
+    reversed_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the training rows that run backwards in time, drawn anew in each epoch."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Share of the class target that is spread over all classes."""
     scheduler_factor: float = Field(default=0.5, gt=0, lt=1)
@@ -54,6 +59,8 @@ class TrainConfig(Settings):
     """Heads of every temporal and cross-modal attention; divides both widths."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout after every attention, feed-forward and pooled vector."""
+    input_dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Dropout on the standardised audio features and on the pooled channels of each frame."""
     audio_rate_hz: float = Field(default=2.0, gt=0)
     """Audio steps per second that the model sees: cached steps are averaged at load time."""
 
@@ -87,5 +94,8 @@ PRESETS = {
         num_heads=8,
         patience=10,
         gate_weight=0.0,
+        input_dropout=0.0,
+        average_epochs=0.0,
+        reversed_share=0.0,
     ),
 }

@@ -37,8 +37,8 @@ class Clips:
     Attributes
     ----------
     ids: clip of each row.
-    audio: (M, T, D) float32 means of the cached steps in each window, 0 where none is valid;
-        None for a video-only model.
+    audio: (M, T, D) float32 means, then deviations, of the cached steps in each window, 0 where
+        none is valid; None for a video-only model.
     audio_valid: (M, T) bool.
     step_s: width of a window in seconds; step k covers [k, k + 1) × step_s.
     maps: (M, F, S, C) float16, channels last; None for an audio-only model.
@@ -119,6 +119,8 @@ class Dataset:
     notes: list[str]
     train_truth: Events
     """The training events, for baselines: known also when their features were not loaded."""
+    train_ids: list[str]
+    """Clip id of each training event."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -202,7 +204,8 @@ def load_dataset(cache: Cache, config: TrainConfig, splits: Sequence[str] = SPLI
     named = {name: samples(rows) for name, rows in chosen.items()}
     train = kept["train"]
     truth = Events(labels.category[train], labels.start_s[train], labels.end_s[train])
-    return Dataset(clips, named, labels.classes, without, labels.ids, leaks, notes, truth)
+    ids = [labels.ids[row] for row in train]
+    return Dataset(clips, named, labels.classes, without, labels.ids, leaks, notes, truth, ids)
 
 
 def load_clips(cache: Cache, config: TrainConfig, ids: Sequence[str], classes: int) -> Clips:
@@ -212,7 +215,7 @@ def load_clips(cache: Cache, config: TrainConfig, ids: Sequence[str], classes: i
     video = ["video/maps", "video/frame_time_s"] if config.modality != "audio" else []
     clip_seconds = float(cache.config["clip_seconds"])
     steps = max(1, round(clip_seconds * config.audio_rate_hz))
-    features = sum(cache.fields[name].shape[1] for name in audio)
+    features = 2 * sum(cache.fields[name].shape[1] for name in audio)
     frames, channels, side = (cache.fields["video/maps"].shape if video else (0, 0, 0, 0))[:3]
     count = len(ids)
     _check_memory(
@@ -268,11 +271,11 @@ def _fill(clips: Clips, cache: Cache, audio: list[str], video: list[str]) -> Non
 def pool_steps(
     features: Floats, steps: npt.NDArray[Any], hop_s: float, window_s: float, windows: int
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Mean of the valid steps in each window of `window_s` seconds.
+    """Mean and standard deviation of the valid steps in each window of `window_s` seconds.
 
     features (n, steps, D) float32 whose step k is at k × hop_s and is valid where k < steps[n];
-    returns means (n, windows, D) float32, zero in windows without a valid step, and which windows
-    have one (n, windows) bool.
+    returns means, then deviations (n, windows, 2 D) float32, zero in windows without a valid step,
+    and which windows have one (n, windows) bool.
     """
     total = features.shape[1]
     window = np.minimum((np.arange(total) * hop_s / window_s).astype(np.int64), windows - 1)
@@ -280,10 +283,13 @@ def pool_steps(
     valid = np.arange(total) < np.asarray(steps)[:, None]
     clean = np.where(valid[:, :, None], features, np.float32(0))
     counts = valid.astype(np.float32) @ member.T
-    means = member @ clean / np.maximum(counts, 1)[:, :, None]
+    share = 1 / np.maximum(counts, 1)[:, :, None]
+    means = member @ clean * share
     if not np.isfinite(means).all():
         raise CacheError("a valid audio step is not finite; run `python -m cache verify`")
-    return means.astype(np.float32), counts > 0
+    apart = np.where(valid[:, :, None], clean - means[:, window], np.float32(0))
+    deviations = np.sqrt(member @ np.square(apart) * share)
+    return np.concatenate([means, deviations], axis=2, dtype=np.float32), counts > 0
 
 
 def standardise(model: FusionModel, clips: Clips, train: Samples) -> None:

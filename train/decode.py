@@ -6,12 +6,14 @@ width, are averaged over each. Shapes: N clips, T steps, S seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Array = npt.NDArray[np.float64]
+from train.metrics import Array, Predictions
 
 
 def second_probability(gate_logits: Tensor, steps: Tensor, seconds: int) -> Tensor:
@@ -47,6 +49,35 @@ def best_run(probability: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
         best = np.where(better, total, best)
         first, stop = np.where(better, begin, first), np.where(better, second + 1, stop)
     return first, stop
+
+
+def read_off_seconds(probability: Array, on: Array, clip_seconds: float) -> Predictions:
+    """Predictions whose start and end are the best run of `on` (N, S); probability (N, K)."""
+    first, stop = best_run(on)
+    width = np.float64(clip_seconds / on.shape[1])
+    return Predictions(probability, first * width, stop * width, on)
+
+
+def ensemble(
+    members: Sequence[Mapping[str, Predictions]], clip_seconds: float
+) -> dict[str, Predictions]:
+    """The mean of several models' answers to the same clips, for each decoding.
+
+    Class probabilities and the probability of each second are averaged, and the best run is read
+    off the mean; start and end of the head are averaged (Lakshminarayanan et al. 2017).
+    """
+
+    def mean(decoding: str, name: str) -> Array:
+        values: Array = np.mean([getattr(member[decoding], name) for member in members], axis=0)
+        return values
+
+    probability = mean("interval", "probability")
+    return {
+        "gate": read_off_seconds(probability, mean("gate", "on"), clip_seconds),
+        "interval": Predictions(
+            probability, mean("interval", "start_s"), mean("interval", "end_s")
+        ),
+    }
 
 
 def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:

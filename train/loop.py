@@ -8,16 +8,15 @@ the product's question ("which event, and when") in one number.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,119 +24,18 @@ from cache.errors import AvelError, ConfigError
 from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.config import TrainConfig
 from train.data import Clips, Dataset, Samples
-from train.decode import best_run, gate_targets, second_probability
+from train.decode import read_off_seconds, second_probability
 from train.metrics import Array, Events, Predictions, classification, localization, second_count
-from train.model import Batch, FusionModel, Output
+from train.model import FusionModel
+from train.step import LOSSES, Average, EpochStep, Step, autocast, make_optimizer
 
 CRITERION = "localized_iou"
-LOSSES = 4
 History = list[dict[str, float]]
 _EVALUATION_ROWS = 64
 
 
 class TrainingError(AvelError):
     """Training can't go on, for example because the loss is not finite."""
-
-
-def losses(output: Output, category: Tensor, interval: Tensor, config: TrainConfig) -> Tensor:
-    """(4,) total, cross-entropy, L1 of start and end, binary cross-entropy of the gate.
-
-    total = CE + interval_weight × L1 + gate_weight × BCE. category (N,) int64; interval (N, 2)
-    fractions of the clip.
-    """
-    classes = F.cross_entropy(output.logits, category, label_smoothing=config.label_smoothing)
-    spans = F.l1_loss(output.interval, interval)
-    real = torch.isfinite(output.gate_logits)
-    score = output.gate_logits.masked_fill(~real, 0.0)
-    wrong = F.binary_cross_entropy_with_logits(
-        score, gate_targets(output.steps, interval), reduction="none"
-    )
-    gate = (wrong * real).sum() / real.sum().clamp_min(1)
-    total = classes + config.interval_weight * spans + config.gate_weight * gate
-    return torch.stack([total, classes, spans, gate])
-
-
-@dataclass
-class Step:
-    """One optimizer step on the device, without a wait for it."""
-
-    model: FusionModel
-    optimizer: torch.optim.Optimizer
-    config: TrainConfig
-    device: torch.device
-
-    def __call__(self, batch: Batch, category: Tensor, interval: Tensor) -> Tensor:
-        """Forward, backward, clip, update; returns the (4,) losses, still on the device."""
-        with autocast(self.device):
-            output = self.model(batch)
-        parts = losses(output, category, interval, self.config)
-        parts[0].backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return parts.detach()
-
-
-class EpochStep:
-    """`Step` on rows of a split: from row numbers on the device to losses on the device.
-
-    On CUDA, a step of a full batch is captured once as a graph and replayed: its hundreds of
-    small kernels cost more to launch one by one than to run. The last, smaller batch of an epoch
-    and the first steps (which let libraries set themselves up) run as they are.
-    """
-
-    _WARM_UP = 3
-
-    def __init__(self, step: Step, clips: Clips, rows: Samples) -> None:
-        self.step, self.clips, self.rows = step, clips, rows
-        self._size = step.config.batch_size
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._captured_rate = 0.0
-        self._chosen = torch.zeros(self._size, dtype=torch.int64, device=clips.device)
-        self._losses = torch.zeros(LOSSES, device=clips.device)
-        self._eager_steps = 0
-
-    def __call__(self, chosen: Tensor) -> Tensor:
-        """(4,) losses of the step on sample numbers `chosen` (N,)."""
-        if self.clips.device.type != "cuda" or len(chosen) != self._size:
-            return self._eager(chosen)
-        if self._graph is None and self._eager_steps < self._WARM_UP:
-            self._eager_steps += 1
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                found = self._eager(chosen)
-            torch.cuda.current_stream().wait_stream(side)
-            return found
-        self._chosen.copy_(chosen)
-        rate = self.step.optimizer.param_groups[0]["lr"]
-        if self._graph is None or rate != self._captured_rate:  # a graph holds its rate for good
-            self._graph, self._captured_rate = torch.cuda.CUDAGraph(), rate
-            with torch.cuda.graph(self._graph):
-                self._losses = self._eager(self._chosen)
-        self._graph.replay()
-        return self._losses
-
-    def _eager(self, chosen: Tensor) -> Tensor:
-        batch = self.clips.batch(self.rows.clip[chosen])
-        return self.step(batch, self.rows.category[chosen], self.rows.interval[chosen])
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 on CUDA, plain float32 elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
-def make_optimizer(model: FusionModel, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019), fused; only matrices decay, not biases and norms."""
-    wide = [p for p in model.parameters() if p.ndim > 1]
-    thin = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": wide, "weight_decay": config.weight_decay},
-        {"params": thin, "weight_decay": 0.0},
-    ]
-    capturable = wide[0].device.type == "cuda"
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True, capturable=capturable)
 
 
 def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
@@ -180,10 +78,8 @@ def predict(model: FusionModel, clips: Clips, rows: Tensor) -> dict[str, Predict
         parts.append(torch.cat([output.logits.softmax(dim=1), output.interval, chance], dim=1))
     values: Array = torch.cat(parts).double().cpu().numpy()
     probability, spans, on = np.split(values, [classes, classes + 2], axis=1)
-    first, stop = best_run(on)
-    width = np.float64(clip_seconds / seconds)
     return {
-        "gate": Predictions(probability, first * width, stop * width, on),
+        "gate": read_off_seconds(probability, on, clip_seconds),
         "interval": Predictions(
             probability, spans[:, 0] * clip_seconds, spans[:, 1] * clip_seconds
         ),
@@ -193,7 +89,8 @@ def predict(model: FusionModel, clips: Clips, rows: Tensor) -> dict[str, Predict
 def events(samples: Samples, clip_seconds: float) -> Events:
     """The truth of a split as arrays on the host, in seconds."""
     spans = samples.interval.double().cpu().numpy() * clip_seconds
-    return Events(samples.category.cpu().numpy(), spans[:, 0], spans[:, 1])
+    clip = samples.clip.cpu().numpy()
+    return Events(samples.category.cpu().numpy(), spans[:, 0], spans[:, 1], clip)
 
 
 def validate(model: FusionModel, dataset: Dataset) -> tuple[dict[str, float], str]:
@@ -230,8 +127,10 @@ def fit(
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, "max", factor=config.scheduler_factor, patience=config.scheduler_patience
     )
-    history = _restore(run / LAST, model, optimizer, scheduler, about) if resume else []
-    step = Step(model, optimizer, config, dataset.clips.device)
+    steps = math.ceil(len(dataset.splits["train"]) / config.batch_size)
+    average = Average(model, config.average_epochs, steps)
+    history = _restore(run / LAST, model, average, optimizer, scheduler, about) if resume else []
+    step = Step(model, optimizer, config, dataset.clips.device, average)
     epoch_step = EpochStep(step, dataset.clips, dataset.splits["train"])
     bar = tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=None)
     with bar:
@@ -244,13 +143,15 @@ def fit(
                 epoch=len(history), score=entry[f"val_{CRITERION}"], decoding=decoding
             )
             if entry[f"val_{CRITERION}"] > best:
-                save(run / BEST, model, now)
+                save(run / BEST, average.model, now)
             save(
                 run / LAST,
                 model,
                 now,
                 optimizer=optimizer.state_dict(),
                 scheduler=scheduler.state_dict(),
+                average=average.weights(),
+                average_steps=float(average.steps),
                 history=json.dumps(history),
             )
             bar.update()
@@ -262,7 +163,7 @@ def _epoch(epoch_step: EpochStep, dataset: Dataset, number: int) -> tuple[dict[s
     started = time.perf_counter()
     rate = epoch_step.step.optimizer.param_groups[0]["lr"]
     total, classes, spans, gate = train_epoch(epoch_step, number)
-    values, decoding = validate(epoch_step.step.model, dataset)
+    values, decoding = validate(epoch_step.step.average.model, dataset)
     entry = {
         "epoch": number,
         "train_loss": total,
@@ -299,6 +200,7 @@ def _line(entry: dict[str, float], config: TrainConfig, best: float) -> str:
 def _restore(
     path: Path,
     model: FusionModel,
+    average: Average,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau,
     about: About,
@@ -313,6 +215,7 @@ def _restore(
         for group in optimizer.param_groups:  # the run may have begun on another device
             group["capturable"] = group["params"][0].device.type == "cuda"
         scheduler.load_state_dict(payload["scheduler"])
+        average.load(payload["average"], payload["average_steps"])
         history: History = json.loads(payload["history"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: holds no training to go on with ({error!r})") from None

@@ -1,4 +1,4 @@
-"""Scores as pure functions of arrays; the trivial baselines go through the very same functions.
+"""Class and interval scores as pure functions of arrays.
 
 Shapes: N events (label rows), K classes. Times in seconds. Rules for the corner cases:
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,20 +25,29 @@ from sklearn.metrics import (
 )
 
 Array = npt.NDArray[np.float64]
-Scores = dict[str, float | None]
+Scores = Mapping[str, float | None]
 TIOU_LEVELS = (0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
 class Events:
-    """What is true: category (N,) int64, start_s and end_s (N,) float64."""
+    """What is true: category (N,) int64, start_s and end_s (N,) float64.
+
+    clip: (N,) int64 number of the clip that each event is of; None where each has its own.
+    """
 
     category: npt.NDArray[np.int64]
     start_s: Array
     end_s: Array
+    clip: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.category)
+
+    def of(self, rows: npt.NDArray[Any]) -> Events:
+        """Some of the events: numbers or a mask (N,)."""
+        clip = None if self.clip is None else self.clip[rows]
+        return Events(self.category[rows], self.start_s[rows], self.end_s[rows], clip)
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,11 @@ class Predictions:
         """(N,) the most probable class; the first of equals."""
         best: npt.NDArray[np.int64] = self.probability.argmax(axis=1).astype(np.int64)
         return best
+
+    def of(self, rows: npt.NDArray[Any]) -> Predictions:
+        """The predictions for some of the events: numbers or a mask (N,)."""
+        on = None if self.on is None else self.on[rows]
+        return Predictions(self.probability[rows], self.start_s[rows], self.end_s[rows], on)
 
 
 def tiou(start_a: Array, end_a: Array, start_b: Array, end_b: Array) -> Array:
@@ -145,61 +160,8 @@ def localization(truth: Events, guess: Predictions) -> Scores:
     }
 
 
-def score(truth: Events, guess: Predictions, clip_seconds: float) -> Scores:
-    """Every score of one predictor; those of events shorter than the clip begin with `short_`."""
-    classes = guess.probability.shape[1]
-    spans = [
-        segments(category, x.start_s, x.end_s, clip_seconds, classes)
-        for x, category in ((truth, truth.category), (guess, guess.category))
-    ]
-    if guess.on is not None:
-        spans[1] = np.where(guess.on > 0.5, guess.category[:, None], classes)
-    short = truth.end_s - truth.start_s < clip_seconds
-    apart = localization(
-        Events(truth.category[short], truth.start_s[short], truth.end_s[short]),
-        Predictions(guess.probability[short], guess.start_s[short], guess.end_s[short]),
-    )
-    return {
-        **classification(truth, guess),
-        **localization(truth, guess),
-        "segment_accuracy": float(np.mean(spans[0] == spans[1])) if len(truth) else None,
-        **{f"short_{name}": value for name, value in apart.items()},
-    }
-
-
 def confusion(truth: Events, guess: Predictions) -> npt.NDArray[np.int64]:
     """(K, K) counts: true class down, predicted class across."""
     labels = np.arange(guess.probability.shape[1])
     counts: npt.NDArray[np.int64] = confusion_matrix(truth.category, guess.category, labels=labels)
     return counts
-
-
-def baselines(
-    train: Events, count: int, classes: int, clip_seconds: float
-) -> dict[str, Predictions]:
-    """Predictors that look at nothing but the training labels, for `count` events.
-
-    Both answer with the training split's class frequencies (so top-1 is the majority class);
-    one says "the whole clip", the other the mean training interval.
-    """
-    frequency = np.bincount(train.category, minlength=classes) / max(1, len(train))
-    probability = np.tile(frequency, (count, 1))
-    spans = {
-        "majority class, whole clip": (0.0, clip_seconds),
-        "majority class, mean interval": (float(train.start_s.mean()), float(train.end_s.mean())),
-    }
-    return {
-        name: Predictions(probability, np.full(count, start), np.full(count, end))
-        for name, (start, end) in spans.items()
-    }
-
-
-def mean_and_deviation(runs: list[Mapping[str, float | None]]) -> dict[str, tuple[float, float]]:
-    """Mean and sample standard deviation (0 for one run) of each score that every run has."""
-    shared = [name for name in runs[0] if all(run.get(name) is not None for run in runs)]
-    table = {}
-    for name in shared:
-        values = np.array([run[name] for run in runs], np.float64)
-        deviation = float(values.std(ddof=1)) if len(runs) > 1 else 0.0
-        table[name] = (float(values.mean()), deviation)
-    return table

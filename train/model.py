@@ -5,8 +5,8 @@ P projected channels, D audio features, H heads. Times are seconds from the clip
 clock for both streams; intervals are fractions of the clip.
 
     audio (N, T, D)    → 1-D CNN → + time → temporal self-attention ──┐ cross-modal attention,
-    maps (N, F, S, C)  → P → channel, spatial attention → + time →    ├ both ways, fused on the
-                         temporal self-attention ─────────────────────┘ audio's time steps
+    maps (N, F, S, C)  → P → channel, spatial attention → mean where  ├ both ways, fused on the
+                         looked at → + time → temporal self-attention ┘ audio's time steps
     fused (N, T, d)    → per-step gate → class logits, start ≤ end
 """
 
@@ -179,13 +179,14 @@ class AudioStream(nn.Module):
         self.first = nn.Conv1d(features, width, kernel_size=3, padding=1)
         self.second = nn.Conv1d(width, width, kernel_size=3, padding=1)
         self.norm = nn.LayerNorm(width)
+        self.input_dropout = nn.Dropout(config.input_dropout)
         self.dropout = nn.Dropout(config.dropout)
         self.time = TemporalBlock(width, config.num_heads, config.dropout)
 
     def forward(self, sound: Sound, weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """The stream (N, T, d) and, if asked for, its attention (N, H, T, T)."""
         here = sound.valid.unsqueeze(1)
-        x = ((sound.features - self.mean) / self.deviation).transpose(1, 2)
+        x = self.input_dropout((sound.features - self.mean) / self.deviation).transpose(1, 2)
         x = F.gelu(self.first(x.masked_fill(~here, 0.0))).masked_fill(~here, 0.0)
         x = self.norm(self.dropout(self.second(x)).transpose(1, 2))
         x = x + time_encoding(sound.time_s, x.shape[-1]).to(x.dtype)
@@ -197,8 +198,10 @@ class VideoStream(nn.Module):
     """Frame maps → channel, then spatial attention → + time → temporal self-attention.
 
     The attentions follow CBAM (Woo et al. 2018). The wide maps are projected once, C → P, and
-    both work on the P channels: that product is most of the model's arithmetic, so nothing else
-    touches C channels. What is heard around a frame guides where to look (Tian et al. 2018).
+    both work on the P channels: that product is most of the model's arithmetic. Where to look
+    decided, the C channels of the cells are averaged with those weights; even weights give the
+    average pooling that the backbone was trained for. What is heard around a frame guides where
+    to look (Tian et al. 2018).
     """
 
     mean: Tensor
@@ -219,8 +222,9 @@ class VideoStream(nn.Module):
         self.listen = nn.Linear(config.audio_feat_dim, inner, bias=False)
         if config.modality != "both":
             del self.listen
-        self.widen = nn.Linear(inner, width)
+        self.widen = nn.Linear(shapes.map_channels, width)
         self.norm = nn.LayerNorm(width)
+        self.input_dropout = nn.Dropout(config.input_dropout)
         self.dropout = nn.Dropout(config.dropout)
         self.time = TemporalBlock(width, config.num_heads, config.dropout)
 
@@ -235,15 +239,29 @@ class VideoStream(nn.Module):
         average, largest = cells.mean(dim=2), cells.max(dim=2).values
         channel = (self.channel(average) + self.channel(largest)).sigmoid()
         cells = cells * channel.unsqueeze(2)
-        spatial = self._look(cells, heard).softmax(dim=-1)
-        seen = (spatial.unsqueeze(2) @ cells).squeeze(2)
-        x = self.norm(self.dropout(self.widen(seen)))
+        spatial = self._partly_even(self._look(cells, heard).softmax(dim=-1))
+        look = spatial.unsqueeze(2)
+        wide = ((look.to(frames.maps.dtype) @ frames.maps).squeeze(2) - self.mean) / self.deviation
+        seen = self.input_dropout(wide)
+        x = self.norm(self.dropout(F.gelu(self.widen(seen))))
         x = x + time_encoding(frames.time_s, x.shape[-1]).to(x.dtype)
         stream, temporal = self.time(x, None, weights)
         if not weights:
             return stream, {}
         grid = spatial.unflatten(-1, (self.cells, self.cells))  # type: ignore[no-untyped-call]
         return stream, {"channel": channel, "spatial": grid, "video": temporal}
+
+    def _partly_even(self, weights: Tensor) -> Tensor:
+        """Attention (N, F, S) mixed half and half with even weights, which also sum to one.
+
+        In training a frame gets the one or the other by chance, so that the streams above learn to
+        do without the attention: on a few hundred clips it is learned by heart otherwise. (As
+        dropout does to units, and stochastic depth, Huang et al. 2016, to layers.)
+        """
+        share = weights.new_full(weights.shape[:2], 0.5)
+        if self.training:
+            share = torch.bernoulli(share)
+        return torch.lerp(weights.new_tensor(1 / weights.shape[-1]), weights, share.unsqueeze(-1))
 
     def _look(self, cells: Tensor, heard: Tensor | None) -> Tensor:
         """Score of every cell (N, F, S), from its neighbourhood, its content and the sound."""
@@ -252,7 +270,8 @@ class VideoStream(nn.Module):
         grid = summary.view(clips * frames, 2, self.cells, self.cells)
         near = self.spatial(grid).view(clips, frames, -1)
         sought = self.seek if heard is None else self.seek + self.listen(heard)
-        score: Tensor = near + (cells @ sought.expand(clips, frames, -1).unsqueeze(-1)).squeeze(-1)
+        content = cells @ sought.expand(clips, frames, -1).unsqueeze(-1)
+        score: Tensor = near + content.squeeze(-1) / math.sqrt(cells.shape[-1])
         return score
 
 

@@ -6,7 +6,8 @@ history.json                    one record per epoch
 best_model_with_attention.pth   the selected weights; last.pth: to go on from
 metrics_val.json, metrics_test.json, predictions_val.json, test_evaluations.jsonl
 attention_visualization/        pictures
-seed-0/ seed-1/ …               with --seeds: one such folder each
+seed-0/ seed-1/ …               with --seeds: one such folder each, and the ensemble's scores
+both/ audio/ video/             with --ablations: one such run each
 """
 
 from __future__ import annotations
@@ -23,6 +24,14 @@ from cache.schema import config_differences
 from train.checkpoint import BEST, LAST, About
 
 ROOT = Path("runs")
+_SAME = {
+    "fingerprint": "the features (fingerprints)",
+    "split": "the splits",
+    "classes": "the classes",
+    "clips_without_features": "the clips without features",
+    "scored_rows": "the labels of the scored rows (their digests)",
+    "training_rows": "the labels of the training rows (their digests)",
+}
 CONFIG_FILE, FEATURES_FILE, HISTORY_FILE = "config.json", "features.json", "history.json"
 
 
@@ -33,7 +42,8 @@ def new_run() -> Path:
 
 def newest_run() -> Path:
     """The run under `runs/` whose model was written last."""
-    found = [*ROOT.glob(f"*/{BEST}"), *ROOT.glob(f"*/seed-*/{BEST}")]
+    places = ("*", "*/seed-*", "*/both", "*/both/seed-*")
+    found = [path for place in places for path in ROOT.glob(f"{place}/{BEST}")]
     if not found:
         raise ConfigError(
             f"no run under {ROOT}/; train one with `python -m train fit --cache CACHE`, or name "
@@ -107,14 +117,38 @@ def check_same_features(cache: Cache, about: About, run: Path) -> None:
     )
 
 
+def read_result(place: Path, split: str) -> dict[str, Any]:
+    """The stored result of one model on a split; ConfigError where it must be made first."""
+    path = place / f"metrics_{split}.json"
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: this run has not been scored on {split}; do it with `python -m train "
+            f"evaluate --run {place} --cache CACHE --split {split}`"
+        )
+    found: dict[str, Any] = read_json(path)
+    if any(key not in found for key in (*_SAME, "scores")):
+        raise ConfigError(
+            f"{path}: was written by an older version and lacks what a comparison needs; "
+            "evaluate the run again"
+        )
+    return found
+
+
+def read_ensemble(run: Path, split: str, seeds: int) -> dict[str, Any] | None:
+    """The stored result of the ensemble of a folder of seeds, where there is one."""
+    if seeds < 2 or not (run / f"metrics_{split}.json").exists():
+        return None
+    return read_result(run, split)
+
+
 def check_same_data(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Raise ConfigError unless all results were scored on the same events of the same features."""
+    """Raise ConfigError unless all were trained and scored on the same rows and features."""
     first_name, first = next((name, seeds[0]) for name, seeds in results.items())
     for name, seeds in results.items():
         for result in seeds:
-            for key in ("fingerprint", "split", "events", "classes", "clips_without_features"):
+            for key, what in _SAME.items():
                 if result[key] != first[key]:
                     raise ConfigError(
-                        f"{name} and {first_name} can't be compared: their {key} differ "
+                        f"{name} and {first_name} can't be compared: {what} differ "
                         f"({str(result[key])[:60]} and {str(first[key])[:60]})"
                     )
