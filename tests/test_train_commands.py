@@ -133,7 +133,7 @@ def test_a_run_folder_holds_what_it_promises(run, cache_path):
     names = {path.name for path in run.iterdir()}
     assert names == {
         *(runs.CONFIG_FILE, runs.FEATURES_FILE, runs.HISTORY_FILE, BEST, "last.pth"),
-        *("metrics_val.json", "predictions_val.json", plots.FOLDER),
+        *("metrics_val.json", "predictions_val.json", "report.html", plots.FOLDER),
     }
     config = TrainConfig.from_json(run / runs.CONFIG_FILE)
     assert (config.num_classes, config.num_frames) == (3, 8)
@@ -246,8 +246,8 @@ def test_one_number_says_how_many_seeds_and_ablations_train_three_models(
     for name in ("both", "audio", "video"):
         found = sorted(path.parent.name for path in (place / name).glob(f"*/{BEST}"))
         assert found == ["seed-0", "seed-1"]
-        assert f"{place / name} (2 seeds)" in table
-        assert f"{place / name}, ensemble of 2" in table
+        assert f"{name} (2 seeds)" in table
+        assert f"{name}, ensemble of 2" in table
         config = TrainConfig.from_json(place / name / "seed-1" / "config.json")
         assert (config.modality, config.seed) == (name, 1)
     alone = tmp_path / "audio"

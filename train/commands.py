@@ -12,7 +12,7 @@ import torch
 
 from cache.errors import ConfigError
 from cache.reader import Cache, open_cache
-from train import checkpoint, plots, runs
+from train import checkpoint, page, plots, runs
 from train.checkpoint import BEST, About
 from train.config import TrainConfig
 from train.data import Dataset, load_clips, load_dataset, resolve, standardise
@@ -25,7 +25,7 @@ from train.evaluate import (
     prediction_rows,
     write_result,
 )
-from train.look import choose, look
+from train.look import choose, gallery, hardest, look
 from train.loop import best_epoch, predict
 from train.loop import fit as train_model
 from train.metrics import Predictions
@@ -220,17 +220,16 @@ def predict_cache(
 
 def report(paths: Sequence[Path], split: str) -> str:
     """The runs' stored scores side by side; refuses runs whose data differ."""
+    short = len({path.name for path in paths}) == len(paths)
     stored = {
-        str(path): [runs.read_result(place, split) for place in runs.members(path)]
+        path.name if short else str(path): (
+            seeds := [runs.read_result(place, split) for place in runs.members(path)],
+            runs.read_ensemble(path, split, len(seeds)),
+        )
         for path in paths
     }
-    runs.check_same_data(stored)
-    return comparison(
-        {
-            str(path): (stored[str(path)], runs.read_ensemble(path, split, len(stored[str(path)])))
-            for path in paths
-        }
-    )
+    runs.check_same_data({name: seeds for name, (seeds, _) in stored.items()})
+    return comparison(stored)
 
 
 def _score_one(
@@ -258,6 +257,9 @@ def _score_one(
         ),
     }
     drawn += plots.save_figures(run / plots.FOLDER, figures)
+    chosen = hardest(rows, page.GALLERY)
+    views, mels = gallery(model, cache, dataset, split, guess, rows, chosen)
+    drawn.insert(0, page.write(run, result, rows, views, mels))
     for number in choose(rows, clip_seconds, pictures):
         view = look(
             model, cache, dataset.clips, int(samples.clip[number]), guess, number, about.classes,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from cache.reader import Cache
 from train import plots
-from train.data import Clips
+from train.data import Clips, Dataset
 from train.evaluate import prediction
-from train.metrics import Predictions
+from train.metrics import Array, Predictions, tiou
 from train.model import FusionModel
 from train.step import autocast
 
@@ -58,3 +59,46 @@ def look(
         category=None if truth is None else truth["category"],
         true_s=None if truth is None else (truth["start_s"], truth["end_s"]),
     )
+
+
+def hardest(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
+    """Numbers of the events that were answered worst: wrong class first, then by tIoU."""
+    order = sorted(range(len(rows)), key=lambda n: (_right(rows[n]), _tiou(rows[n]), rows[n]["id"]))
+    return order[:count]
+
+
+def gallery(
+    model: FusionModel,
+    cache: Cache,
+    dataset: Dataset,
+    split: str,
+    guess: Predictions,
+    rows: Sequence[dict[str, Any]],
+    chosen: Sequence[int],
+) -> tuple[list[plots.View], list[Array | None]]:
+    """The chosen events of a split as views, and each one's log-Mel spectrogram.
+
+    Spectrograms are (T, n_mels) float64 in dB, NaN beyond a clip's sound; None where the cache has
+    no sound.
+    """
+    clip = dataset.splits[split].clip
+    views = [
+        look(model, cache, dataset.clips, int(clip[n]), guess, n, dataset.classes, rows[n])
+        for n in chosen
+    ]
+    if "audio/mel" not in cache.fields:
+        return views, [None] * len(views)
+    places = np.array([cache.row(rows[n]["id"]) for n in chosen], np.int64)
+    sounds = cache.read("audio/mel", places).astype(np.float64)
+    for sound, steps in zip(sounds, cache.read("rows/audio_steps", places), strict=True):
+        sound[steps:] = np.nan
+    return views, list(sounds)
+
+
+def _right(row: Mapping[str, Any]) -> bool:
+    return bool(row["category"] == row["predicted"])
+
+
+def _tiou(row: Mapping[str, Any]) -> float:
+    names = ("start_s", "end_s", "predicted_start_s", "predicted_end_s")
+    return float(tiou(*(np.array([row[name]], np.float64) for name in names))[0])

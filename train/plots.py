@@ -273,7 +273,7 @@ def _streams(name: str) -> tuple[str, str]:
     return asks, answers or asks
 
 
-def _edges(view: View, stream: str, length: int) -> Array:
+def edges(view: View, stream: str, length: int) -> Array:
     """Edges in seconds of the cells of a map's axis, (length + 1,)."""
     if stream == "audio":
         return np.linspace(0.0, length * view.step_s, length + 1)
@@ -285,8 +285,8 @@ def _edges(view: View, stream: str, length: int) -> Array:
 def _map(axis: Axes, view: View, name: str, weights: Array) -> Any:
     asks, answers = _streams(name)
     across, down = (
-        _edges(view, answers, weights.shape[1]),
-        _edges(view, asks, weights.shape[0]),
+        edges(view, answers, weights.shape[1]),
+        edges(view, asks, weights.shape[0]),
     )
     mesh = axis.pcolormesh(across, down, weights, cmap=_MAPS, vmin=0)
     axis.set_xlim(0, view.clip_seconds)

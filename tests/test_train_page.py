@@ -1,0 +1,191 @@
+"""report.html: self-contained, escaped, ordered, described, small; rendered where a browser is."""
+
+import dataclasses
+import html.parser
+import io
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_cache import labels_for, make_cache
+
+from train import commands, page, plots
+from train.config import TrainConfig
+from train.look import hardest
+
+CONFIG = TrainConfig(
+    device="cpu",
+    audio_feat_dim=16,
+    video_feat_dim=16,
+    map_channels=8,
+    batch_size=8,
+    epochs=1,
+    num_heads=4,
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+EVIL = "<script>alert(1)</script>\"' onload=x"
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+class Tags(html.parser.HTMLParser):
+    """Every start tag with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def named(self, name):
+        return [attrs for tag, attrs in self.found if tag == name]
+
+
+def report(folder, modality="both", labels=None):
+    cache = make_cache(folder / "cache", labels=labels or labels_for(30, 3))
+    run = folder / "run"
+    commands.fit(cache, run, CONFIG.revised(modality=modality), pictures=0)
+    return run / page.FILE, cache
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return report(tmp_path_factory.mktemp("page"))
+
+
+def test_the_page_refers_to_nothing_outside_itself(made):
+    text = made[0].read_text()
+    tags = Tags(text)
+    for tag, attrs in tags.found:
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert attrs.get(name, "data:").startswith("data:"), (tag, name)
+    assert not re.search(r"https?:|@import|url\(", text)
+    assert "default-src 'none'" in tags.named("meta")[2]["content"]
+    assert all(attrs["alt"].strip() for attrs in tags.named("img"))
+
+
+def test_each_clip_has_all_its_rows_on_one_axis(made):
+    tags = Tags(made[0].read_text())
+    clips = tags.named("article")
+    assert len(clips) == 6
+    classes = [attrs.get("class") for attrs in tags.named("div")]
+    for name in ("plot frames", "plot bars", "plot ticks", "part"):
+        assert classes.count(name) == 6, name
+    assert len(tags.named("svg")) == 6
+    # 8 frames with 8 heatmaps, spectrogram and cross-modal map each; curves and confusion
+    assert len(tags.named("img")) == 6 * (8 + 8 + 2) + 2
+    wide = [a["style"] for a in tags.named("div") if a.get("style", "").startswith("left")]
+    total = sum(float(re.search(r"width:([\d.]+)%", style)[1]) for style in wide)
+    assert total == pytest.approx(6 * 100, abs=1)
+
+
+def test_the_worst_come_first():
+    def row(name, said, end_s):
+        times = {"start_s": 0.0, "end_s": 10.0, "predicted_start_s": 0.0, "predicted_end_s": end_s}
+        return {"id": name, "category": "a", "predicted": said, **times}
+
+    rows = [row("fine", "a", 10.0), row("half", "a", 5.0), row("wrong", "b", 10.0)]
+    assert hardest(rows, 9) == [2, 1, 0]
+    assert hardest(rows, 1) == [2]
+
+
+def test_evaluate_shows_its_own_split_and_keeps_the_other_s_scores(made):
+    path, cache = made
+    commands.evaluate_run(path.parent, cache, "test", pictures=0)
+    text = path.read_text()
+    assert text.index("Scores on test") < text.index("Scores on val")
+    assert "Clips of test" in text
+
+
+@pytest.mark.parametrize(
+    ("modality", "missing"), [("audio", "only listens"), ("video", "sound asks frames")]
+)
+def test_one_modality_says_what_it_lacks(tmp_path, modality, missing):
+    text = report(tmp_path, modality)[0].read_text()
+    assert (missing in text) is (modality == "audio")
+    assert "Mel" in text  # the sound is shown to people, whatever the model reads
+
+
+def test_names_from_a_stranger_stay_text(tmp_path):
+    labels = labels_for(30, 3)
+    labels = dataclasses.replace(labels, classes=[EVIL, "b & c", "{{ 7 * 7 }}"])
+    tags = Tags(report(tmp_path, labels=labels)[0].read_text())
+    assert len(tags.named("script")) == 1
+    assert not any(name.startswith("on") for _, attrs in tags.found for name in attrs)
+    assert {attrs["data-class"] for attrs in tags.named("article")} == set(labels.classes)
+
+
+def noisy_view(number):
+    """A clip whose pictures and maps don't compress: the largest page there can be."""
+    rng = np.random.default_rng(number)
+    jpegs = []
+    for _ in range(8):
+        buffer = io.BytesIO()
+        smooth = Image.fromarray(rng.integers(0, 255, (28, 28, 3)).astype(np.uint8))
+        smooth.resize((224, 224)).save(buffer, "JPEG")
+        jpegs.append(buffer.getvalue())
+    return plots.View(
+        id=f"clip{number}",
+        attention={
+            "gate": rng.random(20),
+            "audio": rng.random((8, 20, 20)),
+            "spatial": rng.random((8, 7, 7)),
+            "audio_to_video": rng.random((8, 20, 8)),
+        },
+        clip_seconds=10.0,
+        step_s=0.5,
+        frame_time_s=0.625 + 1.25 * np.arange(8),
+        pictures=jpegs,
+        predicted="Class 0",
+        confidence=0.5,
+        predicted_s=(0.0, 10.0),
+        category="Class 1",
+        true_s=(2.0, 5.0),
+    )
+
+
+def test_a_hundred_clips_stay_under_ten_megabytes(made, tmp_path):
+    result = commands.evaluate_run(made[0].parent, made[1], "val", pictures=0)[0]
+    views = [noisy_view(number) for number in range(100)]
+    mels = [np.random.default_rng(n).normal(size=(431, 64)) for n in range(100)]
+    rows = [{}] * 250
+    path = page.write(tmp_path, result, rows, views, mels)
+    assert path.stat().st_size < 10e6
+    assert "The 100 worst placed of 250 events; the other 150 are left out." in path.read_text()
+
+
+def test_a_short_clip_s_sound_ends_where_it_ends():
+    mel = np.zeros((400, 64))
+    mel[100:] = np.nan
+    mel[50] = 1.0
+    found = page._sound(noisy_view(0), mel)
+    assert found["mel_width"] == "25.000"
+    assert "loudest at about 1.2 s" in found["mel_alt"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the PATH")
+@pytest.mark.parametrize("width_px", [390, 1280])
+def test_a_browser_draws_it_without_a_complaint(made, tmp_path, width_px):
+    """A copy with a probe at its end, since the page itself says nothing to the outside."""
+    probe = (
+        "<script>document.title = [document.documentElement.scrollWidth, innerWidth, "
+        "document.querySelectorAll('article').length, "
+        "document.getElementById('count').textContent].join('|')</script>"
+    )
+    copy = tmp_path / "copy.html"
+    copy.write_text(made[0].read_text().replace("</body>", probe + "</body>"))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    done = subprocess.run(
+        [*command, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width_px},900",
+         "--dump-dom", copy.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    wide, inner, clips, count = re.search(r"<title>(.*?)</title>", done.stdout)[1].split("|")
+    assert int(wide) <= int(inner), "the page itself never scrolls sideways"
+    assert count == f"{clips} of {clips} clips"
