@@ -1,5 +1,6 @@
 """Training end to end on small caches: learning, resume, checkpoints."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -86,6 +87,28 @@ def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(tmp_path, mo
         assert classification(truth, guess)["top1"] == 1.0
         assert localization(truth, guess)["miou"] > miou, name
         np.testing.assert_allclose(guess.probability.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_model_trained_both_ways_is_asked_both_ways(cache):
+    model, dataset, about = prepare(cache, SMALL.revised(reversed_share=0.5, average_epochs=0.0))
+    rows = dataset.splits["train"]
+    both = loop.predict(model, dataset.clips, rows.clip)
+    model.config = about.config.revised(reversed_share=0.0)
+    forwards = loop.predict(model, dataset.clips, rows.clip)
+    clips = dataset.clips
+    turned = dataclasses.replace(
+        clips,
+        audio=clips.audio.flip(1),
+        audio_valid=clips.audio_valid.flip(1),
+        frame_time_s=10.0 - clips.frame_time_s,
+    )
+    backwards = loop.predict(model, turned, rows.clip)
+    probability = (forwards["gate"].probability + backwards["gate"].probability) / 2
+    np.testing.assert_allclose(both["gate"].probability, probability, atol=1e-5)
+    on = (forwards["gate"].on + backwards["gate"].on[:, ::-1]) / 2
+    np.testing.assert_allclose(both["gate"].on, on, atol=1e-5)
+    start = (forwards["interval"].start_s + 10 - backwards["interval"].end_s) / 2
+    np.testing.assert_allclose(both["interval"].start_s, start, atol=1e-4)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(cache, tmp_path):

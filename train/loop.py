@@ -26,8 +26,16 @@ from train.config import TrainConfig
 from train.data import Clips, Dataset, Samples
 from train.decode import read_off_seconds, second_probability
 from train.metrics import Array, Events, Predictions, classification, localization, second_count
-from train.model import FusionModel
-from train.step import LOSSES, Average, EpochStep, Step, autocast, make_optimizer
+from train.model import Batch, FusionModel
+from train.step import (
+    LOSSES,
+    Average,
+    EpochStep,
+    Step,
+    autocast,
+    make_optimizer,
+    reverse_time,
+)
 
 CRITERION = "localized_iou"
 History = list[dict[str, float]]
@@ -65,17 +73,21 @@ def predict(model: FusionModel, clips: Clips, rows: Tensor) -> dict[str, Predict
     """Class probabilities and intervals (seconds) for clip rows (N,), on the host, decoded twice.
 
     "gate": the best-scoring run of whole seconds, and which seconds are on; "interval": the
-    start and end head.
+    start and end head. A model that was trained on clips run backwards as well is asked both ways,
+    and the mean of its two answers counts.
     """
     model.eval()
     clip_seconds, classes = clips.shapes.clip_seconds, clips.shapes.classes
     seconds = second_count(clip_seconds)
     parts = [torch.empty(0, classes + 2 + seconds, device=clips.device)]
     for some in torch.split(rows, _EVALUATION_ROWS):
-        with autocast(clips.device):
-            output = model(clips.batch(some))
-        chance = second_probability(output.gate_logits, output.steps, seconds)
-        parts.append(torch.cat([output.logits.softmax(dim=1), output.interval, chance], dim=1))
+        batch = clips.batch(some)
+        answer = _answer(model, batch, seconds)
+        if model.config.reversed_share:
+            which = torch.ones(len(some), dtype=torch.bool, device=clips.device)
+            turned, _ = reverse_time(batch, answer[:, :2], which, clip_seconds)
+            answer = (answer + _forwards(_answer(model, turned, seconds), classes)) / 2
+        parts.append(answer)
     values: Array = torch.cat(parts).double().cpu().numpy()
     probability, spans, on = np.split(values, [classes, classes + 2], axis=1)
     return {
@@ -84,6 +96,21 @@ def predict(model: FusionModel, clips: Clips, rows: Tensor) -> dict[str, Predict
             probability, spans[:, 0] * clip_seconds, spans[:, 1] * clip_seconds
         ),
     }
+
+
+def _answer(model: FusionModel, batch: Batch, seconds: int) -> Tensor:
+    """(N, K + 2 + S): class probabilities, start and end, the probability of each second."""
+    device = next(model.parameters()).device
+    with autocast(device):
+        output = model(batch)
+    chance = second_probability(output.gate_logits, output.steps, seconds)
+    return torch.cat([output.logits.softmax(dim=1), output.interval, chance], dim=1)
+
+
+def _forwards(backwards: Tensor, classes: int) -> Tensor:
+    """The answer (N, K + 2 + S) for clips from the answer for the clips run backwards."""
+    probability, interval, on = backwards.tensor_split([classes, classes + 2], dim=1)
+    return torch.cat([probability, 1 - interval.flip(1), on.flip(1)], dim=1)
 
 
 def events(samples: Samples, clip_seconds: float) -> Events:

@@ -82,6 +82,7 @@ def draw_clip(folder: Path, view: View) -> list[Path]:
 def spatial_figure(view: View) -> Figure:
     """Spatial attention over each frame, on the picture that the network saw."""
     weights = view.attention["spatial"]
+    low, high = float(weights.min()), float(weights.max())
     frames = len(weights)
     columns = min(4, frames)
     rows = -(-frames // columns)
@@ -104,8 +105,8 @@ def spatial_figure(view: View) -> Figure:
             interpolation="bilinear",
             cmap=_MAPS,
             # Faint where the model doesn't look, so that the picture stays visible.
-            alpha=np.clip(0.75 * np.sqrt(weights[frame] / weights.max()), 0.12, 0.75),
-            norm=PowerNorm(0.5, vmin=0, vmax=float(weights.max())),
+            alpha=0.7 * np.sqrt((weights[frame] - low) / max(high - low, 1e-9)),
+            norm=PowerNorm(0.5, vmin=low, vmax=max(high, low + 1e-9)),
         )
         time_s = view.frame_time_s[frame]
         inside = view.true_s is not None and view.true_s[0] <= time_s < view.true_s[1]
