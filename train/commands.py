@@ -33,6 +33,7 @@ from train.model import FusionModel
 from train.tables import class_table, comparison, seeds_table, table
 
 ABLATIONS = ("both", "audio", "video")
+_GATES = 6  # clips drawn from either end of the list
 Guesses = Mapping[str, Predictions]
 
 
@@ -256,9 +257,12 @@ def _score_one(
             np.array(result["confusion"], np.float64), dataset.classes
         ),
     }
+    order = hardest(rows, len(rows))
+    views, mels = gallery(model, cache, dataset, split, guess, rows, order[: page.GALLERY])
+    ends = list(dict.fromkeys([*order[:_GATES], *order[-_GATES:]]))  # the worst, then the best
+    some, _ = gallery(model, cache, dataset, split, guess, rows, ends)
+    figures[f"gates_{split}"] = plots.gates_figure(some)
     drawn += plots.save_figures(run / plots.FOLDER, figures)
-    chosen = hardest(rows, page.GALLERY)
-    views, mels = gallery(model, cache, dataset, split, guess, rows, chosen)
     drawn.insert(0, page.write(run, result, rows, views, mels))
     for number in choose(rows, clip_seconds, pictures):
         view = look(

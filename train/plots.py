@@ -153,10 +153,35 @@ def heads_figure(view: View, names: Mapping[str, str], what: str) -> Figure:
 
 def timeline_figure(view: View) -> Figure:
     """The per-step gate over the clip, with the true and the predicted interval under it."""
-    gate = view.attention["gate"]
-    on_frames = "audio" not in view.attention
     figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
-    if on_frames:
+    _timeline(axis, view)
+    axis.set_ylabel("gate: the event is on")
+    axis.set_xlabel("time (s)")
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    axis.set_title(view.title, fontsize=11)
+    return figure
+
+
+def gates_figure(views: Sequence[View]) -> Figure:
+    """The gate of several clips, three in a row, with true and predicted intervals under it."""
+    rows = -(-len(views) // 3)
+    figure, axes = plt.subplots(
+        rows, 3, figsize=(13, 0.4 + 2.1 * rows), sharex=True, squeeze=False, layout="constrained"
+    )
+    for axis, view in zip(axes.flat, views, strict=False):
+        _timeline(axis, view)
+        said = "" if view.predicted == view.category else f", said {view.predicted}"
+        axis.set_title(f"{view.category}{said}  ({view.id})", fontsize=9)
+    for axis in axes.flat[len(views) :]:
+        axis.axis("off")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.supylabel("gate: heard and seen", fontsize=10)
+    return figure
+
+
+def _timeline(axis: Axes, view: View) -> None:
+    gate = view.attention["gate"]
+    if "audio" not in view.attention:
         axis.plot(view.frame_time_s, gate, "o-", color="black", label="gate")
     else:
         edges = np.arange(len(gate) + 1) * view.step_s
@@ -166,12 +191,8 @@ def timeline_figure(view: View) -> Figure:
     if view.true_s is not None:
         start, end = view.true_s
         axis.barh(-0.24, end - start, left=start, height=0.1, color=TRUE, label="true")
-    axis.set(xlim=(0, view.clip_seconds), ylim=(-0.34, 1.05), xlabel="time (s)")
+    axis.set(xlim=(0, view.clip_seconds), ylim=(-0.34, 1.05))
     axis.set_yticks([0, 0.5, 1])
-    axis.set_ylabel("gate: the event is on")
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    axis.set_title(view.title, fontsize=11)
-    return figure
 
 
 def intervals_figure(rows: Sequence[Mapping[str, Any]], clip_seconds: float) -> Figure:
