@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from train.config import PRESETS, TrainConfig
-from train.model import Batch, Frames, FusionModel, Shapes, Sound, at_frames, at_steps
+from train.model import Batch, Frames, FusionModel, InputDropout, Shapes, Sound, at_frames, at_steps
 from train.model import gated_interval as interval_of
 from train.step import losses
 
@@ -221,3 +221,13 @@ def test_losses_are_cross_entropy_weighted_l1_and_the_gates_own():
     surprise = -np.log(np.where(on, chance, 1 - chance))[real].mean()
     assert gate == pytest.approx(surprise, rel=1e-5)
     assert total == pytest.approx(classes + 0.3 * spans + 0.7 * gate)
+
+
+def test_input_dropout_keeps_the_mean_and_drops_its_share():
+    layer = InputDropout(0.3)
+    torch.manual_seed(0)
+    found = layer(torch.ones(200, 500))
+    kept = found > 0
+    assert kept.float().mean().item() == pytest.approx(0.7, abs=0.01)
+    torch.testing.assert_close(found[kept], torch.full_like(found[kept], 1 / 0.7))
+    assert torch.equal(layer.eval()(found), found)

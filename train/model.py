@@ -136,6 +136,24 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
+class InputDropout(nn.Module):
+    """Dropout of a share of wide inputs, as nn.Dropout.
+
+    Drawn from a uniform, which takes the CPU a third of the time of torch's Bernoulli draw: that
+    alone was a tenth of a training step.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x with a share of its values 0 and the others scaled up; unchanged in evaluation."""
+        if not self.training or not self.share:
+            return x
+        return x * (torch.rand_like(x) >= self.share) / (1 - self.share)
+
+
 class TemporalBlock(nn.Module):
     """Self-attention over time, then a feed-forward: pre-norm, residual. (N, L, width) → same."""
 
@@ -179,7 +197,7 @@ class AudioStream(nn.Module):
         self.first = nn.Conv1d(features, width, kernel_size=3, padding=1)
         self.second = nn.Conv1d(width, width, kernel_size=3, padding=1)
         self.norm = nn.LayerNorm(width)
-        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.input_dropout = InputDropout(config.input_dropout)
         self.dropout = nn.Dropout(config.dropout)
         self.time = TemporalBlock(width, config.num_heads, config.dropout)
 
@@ -224,7 +242,7 @@ class VideoStream(nn.Module):
             del self.listen
         self.widen = nn.Linear(shapes.map_channels, width)
         self.norm = nn.LayerNorm(width)
-        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.input_dropout = InputDropout(config.input_dropout)
         self.dropout = nn.Dropout(config.dropout)
         self.time = TemporalBlock(width, config.num_heads, config.dropout)
 
