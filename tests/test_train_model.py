@@ -231,3 +231,15 @@ def test_input_dropout_keeps_the_mean_and_drops_its_share():
     assert kept.float().mean().item() == pytest.approx(0.7, abs=0.01)
     torch.testing.assert_close(found[kept], torch.full_like(found[kept], 1 / 0.7))
     assert torch.equal(layer.eval()(found), found)
+
+
+def test_spatial_attention_is_half_even_and_in_training_one_or_the_other():
+    stream = make_model().video
+    weights = torch.rand(40, F, 49).softmax(dim=-1)
+    even = torch.full_like(weights, 1 / 49)
+    torch.testing.assert_close(stream.eval()._partly_even(weights), (weights + even) / 2)
+    torch.manual_seed(0)
+    found = stream.train()._partly_even(weights)
+    is_even = torch.isclose(found, even).all(dim=-1)
+    assert torch.equal(found[~is_even], weights[~is_even])
+    assert 0.4 < is_even.float().mean() < 0.6

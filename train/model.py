@@ -279,7 +279,8 @@ class VideoStream(nn.Module):
         share = weights.new_full(weights.shape[:2], 0.5)
         if self.training:
             share = torch.bernoulli(share)
-        return torch.lerp(weights.new_tensor(1 / weights.shape[-1]), weights, share.unsqueeze(-1))
+        share = share.unsqueeze(-1)
+        return share * weights + (1 - share) / weights.shape[-1]
 
     def _look(self, cells: Tensor, heard: Tensor | None) -> Tensor:
         """Score of every cell (N, F, S), from its neighbourhood, its content and the sound."""

@@ -5,6 +5,7 @@ features.json                   the cache's fingerprint, extraction settings and
 history.json                    one record per epoch
 best_model_with_attention.pth   the selected weights; last.pth: to go on from
 metrics_val.json, metrics_test.json, predictions_val.json, test_evaluations.jsonl
+report.html                     scores and clips, to look at
 attention_visualization/        pictures
 seed-0/ seed-1/ …               with --seeds: one such folder each, and the ensemble's scores
 both/ audio/ video/             with --ablations: one such run each
