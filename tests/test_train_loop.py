@@ -302,6 +302,22 @@ def test_resuming_on_another_cache_is_refused(cache, tmp_path):
         loop.fit(model, dataset, about.revised(fingerprint="0" * 64), tmp_path / "run", True)
 
 
+@pytest.mark.parametrize(
+    "average", [None, {}, {"gate.bias": torch.zeros(7)}, {"gate.bias": "x"}, {"unknown": 1.0}]
+)
+def test_a_foreign_average_of_weights_is_refused_with_a_sentence(cache, tmp_path, average):
+    train(cache, SMALL.revised(epochs=1), tmp_path)
+    payload = torch.load(tmp_path / LAST, weights_only=True)
+    if average is None:
+        del payload["average"]
+    else:
+        payload["average"] = average or "no weights"
+    torch.save(payload, tmp_path / LAST)
+    model, dataset, about = prepare(cache, SMALL)
+    with pytest.raises(CheckpointError, match="no training to go on with"):
+        loop.fit(model, dataset, about, tmp_path, True)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_captured_step_trains_like_a_plain_one(cache, monkeypatch):

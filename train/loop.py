@@ -244,6 +244,7 @@ def _restore(
         scheduler.load_state_dict(payload["scheduler"])
         average.load(payload["average"], payload["average_steps"])
         history: History = json.loads(payload["history"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: holds no training to go on with ({error!r})") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise CheckpointError(f"{path}: holds no training to go on with ({told})") from None
     return history
