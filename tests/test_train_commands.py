@@ -157,7 +157,7 @@ def test_pictures_are_drawn_and_not_blank(run):
     kinds = {path.stem.split("_", 1)[-1] for path in drawn if path.parent.name == "val"}
     assert kinds == {"spatial", "temporal", "cross_modal", "timeline"}
     top = {path.name for path in drawn if path.parent.name == plots.FOLDER}
-    assert top == {"curves.png", "intervals_val.png", "confusion_val.png"}
+    assert top == {"curves.png", "intervals_val.png", "confusion_val.png", "gates_val.png"}
     for path in drawn:
         with Image.open(path) as picture:
             assert min(picture.size) > 200
