@@ -6,6 +6,9 @@ CACHE = features
 RUN =
 CLIP =
 JOBS =
+DASK =
+STORE =
+PART =
 SEEDS =
 WEIGHTS =
 ARGS =
@@ -14,12 +17,13 @@ DEMO_CLIPS = 128
 PYTHON = python3
 LOCK = constraints.txt
 TORCH_INDEX =
-export DATA CACHE RUN CLIP SPLIT PYTHON LOCK TORCH_INDEX WEIGHTS
+export DATA CACHE RUN CLIP SPLIT PYTHON LOCK TORCH_INDEX WEIGHTS DASK STORE PART
 
 PY := .venv/bin/python
 READY := .venv/.installed
 jobs = $(if $(JOBS),--jobs $(JOBS))
 weights = $(if $(WEIGHTS),--weights "$$WEIGHTS")
+where = $(if $(DASK),--dask "$$DASK") $(if $(STORE),--store "$$STORE") $(if $(PART),--part "$$PART")
 seeds = $(if $(SEEDS),--seeds $(SEEDS))
 BEST := best_model_with_attention.pth
 # The run that RUN names, else the one whose model was written last; of a folder of seeds, the first.
@@ -40,7 +44,7 @@ predict_clip = case "$$clip" in -*) clip="./$$clip";; esac; \
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: DATA CACHE RUN CLIP SPLIT JOBS SEEDS WEIGHTS ARGS DEMO_CLIPS PYTHON LOCK TORCH_INDEX"
+	@echo "Variables: DATA CACHE RUN CLIP SPLIT JOBS DASK STORE PART SEEDS WEIGHTS ARGS DEMO_CLIPS PYTHON LOCK TORCH_INDEX"
 
 setup: $(READY) ## make .venv and install the tested versions; the other targets do it when needed
 	@echo "Ready: .venv"
@@ -71,9 +75,9 @@ demo: $(READY) ## all of it on a synthetic set, in minutes: synthesize, extract,
 	@$(PY) -m train evaluate --cache demo/cache --run demo/run --split test
 	@echo "all pictures: demo/run/attention_visualization/, the predicted clip's: demo/run/predictions/"
 
-features: $(READY) ## DATA=folder → CACHE (default features/): extract what is not done yet
+features: $(READY) ## DATA=folder → CACHE (default features/): extract what is not done yet (DASK= PART= STORE=: docs/scaling.md)
 	@test -n "$$DATA" || { echo "Name the folder of clips: make features DATA=..."; exit 2; }
-	@$(PY) -m extract --data "$$DATA" --cache "$$CACHE" $(weights) $(jobs) $(ARGS)
+	@$(PY) -m extract --data "$$DATA" --cache "$$CACHE" $(weights) $(jobs) $(where) $(ARGS)
 
 train: $(READY) ## CACHE → runs/<id>: fit a model (RUN= names the folder, SEEDS=5: five seeds and their ensemble)
 	@$(PY) -m train fit --cache "$$CACHE" $(if $(RUN),--run "$$RUN") $(seeds) $(ARGS)

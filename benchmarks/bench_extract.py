@@ -50,8 +50,10 @@ from extract.clips import Source, find_annotations, find_sources  # noqa: E402
 from extract.config import FEATURE_VERSION, ExtractConfig  # noqa: E402
 from extract.demo import make_demo_set  # noqa: E402
 from extract.features import Extractor  # noqa: E402
+from extract.identity import provenance  # noqa: E402
 from extract.media import decode  # noqa: E402
-from extract.pipeline import provenance, run  # noqa: E402
+from extract.pipeline import run  # noqa: E402
+from extract.workers import Workers  # noqa: E402
 
 LAYOUTS = ("wav_jpeg", "container")
 JOBS = (1, 2)
@@ -79,7 +81,7 @@ class Bench:
             cache = Path(folder)
             started = time.perf_counter()
             with claimed(cache, identity), contextlib.redirect_stderr(io.StringIO()):
-                index, _ = run(self.sources, cache, identity, self.weights, "cpu", jobs)
+                index, _ = run(self.sources, cache, identity, Workers(self.weights, "cpu", jobs))
             seconds = time.perf_counter() - started
         if len(index.clips) != len(self.sources):
             raise SystemExit(f"failed: {[failure.message for failure in index.failures.values()]}")

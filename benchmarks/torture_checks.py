@@ -16,7 +16,7 @@ from cache.remote import Remote
 from cache.remote_cache import RemoteCache
 from cache.schema import SHARD_FOLDER
 from cache.verify import matches_name, verify
-from extract.pipeline import WORKING
+from extract.job import WORKING
 
 Digests = dict[Path, str]
 

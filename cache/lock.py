@@ -22,10 +22,15 @@ LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, identity: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Create the cache or check that it was made with these settings, and be its only writer."""
+def claimed(
+    folder: Path, identity: Mapping[str, Any], shared: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Create the cache or check that it was made with these settings, and be its only writer.
+
+    With `shared`, be one of several that write parts of it; see `part_lock`.
+    """
     claim(folder, identity)
-    with writer_lock(folder):
+    with part_lock(folder) if shared else writer_lock(folder):
         yield claim(folder, identity)  # once more: two may have created it at the same time
 
 
@@ -38,32 +43,58 @@ def writer_lock(folder: Path) -> Iterator[None]:
     Leftovers of a writer that was killed are removed.
     """
     path = folder / LOCK_FILE
+    with _opened(path) as descriptor:
+        _take(folder, descriptor, fcntl.LOCK_EX)
+        last = _holder(descriptor)
+        if last:
+            print(
+                f"note      {last} ended before it was done; going on from there", file=sys.stderr
+            )
+        _write(path, descriptor, _myself())
+        try:
+            remove_leftovers(folder)
+            yield
+        finally:
+            _write(path, descriptor, "")
+
+
+@contextlib.contextmanager
+def part_lock(folder: Path) -> Iterator[None]:
+    """Be one of several writers of parts of a cache, which keep the single writer out.
+
+    Nothing that may be another's is touched. Raises CacheError while somebody is the only writer.
+    """
+    path = folder / LOCK_FILE
+    with _opened(path) as descriptor:
+        _take(folder, descriptor, fcntl.LOCK_SH)
+        _write(path, descriptor, f"a part's {_myself()}")
+        yield
+        with contextlib.suppress(CacheError):  # the last to end leaves no name
+            _take(folder, descriptor, fcntl.LOCK_EX)
+            _write(path, descriptor, "")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
     with writing(path):
         # Nothing here follows a link, so that a foreign folder can't have another file changed.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise CacheError(f"{path}: expected a plain file, found something else; refused")
-        _take(folder, descriptor)
-        last = _holder(descriptor)
-        if last:
-            print(
-                f"note      {last} ended before it was done; going on from there", file=sys.stderr
-            )
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        _write(path, descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
-        try:
-            remove_leftovers(folder)
-            yield
-        finally:
-            _write(path, descriptor, "")
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _take(folder: Path, descriptor: int) -> None:
+def _myself() -> str:
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
+
+
+def _take(folder: Path, descriptor: int, kind: int) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         who = _holder(descriptor) or "name unknown"
         raise CacheError(

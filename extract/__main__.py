@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cache.annotations import Labels, read_annotations
 from cache.command import exit_code
 from cache.errors import CacheError, ConfigError
-from cache.folder import make_identity, read_identity, refusal
 from cache.index import Index
 from cache.index_file import load_index, save_index
 from cache.labels_file import read_labels, write_labels
 from cache.lock import claimed
 from cache.repair import damaged_shards, repair, without
-from cache.schema import FORMAT, fingerprint
 from cache.settings import command_line
-from extract.clips import Source, file_source, find_annotations, find_sources
-from extract.config import FEATURE_VERSION, ExtractConfig
+from extract.clips import Source, find_annotations, find_sources
+from extract.config import ExtractConfig
+from extract.identity import identity_for
+from extract.job import WORKING, interrupted
+from extract.one_clip import one_clip
+from extract.part import ids_of_part, parse_part
 from extract.plan import Plan, describe_plan, make_plan
-from extract.weights import check_weights, known_digest, weights_file_sha256
+from extract.weights import check_weights
+from extract.workers import Workers, cores, pick_device
 
 
 class Command(ExtractConfig):
@@ -54,6 +55,17 @@ class Command(ExtractConfig):
     """Where the video network runs; auto: the GPU if there is one."""
     jobs: int | None = Field(None, ge=1)
     """Worker processes; none: one per core."""
+    dask: str = ""
+    """Address of a Dask scheduler (tcp://host:8786) whose workers extract instead. They need this
+    package, and see DATA and the cache folder at the same paths."""
+    store: str = ""
+    """URL (s3://, ssh://, a folder, …) that a cluster's workers put their shards to, where they
+    don't share the cache folder; it ends up holding the whole cache as well."""
+    part: str = ""
+    """K/N: extract the Kth of N equal parts alone, as a job of an array; parts may run at the same
+    time, on machines that share the cache folder."""
+    stall_seconds: float = Field(300.0, gt=0)
+    """A clip that takes longer than this is given up, and counts as failed."""
     dry_run: bool = False
     """Print the plan and stop."""
     retry_failed: bool = False
@@ -68,12 +80,34 @@ class Command(ExtractConfig):
             {name: getattr(self, name) for name in ExtractConfig.model_fields}
         )
 
+    def workers(self, needed: bool) -> Workers:
+        """Who extracts; the workers of a cluster choose their devices themselves."""
+        device: str = self.device if self.dask else "not needed"
+        if needed and not self.dask:
+            device = pick_device(self.device, self.features)
+        jobs = self.jobs or cores()
+        return Workers(self.weights, device, jobs, self.stall_seconds, self.dask, self.store)
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if self.store and not self.dask:
+            raise ConfigError(
+                "--store is where a cluster's workers put shards: it goes with --dask"
+            )
+        if self.part and self.store:
+            raise ConfigError(
+                "--part needs a cache folder that is shared: it doesn't go with --store"
+            )
+        if self.part:
+            parse_part(self.part)
+        return self
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["clip"]:
-        return exit_code(lambda: _one_clip(arguments[1:]))
+        return exit_code(lambda: one_clip(arguments[1:]))
     return exit_code(lambda: extract(command_line(Command, arguments, prog="python -m extract")))
 
 
@@ -92,24 +126,68 @@ def extract(command: Command) -> int:
     for note in labels.notes:
         print(f"note      {note}")
 
-    identity = _identity(command, config)
+    identity = identity_for(command.cache, command.weights, config)
     index = load_index(command.cache, identity)
     damaged = damaged_shards(command.cache, index)
-    plan = make_plan(labels, sources, without(index, damaged), command.retry_failed)
-    jobs = command.jobs or _cores()
-    device = _device(command.device, config) if plan.todo else "not needed"
-    print(describe_plan(plan, command.cache, config, device, jobs), flush=True)
+    wanted = ids_of_part(labels.ids, command.part) if command.part else None
+    plan = make_plan(labels, sources, without(index, damaged), command.retry_failed, wanted)
+    workers = command.workers(bool(plan.todo))
+    print(describe_plan(plan, command.cache, config, workers), flush=True)
     if command.dry_run:
         return 0
+    task = Task(command, labels, sources, wanted, workers)
     finished = True
-    stored = _stored_labels(command.cache)
-    if plan.todo or index.stale or damaged or stored is None or not labels.equals(stored):
+    if command.part:
+        index, finished = _part(task, identity, index, damaged)
+    elif plan.todo or index.stale or damaged or not _labels_stand(command.cache, labels):
         with claimed(command.cache, identity) as identity:
-            write_labels(command.cache, labels)
-            if stored is not None and not labels.equals(stored):
+            if _labels_stand(command.cache, labels) is False:
                 print("labels    replaced by the ones read now; features untouched")
-            index, finished = _work(command, identity, labels, sources, device, jobs)
-    return _conclude(command, make_plan(labels, sources, index, retry=False), index, finished)
+            write_labels(command.cache, labels)
+            index, finished = _work(task, identity)
+    return _conclude(command, task.plan(index, retry=False), index, finished)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be extracted: all, or the clips in `wanted`."""
+
+    command: Command
+    labels: Labels
+    sources: dict[str, Source]
+    wanted: frozenset[str] | None
+    workers: Workers
+
+    def plan(self, index: Index, retry: bool) -> Plan:
+        """What is to do now."""
+        return make_plan(self.labels, self.sources, index, retry, self.wanted)
+
+
+def _labels_stand(folder: Path, labels: Labels) -> bool | None:
+    """Whether the cache's labels are these; None where it has none."""
+    stored = _stored_labels(folder)
+    return None if stored is None else labels.equals(stored)
+
+
+def _part(
+    task: Task, identity: dict[str, Any], index: Index, damaged: Collection[str]
+) -> tuple[Index, bool]:
+    """Do a part, beside others that may run at the same time."""
+    folder = task.command.cache
+    if damaged:
+        raise CacheError(
+            f"{folder}: {len(damaged)} damaged shard(s); run `make features` without PART once, "
+            "which mends them, or `python -m cache repair`"
+        )
+    todo = task.plan(index, task.command.retry_failed).todo
+    if not todo:
+        return index, True
+    from extract.pipeline import run
+
+    with claimed(folder, identity, shared=True) as identity:
+        if _labels_stand(folder, task.labels) is None:
+            write_labels(folder, task.labels)
+        return run(todo, folder, identity, task.workers, alone=False)
 
 
 def _stored_labels(folder: Path) -> Labels | None:
@@ -121,29 +199,32 @@ def _stored_labels(folder: Path) -> Labels | None:
         return None
 
 
-def _work(
-    command: Command,
-    identity: dict[str, Any],
-    labels: Labels,
-    sources: dict[str, Source],
-    device: str,
-    jobs: int,
-) -> tuple[Index, bool]:
+def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
     """Do what is left now that nobody else can write."""
-    index = load_index(command.cache, identity)
-    suspects = damaged_shards(command.cache, index)
-    if suspects:
-        for sentence in repair(command.cache, identity, suspects):
-            print(f"damaged   {sentence}")
-        index = load_index(command.cache, identity)
-    todo = make_plan(labels, sources, index, command.retry_failed).todo
-    if not todo:
-        if index.stale:
-            save_index(command.cache, identity, index)
-        return index, True
-    from extract.pipeline import run
+    folder, store = task.command.cache, task.command.store
+    interrupted(folder, WORKING)  # what killed runs and parts noted says nothing any more
+    if store:
+        from extract.store import fetch_finished, publish_cache
 
-    return run(todo, command.cache, identity, command.weights, device, jobs)
+        fetched = fetch_finished(store, folder, identity)
+        if fetched:
+            print(f"store     {fetched} shard(s) of an earlier run fetched from {store}")
+    index = load_index(folder, identity)
+    suspects = damaged_shards(folder, index)
+    if suspects:
+        for sentence in repair(folder, identity, suspects):
+            print(f"damaged   {sentence}")
+        index = load_index(folder, identity)
+    todo, finished = task.plan(index, task.command.retry_failed).todo, True
+    if todo:
+        from extract.pipeline import run
+
+        index, finished = run(todo, folder, identity, task.workers)
+    elif index.stale:
+        save_index(folder, identity, index)
+    if store and finished:
+        publish_cache(store, folder)
+    return index, finished
 
 
 def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int:
@@ -168,102 +249,6 @@ def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int
         )
         return 1
     return 0
-
-
-def _identity(command: Command, config: ExtractConfig) -> dict[str, Any]:
-    """The identity these settings give; refused now if the cache has another."""
-    found = read_identity(command.cache) if (command.cache / "cache.json").exists() else None
-    digest = ""
-    if config.modalities != "audio":
-        known = known_digest(command.weights, config.backbone, found)
-        digest = known if known is not None else _load_digest(config.backbone, command.weights)
-    resolved = config.resolved(digest)
-    if found is not None:
-        identity = {**found, "config": resolved, "feature_version": FEATURE_VERSION}
-        if fingerprint(resolved, FEATURE_VERSION) != found["fingerprint"]:
-            raise ConfigError(refusal(command.cache, identity, found))
-        return found
-    return _new_identity(config, command.weights, digest)
-
-
-def _new_identity(config: ExtractConfig, weights: str, digest: str) -> dict[str, Any]:
-    from extract.pipeline import provenance
-
-    made_by = provenance(weights, weights_file_sha256(weights))
-    return make_identity(config.resolved(digest), FEATURE_VERSION, made_by)
-
-
-def _load_digest(backbone: str, weights: str) -> str:
-    from extract.video import load_backbone
-
-    return load_backbone(backbone, weights, "cpu").weights_sha256
-
-
-def _device(device: str, config: ExtractConfig) -> str:
-    if config.modalities == "audio":
-        return "cpu"
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: no CUDA device here; use auto or cpu")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _one_clip(argv: Sequence[str]) -> int:
-    """Extract one file the way another cache was made."""
-    parser = argparse.ArgumentParser(
-        prog="python -m extract clip",
-        description="Extract one media file into a small cache, with a trained run's settings.",
-    )
-    parser.add_argument("file", type=Path, help="the media file")
-    parser.add_argument("--cache", type=Path, required=True, help="folder of the small cache")
-    parser.add_argument(
-        "--like", type=Path, required=True, help="a run's features.json, or a cache's cache.json"
-    )
-    parser.add_argument("--weights", help="where the network's weights are now; default: as then")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    arguments = parser.parse_args(argv)
-    if not arguments.file.is_file():
-        raise ConfigError(f"{arguments.file}: no such file; expected a video with sound")
-    like = _like(arguments.like)
-    config = ExtractConfig.of(like)
-    weights = arguments.weights or like["provenance"]["weights"]
-    check_weights(weights)
-    digest = _load_digest(config.backbone, weights) if config.modalities != "audio" else ""
-    identity = _new_identity(config, weights, digest)
-    if identity["fingerprint"] != like["fingerprint"]:
-        raise ConfigError(
-            refusal(arguments.like, identity, {"feature_version": FEATURE_VERSION, **like})
-        )
-    from extract.pipeline import run
-
-    with claimed(arguments.cache, identity) as identity:
-        source = file_source(arguments.file)
-        device = _device(arguments.device, config)
-        index, finished = run([source], arguments.cache, identity, weights, device, jobs=1)
-    if source.id in index.failures:
-        print(f"error: {index.failures[source.id].message}", file=sys.stderr)
-        return 2
-    return 0 if finished else 130
-
-
-def _like(path: Path) -> dict[str, Any]:
-    try:
-        like = json.loads(path.read_text(encoding="utf-8"))
-        if {"config", "fingerprint", "provenance"} <= set(like):
-            version = like.get("feature_version", FEATURE_VERSION)
-            if fingerprint(like["config"], version) == like["fingerprint"]:
-                return dict(like)
-            raise ConfigError(f"{path}: its fingerprint doesn't match its settings: it was edited")
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: can't be read as a run's features.json ({error})") from None
-    raise ConfigError(f"{path}: expected a {FORMAT} identity with config, fingerprint, provenance")
 
 
 if __name__ == "__main__":

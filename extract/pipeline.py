@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import platform
-import signal
+import secrets
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,148 +15,143 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cache.atomic import remove_leftovers
-from cache.errors import CacheError, MediaError
 from cache.index import Index
 from cache.index_file import load_index, save_index
-from cache.plain import read_plain
 from cache.progress import Progress
-from cache.schema import MAX_ID_BYTES
-from cache.shard import Clip, Failure, Written, write_shard
 from extract.clips import Source
 from extract.config import ExtractConfig
+from extract.job import WORKING, Done, ShardJob, interrupted
+from extract.workers import Workers
 
 SHARD_CLIPS = 32
-WORKING = ".working-"
-PARENT_CHECK_S = 0.5
+_SHOWN_WORKERS = 12
 
 
 def run(
     todo: Sequence[Source],
     folder: Path,
     identity: dict[str, Any],
-    weights: str,
-    device: str,
-    jobs: int,
+    workers: Workers,
+    alone: bool = True,
 ) -> tuple[Index, bool]:
     """Extract clips into the cache; call with the writer's lock held.
 
     Returns the index and whether every clip was tried (False after Ctrl-C). A worker that dies
     takes no other clip with it: what it was working on is tried alone, and if that kills it
-    again, becomes a failure.
+    again, becomes a failure. With `alone` unset, other parts of the same extraction may be
+    writing, so nothing that may be theirs is cleared away, and the index is left to whoever ends
+    last.
     """
     index = load_index(folder, identity)
     attempts = {clip_id: failure.attempt for clip_id, failure in index.failures.items()}
     config = ExtractConfig.of(identity)
-    job = ShardJob(folder, identity, config, weights, device, attempts)
-    if config.modalities != "video":
+    note = f"{WORKING}{secrets.token_hex(4)}-"
+    job = ShardJob(
+        folder, identity, config, workers.weights, workers.device, attempts, workers.stall_s,
+        store=workers.store, note="" if workers.dask else note,
+    )  # fmt: skip
+    tally = Tally()
+    try:
+        with (
+            Progress(len(todo), "clip", "extract") as progress,
+            _receiver(workers.store, folder) as receive,
+            _engine(job, workers) as engine,
+        ):
+            for done in engine(list(todo)):
+                receive(done.written.name, done.written.bytes)
+                progress.add(done.clips, failures=done.written.failures)
+                tally.add(done)
+        finished = True
+    except KeyboardInterrupt:
+        finished = False
+        print("\nstopping: what is finished is kept", file=sys.stderr)
+        if not workers.dask:
+            get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    finally:
+        interrupted(folder, WORKING if alone else note)
+        if alone:
+            remove_leftovers(folder)
+            save_index(folder, identity, load_index(folder, identity))
+    tally.show()
+    return load_index(folder, identity), finished
+
+
+Engine = Callable[[list[Source]], Iterator[Done]]
+
+
+@contextlib.contextmanager
+def _engine(job: ShardJob, workers: Workers) -> Iterator[Engine]:
+    """Whatever turns sources into shards: processes here, or a cluster."""
+    if workers.dask:
+        from extract.cluster import cluster_engine
+
+        with cluster_engine(job, workers.dask) as engine:
+            yield engine
+        return
+    if job.config.modalities != "video":
         from extract.audio import warm_up
 
-        warm_up(config)
-    finished = True
-    _interrupted(folder)  # notes of a run that was killed say nothing about this one
-    with Progress(len(todo), "clip", "extract") as progress:
-        try:
-            for written in _all_shards(job, list(todo), jobs):
-                progress.add(written.clips + written.failures, failures=written.failures)
-        except KeyboardInterrupt:
-            finished = False
-            print("\nstopping: what is finished is kept", file=sys.stderr)
-            get_reusable_executor().shutdown(wait=True, kill_workers=True)
-    remove_leftovers(folder)
-    _interrupted(folder)
-    index = load_index(folder, identity)
-    save_index(folder, identity, index)
-    return index, finished
+        warm_up(job.config)
+    yield lambda todo: _all_shards(job, todo, workers.jobs)
 
 
-@dataclass(frozen=True)
-class ShardJob:
-    """What a worker needs besides its clips: paths and settings, never arrays."""
+@contextlib.contextmanager
+def _receiver(store: str, folder: Path) -> Iterator[Callable[[str, int], None]]:
+    """Brings a finished shard here; nothing to do where it was written into the cache itself."""
+    if not store:
+        yield lambda name, size: None
+        return
+    from extract.store import Fetcher
 
-    folder: Path
-    identity: dict[str, Any]
-    config: ExtractConfig
-    weights: str
-    device: str
-    attempts: dict[str, int]
-
-    def __call__(self, sources: Sequence[Source]) -> Written:
-        """Extract some clips and write them as one shard."""
-        from extract.features import Extractor, one_thread
-
-        if multiprocessing.parent_process() is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-            _end_with_parent()
-        extractor = Extractor(self.config, self.weights, self.device)
-        if extractor.weights_sha256 != self.identity["config"]["weights_sha256"]:
-            raise CacheError(f"the weights {self.weights} changed while the extraction ran")
-        clips: list[Clip] = []
-        failures: list[Failure] = []
-        note = self.folder / f"{WORKING}{os.getpid()}"
-        with one_thread():
-            for source in sources:
-                note.write_text(source.id, encoding="utf-8")
-                try:
-                    clips.append(extractor(source))
-                except MediaError as error:
-                    failures.append(self.failure(source, error.stage, str(error)))
-                except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
-                    message = f"{source.path}: unforeseen {type(error).__name__}: {error}"
-                    failures.append(self.failure(source, "unforeseen", message))
-        written = write_shard(self.folder, self.identity, clips, failures)
-        note.unlink(missing_ok=True)
-        return written
-
-    def finished(self, source: Source, index: Index) -> bool:
-        """Whether this job has left a row or a failure of the clip; an older failure is neither."""
-        failure = index.failures.get(source.id)
-        if failure is not None:
-            tried = failure.attempt > self.attempts.get(source.id, 0)
-            return tried and source.made(failure)
-        entry = index.clips.get(source.id)
-        return entry is not None and source.made(entry)
-
-    def failure(self, source: Source, stage: str, message: str) -> Failure:
-        """A failure row for a clip, counting its attempts."""
-        attempt = self.attempts.get(source.id, 0) + 1
-        return Failure(source.id, stage, message, attempt, source.size, source.mtime_ns)
+    with Fetcher(store, folder) as fetcher:
+        yield fetcher.fetch
 
 
-@cache
-def _end_with_parent() -> None:
-    """End this worker soon after its parent was killed, which frees the lock that covers both.
+@dataclass
+class Tally:
+    """Clips and seconds of each worker."""
 
-    Left alone, it would finish its shard beside the next writer and then wait for minutes.
-    """
-    parent = os.getppid()
+    workers: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_CHECK_S)
-        os._exit(1)
+    def add(self, done: Done) -> None:
+        """Count a shard."""
+        clips, seconds = self.workers.get(done.worker, (0, 0.0))
+        self.workers[done.worker] = clips + done.clips, seconds + done.seconds
 
-    threading.Thread(target=watch, daemon=True).start()
+    def show(self) -> None:
+        """Print each worker's own rate, the slowest first, where there are several."""
+        rates = sorted((c / max(s, 1e-9), name, c) for name, (c, s) in self.workers.items())
+        if len(rates) < 2:
+            return
+        for rate, name, clips in rates[:_SHOWN_WORKERS]:
+            print(f"worker    {name}: {clips} clips, {rate:.1f} clips/s")
+        if len(rates) > _SHOWN_WORKERS:
+            print(f"worker    and {len(rates) - _SHOWN_WORKERS} more, none slower")
 
 
-def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Written]:
+def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
     """Every clip of `todo` in some shard, whatever becomes of the workers."""
     remaining = list(todo)
     while remaining:
-        size = max(1, min(SHARD_CLIPS, -(-len(remaining) // (4 * jobs))))
-        groups = [remaining[place : place + size] for place in range(0, len(remaining), size)]
         try:
-            yield from _parallel(job, groups, jobs)
+            yield from _parallel(job, groups_of(remaining, jobs), jobs)
             return
         except TerminatedWorkerError:
             index = load_index(job.folder, job.identity)
-            suspects = _interrupted(job.folder)
+            suspects = interrupted(job.folder, job.note)
             remaining = [source for source in remaining if not job.finished(source, index)]
             for source in [source for source in remaining if source.id in suspects]:
                 remaining.remove(source)
                 yield _alone(job, source)
 
 
-def _parallel(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[Written]:
+def groups_of(todo: list[Source], jobs: int) -> list[list[Source]]:
+    """The clips of each shard: few enough that all workers have some to the end."""
+    size = max(1, min(SHARD_CLIPS, -(-len(todo) // (4 * jobs))))
+    return [todo[place : place + size] for place in range(0, len(todo), size)]
+
+
+def _parallel(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[Done]:
     parallel = Parallel(
         n_jobs=min(jobs, len(groups)),
         return_as="generator_unordered",
@@ -174,38 +162,13 @@ def _parallel(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[
     yield from parallel(delayed(job)(group) for group in groups)
 
 
-def _alone(job: ShardJob, source: Source) -> Written:
+def _alone(job: ShardJob, source: Source) -> Done:
     """Try a clip that may have killed a worker, in a process of its own."""
     executor = get_reusable_executor(max_workers=1, reuse=False)
     try:
-        written: Written = executor.submit(job, [source]).result()
-        return written
+        done: Done = executor.submit(job, [source]).result()
+        return done
     except TerminatedWorkerError:
-        failure = job.failure(
-            source, "find", f"{source.path}: the process died while it worked on this clip"
-        )
-        return write_shard(job.folder, job.identity, [], [failure])
+        return job.killed(source)
     finally:
         executor.shutdown(wait=True, kill_workers=True)
-
-
-def _interrupted(folder: Path) -> set[str]:
-    """The clips that workers were at when they died; their notes are removed."""
-    ids = set()
-    for note in folder.glob(f"{WORKING}*"):
-        with contextlib.suppress(OSError, CacheError):  # no note of ours: not worth a word
-            ids.add(read_plain(note, MAX_ID_BYTES).decode("utf-8", "replace"))
-        note.unlink(missing_ok=True)
-    return ids
-
-
-def provenance(weights: str, weights_file_sha256: str) -> dict[str, Any]:
-    """What made the features, for people: not part of the fingerprint."""
-    packages = ("torch", "torchvision", "librosa", "cv2", "av", "soundfile", "soxr")
-    return {
-        "weights": weights,
-        "weights_file_sha256": weights_file_sha256,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        **{name: import_module(name).__version__ for name in packages},
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cache.schema import feature_fields
 from cache.shard import Failure
 from extract.clips import Source
 from extract.config import ExtractConfig
+from extract.workers import Workers
 
 JPEG_BYTES_GUESS = 9_000
 
@@ -42,9 +44,19 @@ class Plan:
     changed: int = 0
 
 
-def make_plan(labels: Labels, sources: dict[str, Source], index: Index, retry: bool) -> Plan:
-    """Compare what is wanted with what is there. Media is looked up, not opened."""
-    plan = Plan(list(dict.fromkeys(labels.ids)), sources)
+def make_plan(
+    labels: Labels,
+    sources: dict[str, Source],
+    index: Index,
+    retry: bool,
+    part: Collection[str] | None = None,
+) -> Plan:
+    """Compare what is wanted (all, or the ids of a part) with what is there.
+
+    Media is looked up, not opened.
+    """
+    ids = dict.fromkeys(labels.ids)
+    plan = Plan([i for i in ids if part is None or i in part], sources)
     for clip_id in plan.wanted:
         entry, failure, source = (
             index.clips.get(clip_id),
@@ -65,7 +77,7 @@ def make_plan(labels: Labels, sources: dict[str, Source], index: Index, retry: b
     return plan
 
 
-def describe_plan(plan: Plan, folder: Path, config: ExtractConfig, device: str, jobs: int) -> str:
+def describe_plan(plan: Plan, folder: Path, config: ExtractConfig, workers: Workers) -> str:
     """The plan as text: counts, disk, device, workers."""
     needed = len(plan.todo) * bytes_per_clip(config)
     free = shutil.disk_usage(_existing(folder)).free
@@ -75,7 +87,7 @@ def describe_plan(plan: Plan, folder: Path, config: ExtractConfig, device: str, 
         f"          done {len(plan.done)}, failed before {len(plan.failed)}, to do {len(plan.todo)}"
         + (f" ({plan.changed} of them because their media changed)" if plan.changed else ""),
         f"disk      {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}",
-        f"device    {device}, {jobs} worker{'s' if jobs > 1 else ''}",
+        f"device    {workers.device}, {workers.described}",
     ]
     if plan.missing:
         shown = ", ".join(plan.missing[:5]) + (" …" if len(plan.missing) > 5 else "")

@@ -30,13 +30,13 @@ from cache.lock import writer_lock
 from cache.reader import Cache, open_cache
 from cache.row_table import Entry
 from cache.schema import feature_fields
-from cache.shard import Clip, Failure, Written
+from cache.shard import Clip, Failure
 from cache.verify import verify
 from extract.__main__ import main
 from extract.clips import Source, find_sources
 from extract.config import ExtractConfig
 from extract.demo import DemoClip
-from extract.pipeline import ShardJob
+from extract.job import Done, ShardJob
 from extract.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
@@ -357,7 +357,7 @@ def test_one_process_compiles_librosa_before_the_workers_start(
     monkeypatch.setattr(extract.audio, "warm_up", lambda config: order.append("warm up"))
     shards = extract.pipeline._all_shards
 
-    def first_shard(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Written]:
+    def first_shard(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
         order.append("workers")
         return shards(job, todo, jobs)
 
@@ -416,7 +416,7 @@ class TestRefusals:
 class FatalJob(ShardJob):
     """In a worker, one clip kills the process, as a crashing decoder would."""
 
-    def __call__(self, sources: Sequence[Source]) -> Written:
+    def __call__(self, sources: Sequence[Source]) -> Done:
         whole = extract.features.Extractor.__call__
 
         def fatal(extractor: extract.features.Extractor, source: Source) -> object:

@@ -1,0 +1,312 @@
+"""Extraction on a Dask cluster of separate processes on loopback, and in parts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from small_media import SMALL_FLAGS, assert_same_rows, write_set
+
+from cache.errors import CacheError, ConfigError
+from cache.index_file import load_index
+from cache.lock import part_lock, writer_lock
+from cache.reader import Cache, open_cache
+from cache.verify import verify
+from extract.__main__ import main
+from extract.part import ids_of_part, parse_part
+
+ROOT = Path(__file__).parent.parent
+CLIPS = 24
+DASK = [sys.executable, "-m", "dask"]
+LARGE = ("--resize-px", "256", "--frame-size-px", "224", "--num-frames", "8")
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cluster") / "set"
+    write_set(folder, CLIPS, mp4=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path) -> Cache:
+    """The set, extracted by one process without interruption."""
+    cache = data.parent / "whole"
+    assert main(arguments(data, cache, "--jobs", "1")) == 0
+    return open_cache(cache)
+
+
+def arguments(data: Path, cache: Path, *more: str) -> list[str]:
+    where = ["--data", str(data), "--cache", str(cache)]
+    return [*where, "--weights", "random:0", *SMALL_FLAGS, *LARGE, *more]
+
+
+class Cluster:
+    """A scheduler and its workers, each a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+        }
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.scheduler = self._start("scheduler", "--port", "0", "--scheduler-file", "s.json")
+        self.address = self._logged("scheduler", r"Scheduler at: *(tcp://[0-9.:]+)")
+
+    def _start(self, kind: str, *flags: str) -> subprocess.Popen[bytes]:
+        command = [*DASK, kind, "--host", "127.0.0.1", "--no-dashboard", *flags]
+        with (self.folder / f"{kind}.log").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            )
+
+    def _logged(self, kind: str, pattern: str, count: int = 1) -> str:
+        """Wait until a line was logged so often; gives its group of the last time."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            found = re.findall(pattern, (self.folder / f"{kind}.log").read_text())
+            if len(found) >= count:
+                return str(found[-1])
+            time.sleep(0.05)
+        raise AssertionError((self.folder / f"{kind}.log").read_text())
+
+    def add_workers(self, count: int, *flags: str) -> None:
+        """Start workers and wait until they are known."""
+        for _ in range(count):
+            flags = flags or ("--nthreads", "1")
+            self.workers.append(self._start("worker", self.address, "--nworkers", "1", *flags))
+        self._logged("worker", r"(Registered to)", len(self.workers))
+
+    def stop(self) -> None:
+        for process in [*self.workers, self.scheduler]:
+            process.send_signal(signal.SIGTERM)
+        for process in [*self.workers, self.scheduler]:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    pytest.importorskip("distributed")
+    made = Cluster(tmp_path / "dask")
+    yield made
+    made.stop()
+
+
+def start(data: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "extract", *arguments(data, cache, *more)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and not condition():
+        time.sleep(0.01)
+
+
+def shards(cache: Path) -> int:
+    return len(list((cache / "shards").glob("[0-9a-f]*.h5")))
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    command = ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = [line.split(None, 1) for line in found.stdout.splitlines()]
+    return [int(pid) for pid, text in lines if "spawn" in text and "tracker" not in text]
+
+
+def test_a_cluster_makes_the_same_rows_though_a_worker_and_the_scheduler_die(
+    cluster: Cluster, data: Path, whole: Cache, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    cluster.add_workers(2)
+    process = start(data, cache, "--dask", cluster.address)
+    wait_for(lambda: shards(cache) >= 1, process)
+    [victim] = children(cluster.workers[0])
+    os.kill(victim, signal.SIGKILL)  # its nanny starts another
+    wait_for(lambda: shards(cache) >= 3, process)
+    cluster.scheduler.kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert "the scheduler is gone; what is finished is kept" in output
+    assert "Traceback" not in output
+    done = len(open_cache(cache))
+    assert 0 < done < CLIPS
+    assert verify(cache).problems == []
+    cluster.stop()
+    second = Cluster(tmp_path / "another")
+    try:
+        second.add_workers(3)
+        output, _ = start(data, cache, "--dask", second.address).communicate(timeout=120)
+    finally:
+        second.stop()
+    assert f"finished  {CLIPS} of {CLIPS} clips" in output
+    assert_same_rows(open_cache(cache), whole)
+    assert verify(cache).problems == []
+    left = [path.name for path in cache.rglob(".*") if path.name != ".lock"]
+    assert left == []
+
+
+FATAL = """
+import os, signal
+import extract.features
+works = extract.features.Extractor.__call__
+def fatal(self, source, works=works):
+    if source.id == "clip 4":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return works(self, source)
+if works.__name__ != "fatal":  # it is loaded by the nanny's process and again by the worker's
+    extract.features.Extractor.__call__ = fatal
+"""
+
+
+def test_a_clip_that_kills_every_worker_is_a_failure(
+    cluster: Cluster, data: Path, whole: Cache, tmp_path: Path
+) -> None:
+    """One worker, whose shards go to a URL: what it shares with the command is the media alone."""
+    preload = tmp_path / "fatal.py"
+    preload.write_text(FATAL)
+    cluster.add_workers(1, "--nthreads", "1", "--preload", str(preload))
+    cache, store = tmp_path / "cache", tmp_path / "store"
+    more = ("--dask", cluster.address, "--store", f"file://{store}")
+    output, _ = start(data, cache, *more).communicate(timeout=200)
+    assert "the process died while it worked on this clip" in output
+    assert f"finished  {CLIPS - 1} of {CLIPS} clips" in output
+    found = open_cache(cache)
+    assert set(whole.ids) - set(found.ids) == {"clip 4"} == set(found.index.failures)
+    assert_same_rows(open_cache(store), found)
+    assert open_cache(store).labels.equals(found.labels)
+    shutil.rmtree(cache)  # a command that was killed before it fetched anything
+    assert main(arguments(data, cache, *more)) == 1
+    assert_same_rows(open_cache(cache), found)
+
+
+class TestRefusals:
+    def test_no_scheduler(
+        self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr("extract.cluster.CONNECT_S", 1)
+        with pytest.warns() if False else contextlib.nullcontext():
+            code = main(arguments(data, tmp_path / "cache", "--dask", "tcp://127.0.0.1:9"))
+        assert code == 2
+        assert "no scheduler answers there" in capsys.readouterr().err
+
+    def test_workers_with_several_threads(
+        self, cluster: Cluster, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cluster.add_workers(1, "--nthreads", "2")
+        assert main(arguments(data, tmp_path / "cache", "--dask", cluster.address)) == 2
+        assert "start workers with `dask worker --nthreads 1" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("part", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/4"])
+    def test_parts_that_are_none(
+        self, part: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(ConfigError, match="expected K/N"):
+            parse_part(part)
+        code = main(arguments(data, tmp_path / "cache", f"--part={part}"))
+        assert code == 2
+        assert "expected K/N" in capsys.readouterr().err
+
+    def test_a_store_without_a_cluster(
+        self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(arguments(data, tmp_path / "cache", "--store", "memory://x")) == 2
+        assert "it goes with --dask" in capsys.readouterr().err
+
+
+class TestParts:
+    def test_are_disjoint_and_complete(self) -> None:
+        ids = [f"clip {n}" for n in range(100)]
+        parts = [ids_of_part(reversed(ids), f"{k}/7") for k in range(1, 8)]
+        assert sum(map(len, parts)) == 100
+        assert frozenset().union(*parts) == set(ids)
+        assert {len(part) for part in parts} == {14, 15}
+        assert ids_of_part(ids, "1/1") == set(ids)
+
+    def test_run_at_the_same_time_and_join(
+        self, data: Path, whole: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cache = tmp_path / "cache"
+        order = ["3/3", "1/3", "2/3"]
+        parts = [start(data, cache, "--part", k, "--jobs", "1") for k in order]
+        outputs = [part.communicate(timeout=120)[0] for part in parts]
+        assert [part.returncode for part in parts] == [0, 0, 0], outputs
+        assert all("finished  8 of 8 clips" in text for text in outputs)
+        assert_same_rows(open_cache(cache), whole)
+        assert main(arguments(data, cache)) == 0
+        assert f"done {CLIPS}, failed before 0, to do 0" in capsys.readouterr().out
+        assert not load_index(cache, whole.identity).stale
+        assert (cache / ".lock").read_text() == ""
+
+    def test_a_part_that_is_killed_costs_nobody_else_anything(
+        self, data: Path, whole: Cache, tmp_path: Path
+    ) -> None:
+        cache = tmp_path / "cache"
+        parts = [start(data, cache, "--part", k, "--jobs", "2") for k in ("1/2", "2/2")]
+        wait_for(lambda: shards(cache) >= 2, parts[0])
+        parts[0].kill()
+        parts[0].communicate(timeout=60)
+        output, _ = parts[1].communicate(timeout=120)
+        assert parts[1].returncode == 0, output
+        again, _ = start(data, cache, "--part", "1/2", "--jobs", "1").communicate(timeout=120)
+        assert "finished  12 of 12 clips" in again
+        assert main(arguments(data, cache)) == 0
+        assert_same_rows(open_cache(cache), whole)
+        left = [path.name for path in cache.rglob(".*") if path.name != ".lock"]
+        assert left == []
+
+    def test_and_the_single_writer_keep_each_other_out(self, whole: Cache, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(whole.path, tmp_path / "cache"))
+        with part_lock(folder):
+            with part_lock(folder):
+                pass
+            with pytest.raises(CacheError, match="a part's process"), writer_lock(folder):
+                pass
+        with writer_lock(folder), pytest.raises(CacheError, match="another process is writing"):
+            part_lock(folder).__enter__()
+
+
+def test_a_clip_that_hangs_is_a_failure_and_the_others_finish(
+    data: Path, whole: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe that nobody writes to is a file that never answers."""
+    broken = Path(shutil.copytree(data, tmp_path / "set"))
+    path = broken / "audio_wav" / "clip 5.wav"
+    path.unlink()
+    os.mkfifo(path)
+    cache = tmp_path / "cache"
+    flags = arguments(broken, cache, "--jobs", "1", "--stall-seconds", "1.5")
+    assert main([*flags, "--max-failures", "1"]) == 0
+    captured = capsys.readouterr()
+    assert "failed    clip 5 (stalled)" in captured.err
+    assert "took longer than 1.5 s" in captured.err
+    found = open_cache(cache)
+    assert set(whole.ids) - set(found.ids) == {"clip 5"} == set(found.index.failures)
+    until = time.monotonic() + 10
+    while any(thread.name == "clips" for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        with contextlib.suppress(OSError):  # now it answers, each time it is opened: empty
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        time.sleep(0.01)
