@@ -158,8 +158,8 @@ class PlainClips(Dataset[dict[str, Any]]):
             maps = file["video/maps"][entry.row].astype(np.float32)
             time_s = file["video/frame_time_s"][entry.row].astype(np.float32)
             steps = file["rows/audio_steps"][entry.row]
-        features = np.concatenate(audio, axis=1).astype(np.float32)[None]
-        pooled, valid = pool_steps(features, [steps], self.hop_s, self.step_s, self.steps)
+        parts = [values[None] for values in audio]
+        pooled, valid = pool_steps(parts, np.array([steps]), self.hop_s, self.step_s, self.steps)
         return {
             "audio": pooled[0],
             "valid": valid[0],

@@ -31,7 +31,7 @@ def resolved(cache, **changes):
 def test_pooling_gives_mean_and_deviation_of_the_valid_steps_in_each_window():
     features = np.arange(10, dtype=np.float32)[None, :, None].repeat(2, 0)
     features[1, 5:] = np.nan
-    pooled, valid = pool_steps(features, np.array([10, 5]), hop_s=0.25, window_s=1.0, windows=3)
+    pooled, valid = pool_steps([features], np.array([10, 5]), hop_s=0.25, window_s=1.0, windows=3)
     np.testing.assert_allclose(pooled[0, :, 0], [1.5, 5.5, 8.5])
     np.testing.assert_allclose(pooled[1, :, 0], [1.5, 4.0, 0.0])
     np.testing.assert_allclose(pooled[0, :, 1], [np.std(range(4)), np.std(range(4)), 0.5])
@@ -39,9 +39,32 @@ def test_pooling_gives_mean_and_deviation_of_the_valid_steps_in_each_window():
     np.testing.assert_array_equal(valid, [[True, True, True], [True, True, False]])
 
 
+def test_pooling_takes_parts_as_stored_and_leaves_them_alone():
+    """Half precision far from zero: the deviations must not drown in the means' rounding."""
+    rng = np.random.default_rng(0)
+    parts = [(rng.standard_normal((3, 43, width)) - 60).astype(np.float16) for width in (5, 1, 3)]
+    steps = np.array([43, 20, 1])
+    for part in parts:
+        part[1, 20:] = part[2, 1:] = np.nan
+    before = [part.copy() for part in parts]
+    pooled, valid = pool_steps(parts, steps, hop_s=0.1, window_s=0.5, windows=8)
+    together = np.concatenate(parts, axis=2).astype(np.float64)
+    window = np.minimum(np.arange(43) * 0.1 / 0.5, 7).astype(int)
+    for clip, length in enumerate(steps):
+        for k in range(8):
+            inside = together[clip, :length][window[:length] == k]
+            assert valid[clip, k] == (len(inside) > 0)
+            means = inside.mean(0) if len(inside) else np.zeros(9)
+            deviations = inside.std(0) if len(inside) else np.zeros(9)
+            np.testing.assert_allclose(pooled[clip, k, :9], means, atol=2e-5)
+            np.testing.assert_allclose(pooled[clip, k, 9:], deviations, atol=2e-5)
+    for part, same in zip(parts, before, strict=True):
+        np.testing.assert_array_equal(part, same)
+
+
 def test_a_valid_step_that_is_not_finite_is_an_error():
     with pytest.raises(CacheError, match="not finite"):
-        pool_steps(np.full((1, 4, 2), np.nan, np.float32), np.array([3]), 0.25, 1.0, 1)
+        pool_steps([np.full((1, 4, 2), np.nan, np.float32)], np.array([3]), 0.25, 1.0, 1)
 
 
 def test_features_arrive_as_cached(cache):

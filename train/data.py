@@ -26,7 +26,6 @@ from train.config import TrainConfig
 from train.metrics import Events
 from train.model import Batch, Frames, FusionModel, Shapes, Sound
 
-Floats = npt.NDArray[np.float32]
 _MEMORY_SHARE = 0.9
 
 
@@ -250,14 +249,14 @@ def _fill(clips: Clips, cache: Cache, audio: list[str], video: list[str]) -> Non
             at = torch.from_numpy(places).to(clips.device)
             if clips.audio is not None:
                 pooled, valid = pool_steps(
-                    np.concatenate([arrays[name] for name in audio], axis=2, dtype=np.float32),
+                    [arrays[name] for name in audio],
                     arrays["rows/audio_steps"],
                     cache.config["hop_samples"] / cache.config["sample_rate_hz"],
                     clips.step_s,
                     clips.audio.shape[1],
                 )
-                clips.audio[at] = torch.from_numpy(pooled).to(clips.device)
-                clips.audio_valid[at] = torch.from_numpy(valid).to(clips.device)
+                clips.audio[at] = pooled.to(clips.device)
+                clips.audio_valid[at] = valid.to(clips.device)
             if clips.maps is not None:
                 maps = torch.from_numpy(arrays["video/maps"]).to(clips.device)
                 clips.maps[at] = maps.flatten(3).transpose(2, 3)
@@ -269,27 +268,49 @@ def _fill(clips: Clips, cache: Cache, audio: list[str], video: list[str]) -> Non
 
 
 def pool_steps(
-    features: Floats, steps: npt.NDArray[Any], hop_s: float, window_s: float, windows: int
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    features: Sequence[npt.NDArray[Any]],
+    steps: npt.NDArray[Any],
+    hop_s: float,
+    window_s: float,
+    windows: int,
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the valid steps in each window of `window_s` seconds.
 
-    features (n, steps, D) float32 whose step k is at k × hop_s and is valid where k < steps[n];
-    returns means, then deviations (n, windows, 2 D) float32, zero in windows without a valid step,
-    and which windows have one (n, windows) bool.
+    Each of `features` is (n, steps, D_i), of which step k is at k × hop_s and is valid where
+    k < steps[n]. Returns the means of all, then the deviations of all: (n, windows, 2 ΣD) float32,
+    zero in windows without a valid step; and which windows have one, (n, windows) bool.
     """
-    total = features.shape[1]
+    total = features[0].shape[1]
     window = np.minimum((np.arange(total) * hop_s / window_s).astype(np.int64), windows - 1)
-    member = (window == np.arange(windows)[:, None]).astype(np.float32)
-    valid = np.arange(total) < np.asarray(steps)[:, None]
-    clean = np.where(valid[:, :, None], features, np.float32(0))
-    counts = valid.astype(np.float32) @ member.T
-    share = 1 / np.maximum(counts, 1)[:, :, None]
-    means = member @ clean * share
-    if not np.isfinite(means).all():
+    ends = np.searchsorted(window, np.arange(windows), side="right")
+    begins = np.concatenate([[0], ends[:-1]])
+    member = torch.from_numpy((window == np.arange(windows)[:, None]).astype(np.float32))
+    lengths = np.asarray(steps, np.int64)[:, None]
+    counts = torch.from_numpy(np.minimum(ends, lengths) - np.minimum(begins, lengths))
+    share = (1 / counts.clamp_min(1).float())[:, :, None]
+    tails = [(clip, n) for clip, n in enumerate(lengths[:, 0].tolist()) if n < total]
+    width = sum(part.shape[2] for part in features)
+    pooled = torch.empty(len(lengths), windows, 2 * width)
+    at = 0
+    for part in features:
+        here = slice(at, at := at + part.shape[2])
+        means, deviations = pooled[:, :, :width][:, :, here], pooled[:, :, width:][:, :, here]
+        values = torch.from_numpy(part).to(torch.float32, copy=True)
+        _silence(values, tails)
+        means.copy_((member @ values).mul_(share))
+        for k, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+            values[:, begin:end] -= means[:, k : k + 1]
+        _silence(values, tails)
+        deviations.copy_((member @ values.square_()).mul_(share).sqrt_())
+    if not torch.isfinite(pooled).all():
         raise CacheError("a valid audio step is not finite; run `python -m cache verify`")
-    apart = np.where(valid[:, :, None], clean - means[:, window], np.float32(0))
-    deviations = np.sqrt(member @ np.square(apart) * share)
-    return np.concatenate([means, deviations], axis=2, dtype=np.float32), counts > 0
+    return pooled, counts > 0
+
+
+def _silence(values: Tensor, tails: Sequence[tuple[int, int]]) -> None:
+    """Zero the steps that (clip, length) doesn't have."""
+    for clip, length in tails:
+        values[clip, length:] = 0
 
 
 def standardise(model: FusionModel, clips: Clips, train: Samples) -> None:
