@@ -62,9 +62,9 @@ WRAPPED: tuple[tuple[str, Any, str], ...] = (
     ("network", extract.video.Backbone, "__call__"),
     ("JPEG encode", extract.features, "encode_jpegs"),
     ("row digest", cache.shard, "row_digest"),
-    ("shard digest", cache.shard, "file_sha256"),
-    ("flush to disk", cache.shard, "sync"),
-    ("write HDF5", cache.shard, "_write_clips"),
+    ("arrays to HDF5", cache.shard, "_write_clips"),
+    ("file image", cache.shard, "hdf5_image"),
+    ("write and flush to disk", cache.shard, "replace_file"),
 )
 
 
@@ -234,7 +234,7 @@ def floors_ms(
         "network": computed(counter.get_total_flops()),
         "JPEG encode": copied(pixels.numel()),
         "row digest": hashed(stored),
-        "shard digest": hashed(stored),
-        "write HDF5": copied(2 * stored),
-        "flush to disk": stored / rates["disk_write_GB_per_s"] / 1e6,
+        "arrays to HDF5": copied(2 * stored),
+        "file image": copied(2 * stored),
+        "write and flush to disk": stored / rates["disk_write_GB_per_s"] / 1e6,
     }
