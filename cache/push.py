@@ -115,7 +115,7 @@ def _write_index(
         with RemoteCache(remote) as now, now.named():
             _check_same(cache, now)
             index = now.completed(cache.identity, known).index
-            if now.cache and now.listed == set(index.shards) and not now.index_problem:
+            if now.cache is not None and now.listed == set(index.shards) and not now.index_problem:
                 return
             put(INDEX_FILE, render_index(cache.identity, index))
             if now.cache is None:  # last of all: before, nobody takes it for a cache
@@ -127,5 +127,5 @@ def _write_index(
 
 
 def _check_same(cache: Cache, there: RemoteCache) -> None:
-    if there.cache and there.cache.fingerprint != cache.fingerprint:
+    if there.cache is not None and there.cache.fingerprint != cache.fingerprint:
         raise CacheError(refusal(there.scratch, cache.identity, there.cache.identity))

@@ -125,7 +125,7 @@ class RemoteCache:
 
     def completed(self, identity: Mapping[str, Any], known: Index) -> Cache:
         """The cache there with its unlisted shards; those that `known` lacks are looked into."""
-        listed = self.cache.index if self.cache else Index(identity["config"])
+        listed = self.cache.index if self.cache is not None else Index(identity["config"])
         ours = {n for n, size in self.unlisted.items() if _has(known, n, size)}
         parts = [listed, known.restricted(ours)]
         for name in sorted(set(self.unlisted) - ours):

@@ -89,7 +89,7 @@ def takes_labels(
 ) -> bool:
     """Whether the giver's labels replace the receiver's: where it has none, or older ones."""
     theirs = giver.stored_labels()
-    ours = receiver.stored_labels() if receiver else None
+    ours = None if receiver is None else receiver.stored_labels()
     if theirs is None or receiver is None or ours is None:
         return theirs is not None
     if labels_sha256(ours) == labels_sha256(theirs):

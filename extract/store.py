@@ -49,7 +49,7 @@ def fetch_finished(url: str, folder: Path, identity: dict[str, Any]) -> int:
     Raises CacheError when what is there was made with other settings.
     """
     with RemoteCache(Remote(url)) as there:
-        if there.cache and there.cache.fingerprint != identity["fingerprint"]:
+        if there.cache is not None and there.cache.fingerprint != identity["fingerprint"]:
             raise CacheError(refusal(Path(url), identity, there.cache.identity))
     found = Remote(url).shards()
     if found is None:
@@ -75,8 +75,6 @@ def publish_cache(url: str, folder: Path) -> None:
     cache = open_cache(folder)
     if cache.index.stale:
         save_index(folder, cache.identity, cache.index)
-    if not len(cache):
-        return  # nothing that anyone could use yet
     with RemoteCache(Remote(url)) as there:
         options = PushOptions(prefer="newest")
         push(cache, there, plan_push(cache, there, options), options)

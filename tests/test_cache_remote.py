@@ -24,6 +24,7 @@ from cache.__main__ import main
 from cache.annotations import Labels
 from cache.labels_file import write_labels
 from cache.reader import open_cache
+from cache.shard import Failure, write_shard
 
 
 @everywhere
@@ -49,6 +50,16 @@ def test_second_push_and_second_pull_move_nothing(
     assert counted.totals == counted.sums
     assert [total > 0 for total in counted.totals] == [True, False, True, False]
     assert place.files() == before
+
+
+def test_a_cache_of_failures_alone_travels(place: Place, tmp_path: Path) -> None:
+    home = tiny_cache(tmp_path / "failed")
+    for clip_id in ("a", "b"):
+        write_shard(home.folder, home.identity, [], [Failure(clip_id, "audio", "no sound")])
+        for _ in range(2):
+            assert main(["push", str(home.folder), place.url]) == 0
+    assert main(["pull", place.url, str(tmp_path / "back")]) == 0
+    assert set(open_cache(tmp_path / "back").index.failures) == {"a", "b"}
 
 
 def test_only_new_shards_move(

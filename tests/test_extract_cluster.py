@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from small_media import SMALL_FLAGS, assert_same_rows, write_set
+from test_cache_lock import in_own_mounts
 
 from cache.errors import CacheError, ConfigError
 from cache.index_file import load_index
@@ -286,6 +287,39 @@ class TestParts:
                 pass
         with writer_lock(folder), pytest.raises(CacheError, match="another process is writing"):
             part_lock(folder).__enter__()
+
+
+FULL = """
+"$@" & started=$!
+until ls {disk}/cache/shards/*.h5 >/dev/null 2>&1; do sleep 0.02; done
+cat /dev/zero >{disk}/fill 2>/dev/null
+wait $started; echo "on the full disk $?"
+rm {disk}/fill; "$@"; echo "with room again $?"
+cp -r {disk}/cache {out}
+"""
+
+
+def test_a_disk_that_fills_up_costs_what_was_under_way(
+    data: Path, whole: Cache, tmp_path: Path
+) -> None:
+    disk, out = tmp_path / "disk", tmp_path / "out"
+    disk.mkdir()
+    prefix = in_own_mounts(f"mount -t tmpfs -o size=40m none {disk}")
+    script = FULL.format(disk=disk, out=out)
+    command = [sys.executable, "-m", "extract", *arguments(data, disk / "cache", "--jobs", "2")]
+    done = subprocess.run(
+        [*prefix, "bash", "-c", script, "bash", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "on the full disk 2" in done.stdout, done.stderr
+    assert "No space left on device): make room" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "with room again 0" in done.stdout
+    assert_same_rows(open_cache(out), whole)
+    assert verify(out).problems == []
 
 
 def test_a_clip_that_hangs_is_a_failure_and_the_others_finish(
