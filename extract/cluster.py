@@ -100,6 +100,7 @@ def _all_shards(job: ShardJob, todo: list[Source], client: Any, address: str) ->
     from distributed.scheduler import KilledWorker
 
     left = dict(enumerate(groups_of(todo, max(1, len(client.nthreads())))))
+    doubtful: list[Source] = []
     while left:
         try:
             for number, done in _watched(job, dict(left), client, address):
@@ -109,10 +110,17 @@ def _all_shards(job: ShardJob, todo: list[Source], client: Any, address: str) ->
             number = _number_of(killed)
             suspects = left.pop(number)
             if len(suspects) == 1:
-                yield job.killed(suspects[0])
+                doubtful += suspects  # or what waited beside it on the same worker
             else:
                 after = number + len(suspects) + max([number, *left], default=0)
                 left |= {after + place: [one] for place, one in enumerate(suspects)}
+
+    for source in doubtful:
+        try:
+            for _, done in _watched(job, {0: [source]}, client, address):
+                yield done
+        except KilledWorker:
+            yield job.killed(source)
 
 
 def _number_of(killed: Any) -> int:

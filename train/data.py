@@ -297,14 +297,21 @@ def pool_steps(
         means, deviations = pooled[:, :, :width][:, :, here], pooled[:, :, width:][:, :, here]
         values = torch.from_numpy(part).to(torch.float32, copy=True)
         _silence(values, tails)
-        means.copy_((member @ values).mul_(share))
+        means.copy_(_summed(member, values).mul_(share))
         for k, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
             values[:, begin:end] -= means[:, k : k + 1]
         _silence(values, tails)
-        deviations.copy_((member @ values.square_()).mul_(share).sqrt_())
+        deviations.copy_(_summed(member, values.square_()).mul_(share).sqrt_())
     if not torch.isfinite(pooled).all():
         raise CacheError("a valid audio step is not finite; run `python -m cache verify`")
     return pooled, counts > 0
+
+
+def _summed(member: Tensor, values: Tensor) -> Tensor:
+    """Sums over each window: (n, windows, D). Clip by clip: rounding must not depend on how many
+    clips are read together, so that a cache trains the same however it is cut into files.
+    """
+    return torch.stack([member @ one for one in values])
 
 
 def _silence(values: Tensor, tails: Sequence[tuple[int, int]]) -> None:
