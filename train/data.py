@@ -284,7 +284,7 @@ def pool_steps(
     window = np.minimum((np.arange(total) * hop_s / window_s).astype(np.int64), windows - 1)
     ends = np.searchsorted(window, np.arange(windows), side="right")
     begins = np.concatenate([[0], ends[:-1]])
-    member = torch.from_numpy((window == np.arange(windows)[:, None]).astype(np.float32))
+    spans = list(zip(begins.tolist(), ends.tolist(), strict=True))
     lengths = np.asarray(steps, np.int64)[:, None]
     counts = torch.from_numpy(np.minimum(ends, lengths) - np.minimum(begins, lengths))
     share = (1 / counts.clamp_min(1).float())[:, :, None]
@@ -297,21 +297,17 @@ def pool_steps(
         means, deviations = pooled[:, :, :width][:, :, here], pooled[:, :, width:][:, :, here]
         values = torch.from_numpy(part).to(torch.float32, copy=True)
         _silence(values, tails)
-        means.copy_(_summed(member, values).mul_(share))
-        for k, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-            values[:, begin:end] -= means[:, k : k + 1]
+        for k, (begin, end) in enumerate(spans):
+            inside = values[:, begin:end]
+            means[:, k] = inside.sum(dim=1).mul_(share[:, k])
+            inside -= means[:, k : k + 1]
         _silence(values, tails)
-        deviations.copy_(_summed(member, values.square_()).mul_(share).sqrt_())
+        values.square_()
+        for k, (begin, end) in enumerate(spans):
+            deviations[:, k] = values[:, begin:end].sum(dim=1).mul_(share[:, k]).sqrt_()
     if not torch.isfinite(pooled).all():
         raise CacheError("a valid audio step is not finite; run `python -m cache verify`")
     return pooled, counts > 0
-
-
-def _summed(member: Tensor, values: Tensor) -> Tensor:
-    """Sums over each window: (n, windows, D). Clip by clip: rounding must not depend on how many
-    clips are read together, so that a cache trains the same however it is cut into files.
-    """
-    return torch.stack([member @ one for one in values])
 
 
 def _silence(values: Tensor, tails: Sequence[tuple[int, int]]) -> None:
