@@ -116,6 +116,10 @@ class Cache:
                 arrays = {name: file.read(name, inside) for name in names}
             yield places, arrays
 
+    def places_by_shard(self, rows: Rows) -> list[npt.NDArray[np.int64]]:
+        """Places in `rows`, an array for each shard that has any, in the order they lie in it."""
+        return [places for _, _, places in self._by_shard(self._wanted(rows))]
+
     def jpegs(self, clip_id: str) -> list[bytes]:
         """The F pictures, JPEG-encoded, of exactly what the network saw of a clip."""
         self.row(clip_id)

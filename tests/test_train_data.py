@@ -11,10 +11,11 @@ from cache.errors import CacheError, ConfigError
 from cache.labels_file import write_labels
 from cache.reader import open_cache
 from cache.schema import AUDIO_FEATURES
-from train import data
 from train.config import TrainConfig
-from train.data import load_clips, load_dataset, pick_device, pool_steps, resolve, standardise
+from train.data import load_clips, load_dataset, pick_device, resolve
 from train.model import FusionModel
+from train.pool import pool_steps
+from train.standardise import standardise
 
 CPU = TrainConfig(device="cpu")
 
@@ -202,10 +203,9 @@ def test_a_cache_without_usable_rows_is_refused(tmp_path):
         load_dataset(cache, resolved(cache))
 
 
-def test_too_little_memory_says_how_much_is_needed(cache, monkeypatch):
-    monkeypatch.setattr(data, "_MEMORY_SHARE", 1e-9)
-    with pytest.raises(ConfigError, match="GiB"):
-        load_clips(cache, resolved(cache), cache.ids, 3)
+def test_too_little_memory_says_how_much_is_needed(cache):
+    with pytest.raises(ConfigError, match=r"memory_gb.*stream them takes 0\.\d+ GB at least"):
+        load_clips(cache, resolved(cache, memory_gb=0.001), cache.ids, 3)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):

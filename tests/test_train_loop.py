@@ -13,9 +13,10 @@ from cache.reader import open_cache
 from train import checkpoint, loop
 from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.config import TrainConfig
-from train.data import load_dataset, resolve, standardise
+from train.data import load_dataset, resolve
 from train.metrics import Predictions, classification, localization
 from train.model import FusionModel
+from train.standardise import standardise
 from train.step import Average, EpochStep, Step, make_optimizer
 
 SMALL = TrainConfig(

@@ -27,12 +27,14 @@ Examples:
   python -m train fit --cache cache-ave --preset classic
   python -m train evaluate --cache cache-ave --split test        (the newest run)
   python -m train report runs/audio runs/video runs/both
+  torchrun --nproc_per_node 4 -m train -- fit --cache cache-ave  (four processes, a GPU each)
 
 `python -m train COMMAND --help` shows every option. Exit codes: 0 fine, 2 an error that is
 explained in a line, 130 stopped with Ctrl-C (what is finished is kept).
 """
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_MAY_CHANGE = ("epochs", "patience", "device", "memory_gb")
 
 
 def _paths(name: str, about: str) -> argparse.ArgumentParser:
@@ -102,12 +104,12 @@ def _fit_config(options: argparse.Namespace, rest: Sequence[str], prog: str) -> 
     changed = [
         name
         for name, value in config.model_dump().items()
-        if value != getattr(before, name) and name not in {"epochs", "patience", "device"}
+        if value != getattr(before, name) and name not in _MAY_CHANGE
     ]
     if changed:
         raise ConfigError(
-            f"{', '.join(changed)}: a resumed run keeps its settings ({stored}); only epochs, "
-            "patience and device may change. Train anew without --resume for other settings"
+            f"{', '.join(changed)}: a resumed run keeps its settings ({stored}); only "
+            f"{', '.join(_MAY_CHANGE)} may change. Train anew without --resume for other settings"
         )
     return config
 
@@ -178,6 +180,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    words = words[words[:1] == ["--"] :]  # which keeps torchrun from reading our options
     if not words or words[0] in {"-h", "--help"}:
         print(USAGE, end="")
         return 0 if words else 2

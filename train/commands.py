@@ -15,7 +15,7 @@ from cache.reader import Cache, open_cache
 from train import checkpoint, page, plots, runs
 from train.checkpoint import BEST, About
 from train.config import TrainConfig
-from train.data import Dataset, load_clips, load_dataset, resolve, standardise
+from train.data import Dataset, load_clips, load_dataset, pick_device, resolve
 from train.decode import ensemble
 from train.evaluate import (
     Result,
@@ -26,11 +26,13 @@ from train.evaluate import (
     write_result,
 )
 from train.look import choose, gallery, hardest, look
-from train.loop import best_epoch, predict
+from train.loop import History, best_epoch, predict
 from train.loop import fit as train_model
 from train.metrics import Predictions
 from train.model import FusionModel
+from train.standardise import standardise
 from train.tables import class_table, comparison, seeds_table, table
+from train.world import World, joined
 
 ABLATIONS = ("both", "audio", "video")
 _GATES = 6  # clips drawn from either end of the list
@@ -60,8 +62,23 @@ def fit(
     """Train, evaluate on val, draw; one result (see `evaluate`) per model.
 
     The features are read once for all seeds and, with `ablations`, for the three models of both
-    streams, of audio alone and of video alone, which are trained the same way.
+    streams, of audio alone and of video alone, which are trained the same way. Of the processes
+    that `torchrun` started all train together, and the first does the rest.
     """
+    with joined(pick_device(config.device)) as world:
+        return _fit(world, cache_path, run, config, resume, seeds, ablations, pictures)
+
+
+def _fit(
+    world: World,
+    cache_path: Path,
+    run: Path,
+    config: TrainConfig,
+    resume: bool,
+    seeds: Sequence[int],
+    ablations: bool,
+    pictures: int,
+) -> list[Result]:
     cache = open_cache(cache_path)
     config = resolve(config, cache, cache.labels.classes)
     if ablations and config.modality != "both":
@@ -72,21 +89,26 @@ def fit(
     if ablations:
         configs = {run / name: config.revised(modality=name) for name in ABLATIONS}
     places = {place: [place / f"seed-{seed}" for seed in seeds] or [place] for place in configs}
-    for one in [one for members in places.values() for one in members]:
+    if config.batch_size < world.size:
+        raise ConfigError(f"batch_size: {config.batch_size}, for {world.size} processes")
+    for one in [one for members in places.values() for one in members if world.leads]:
         runs.claim_run(one, resume and (one / checkpoint.LAST).exists() if seeds else resume)
     dataset = load_dataset(cache, config, ("train", "val"))
-    print(describe(cache, dataset), flush=True)
+    if world.leads:
+        print(describe(cache, dataset), flush=True)
     results = []
     for place, settings in configs.items():
         narrowed = only(dataset, settings.modality)
         chosen = dict(zip(places[place], seeds or [config.seed], strict=True))
-        members = [
-            _fit_one(cache, narrowed, one, settings.revised(seed=seed), resume, pictures)
-            for one, seed in chosen.items()
-        ]
+        members = []
+        for one, seed in chosen.items():
+            about = _about(cache, narrowed, settings.revised(seed=seed))
+            history = _train_one(cache, narrowed, one, about, resume, world)
+            if world.leads:
+                members.append(_finish_one(cache, narrowed, one, history, pictures))
         results += [member.result for member in members]
         _together(place, members, narrowed, "val")
-    if ablations:
+    if ablations and world.leads:
         print(f"\n{report([run / name for name in ABLATIONS], 'val')}")
     return results
 
@@ -104,25 +126,36 @@ def only(dataset: Dataset, modality: str) -> Dataset:
     )
 
 
-def _fit_one(
-    cache: Cache, dataset: Dataset, run: Path, config: TrainConfig, resume: bool, pictures: int
-) -> Member:
-    about = About(
+def _about(cache: Cache, dataset: Dataset, config: TrainConfig) -> About:
+    return About(
         config=config,
         classes=dataset.classes,
         shapes=checkpoint.shapes_as_json(dataset.clips.shapes),
         fingerprint=cache.fingerprint,
         features=cache.config,
     )
+
+
+def _train_one(
+    cache: Cache, dataset: Dataset, run: Path, about: About, resume: bool, world: World
+) -> History:
+    config, device = about.config, dataset.clips.device
     torch.manual_seed(config.seed)
-    model = FusionModel(dataset.clips.shapes, config).to(dataset.clips.device)
-    standardise(model, dataset.clips, dataset.splits["train"])
-    count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"run {run}: {count:,} parameters on {dataset.clips.device.type}, seed {config.seed}")
-    (run / runs.CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
-    runs.write_json(run / runs.FEATURES_FILE, runs.features_of(cache))
+    model = FusionModel(dataset.clips.shapes, config).to(device)
+    standardise(model, dataset.clips, dataset.splits["train"], world)
     again = resume and (run / checkpoint.LAST).exists()
-    history = train_model(model, dataset, about, run, again)
+    if world.leads:
+        count = sum(parameter.numel() for parameter in model.parameters())
+        where = device.type if world.size == 1 else f"{world.size} processes, {device.type}"
+        print(f"run {run}: {count:,} parameters on {where}, seed {config.seed}")
+        (run / runs.CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+        runs.write_json(run / runs.FEATURES_FILE, runs.features_of(cache))
+    return train_model(model, dataset, about, run, again, world)
+
+
+def _finish_one(
+    cache: Cache, dataset: Dataset, run: Path, history: History, pictures: int
+) -> Member:
     runs.write_json(run / runs.HISTORY_FILE, history)
     model, about, _ = checkpoint.load(run / BEST)
     model.to(dataset.clips.device)
@@ -280,7 +313,8 @@ def _score_one(
 def describe(cache: Cache, dataset: Dataset) -> str:
     """Which data a run sees, and what was left out, for people."""
     sizes = ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())
-    lines = [f"cache {cache.path}: {len(cache)} clips; rows: {sizes}", *dataset.notes]
+    lines = [f"cache {cache.path}: {len(cache)} clips; rows: {sizes}", dataset.clips.mode]
+    lines += dataset.notes
     if dataset.without_features:
         named = ", ".join(dataset.without_features[:10])
         more = len(dataset.without_features) - 10

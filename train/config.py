@@ -71,6 +71,11 @@ class TrainConfig(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes CUDA, then MPS, then the CPU."""
 
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Most memory that features may take, in 10⁹ bytes, on the device and (where they don't fit
+    there) in the host; None takes 90 % of what is free. What doesn't fit is streamed, and the
+    order of rows then depends on it."""
+
     @model_validator(mode="after")
     def _heads_divide(self) -> TrainConfig:
         for name in ("audio_feat_dim", "video_feat_dim"):

@@ -1,16 +1,13 @@
-"""Cache → tensors on the device, read once, shard by shard; batches are selections of rows.
+"""Cache → labelled data: label rows joined with the features of their clips.
 
-A sample is a label row joined with its clip's features. Shapes: R label rows, M clips, T pooled
-audio steps, F frames, S cells, C channels, D audio features.
+A sample is a label row joined with its clip's features. Shapes: R label rows, M clips.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,69 +19,12 @@ from tqdm import tqdm
 from cache.errors import CacheError, ConfigError
 from cache.reader import Cache
 from cache.schema import AUDIO_FEATURES, SPLITS
+from train.clips import AHEAD, PART_CLIPS, READERS, Clips, Source
 from train.config import TrainConfig
+from train.memory import room
 from train.metrics import Events
-from train.model import Batch, Frames, FusionModel, Shapes, Sound
-
-_MEMORY_SHARE = 0.9
-
-
-@dataclass
-class Clips:
-    """The features of M clips on one device.
-
-    Attributes
-    ----------
-    ids: clip of each row.
-    audio: (M, T, D) float32 means, then deviations, of the cached steps in each window, 0 where
-        none is valid; None for a video-only model.
-    audio_valid: (M, T) bool.
-    step_s: width of a window in seconds; step k covers [k, k + 1) × step_s.
-    maps: (M, F, S, C) float16, channels last; None for an audio-only model.
-    frame_time_s: (M, F) float32.
-    frame_span_s: (M,) float32, the time a frame stands for: valid seconds / F.
-    """
-
-    ids: list[str]
-    shapes: Shapes
-    device: torch.device
-    step_time_s: Tensor
-    step_s: float
-    audio: Tensor | None
-    audio_valid: Tensor
-    maps: Tensor | None
-    frame_time_s: Tensor
-    frame_span_s: Tensor
-    _buffers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def batch(self, rows: Tensor) -> Batch:
-        """Model input for clip rows (N,) int64 on the device.
-
-        On the CPU the maps of consecutive batches share one float32 buffer: use a batch up
-        before asking for the next.
-        """
-        sound = frames = None
-        if self.audio is not None:
-            valid = self.audio_valid[rows]
-            sound = Sound(self.audio[rows], valid, self.step_time_s, self.step_s)
-        if self.maps is not None:
-            maps = self._select(self.maps, rows)
-            frames = Frames(maps, self.frame_time_s[rows], self.frame_span_s[rows])
-        return Batch(sound, frames)
-
-    def _select(self, maps: Tensor, rows: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            return maps[rows]  # autocast turns it into bfloat16 where it is used
-        # Fresh buffers of tens of megabytes cost more in page faults than the conversion itself.
-        shape = (len(rows), *maps.shape[1:])
-        if len(rows) not in self._buffers:
-            self._buffers[len(rows)] = (
-                torch.empty(shape, dtype=maps.dtype, device=maps.device),
-                torch.empty(shape, dtype=torch.float32, device=maps.device),
-            )
-        half, single = self._buffers[len(rows)]
-        torch.index_select(maps, 0, rows, out=half)
-        return single.copy_(half)
+from train.model import Shapes
+from train.stream import Streamed, least_slots
 
 
 @dataclass(frozen=True)
@@ -208,150 +148,85 @@ def load_dataset(cache: Cache, config: TrainConfig, splits: Sequence[str] = SPLI
 
 
 def load_clips(cache: Cache, config: TrainConfig, ids: Sequence[str], classes: int) -> Clips:
-    """Features of the named clips on the config's device."""
+    """Features of the named clips for the config's device.
+
+    On the device where they fit. Else they are streamed to it: from host memory where that has
+    room for them (and is not the device itself), from the disk where it has not.
+    """
     device = pick_device(config.device)
-    audio = [f"audio/{name}" for name in AUDIO_FEATURES] if config.modality != "video" else []
-    video = ["video/maps", "video/frame_time_s"] if config.modality != "audio" else []
     clip_seconds = float(cache.config["clip_seconds"])
     steps = max(1, round(clip_seconds * config.audio_rate_hz))
+    streams = frozenset(("audio", "video") if config.modality == "both" else (config.modality,))
+    audio = [f"audio/{name}" for name in AUDIO_FEATURES] if "audio" in streams else []
     features = 2 * sum(cache.fields[name].shape[1] for name in audio)
+    video = "video" in streams
     frames, channels, side = (cache.fields["video/maps"].shape if video else (0, 0, 0, 0))[:3]
-    count = len(ids)
-    _check_memory(
-        count * (steps * features * 4 + frames * channels * side * side * 2), device, cache.path
-    )
-    clips = Clips(
-        ids=list(ids),
-        shapes=Shapes(features, channels, side, classes, clip_seconds),
-        device=device,
-        step_time_s=((torch.arange(steps) + 0.5) * clip_seconds / steps).to(device),
-        step_s=clip_seconds / steps,
-        audio=torch.zeros(count, steps, features, device=device) if audio else None,
-        audio_valid=torch.zeros(count, steps, dtype=torch.bool, device=device),
-        maps=torch.empty(count, frames, side * side, channels, dtype=torch.float16, device=device)
+    rows = np.array([cache.row(clip_id) for clip_id in ids], np.int64)
+    source = Source(cache, rows, streams, clip_seconds / steps, steps, device.type == "cuda")
+    one = steps * features * 4 + frames * channels * side * side * 2
+    slots, mode, keep = _where(cache, config, device, len(ids), one)
+    common: dict[str, Any] = {
+        "ids": list(ids),
+        "shapes": Shapes(features, channels, side, classes, clip_seconds),
+        "device": device,
+        "step_time_s": ((torch.arange(steps) + 0.5) * clip_seconds / steps).to(device),
+        "step_s": clip_seconds / steps,
+        "audio": torch.zeros(slots, steps, features, device=device) if audio else None,
+        "audio_valid": torch.zeros(slots, steps, dtype=torch.bool, device=device),
+        "maps": torch.empty(
+            slots, frames, side * side, channels, dtype=torch.float16, device=device
+        )
         if video
         else None,
-        frame_time_s=torch.zeros(count, frames, device=device),
-        frame_span_s=torch.ones(count, device=device),
+        "frame_time_s": torch.zeros(slots, frames, device=device),
+        "frame_span_s": torch.ones(slots, device=device),
+        "mode": mode,
+    }
+    if slots < len(ids):
+        source = replace(source, kept={} if keep else None)
+        slot_of = torch.zeros(len(ids), dtype=torch.int64, device=device)
+        return Streamed(**common, source=source, slot_of=slot_of)
+    clips = Clips(**common)
+    parts = source.parts(np.arange(len(ids)))
+    bar = tqdm(
+        total=len(ids), desc="reading", unit="clip", delay=1.0, file=sys.stderr, mininterval=0.5
     )
-    _fill(clips, cache, audio, video)
+    with bar:
+        for part, found in zip(parts, source.ahead(parts, streams), strict=True):
+            clips.put(torch.from_numpy(part).to(device), found)
+            bar.update(len(part))
     return clips
 
 
-def _fill(clips: Clips, cache: Cache, audio: list[str], video: list[str]) -> None:
-    names = [*audio, *video, "rows/valid_s", "rows/audio_steps"]
-    rows = np.array([cache.row(clip_id) for clip_id in clips.ids], np.int64)
-    bar = tqdm(
-        total=len(rows), desc="reading", unit="clip", delay=1.0, file=sys.stderr, mininterval=0.5
-    )
-    with bar:
-        for places, arrays in cache.by_shard(names, rows):
-            at = torch.from_numpy(places).to(clips.device)
-            if clips.audio is not None:
-                pooled, valid = pool_steps(
-                    [arrays[name] for name in audio],
-                    arrays["rows/audio_steps"],
-                    cache.config["hop_samples"] / cache.config["sample_rate_hz"],
-                    clips.step_s,
-                    clips.audio.shape[1],
-                )
-                clips.audio[at] = pooled.to(clips.device)
-                clips.audio_valid[at] = valid.to(clips.device)
-            if clips.maps is not None:
-                maps = torch.from_numpy(arrays["video/maps"]).to(clips.device)
-                clips.maps[at] = maps.flatten(3).transpose(2, 3)
-                time_s = arrays["video/frame_time_s"].astype(np.float32)
-                span_s = (arrays["rows/valid_s"] / time_s.shape[1]).astype(np.float32)
-                clips.frame_time_s[at] = torch.from_numpy(time_s).to(clips.device)
-                clips.frame_span_s[at] = torch.from_numpy(span_s).to(clips.device)
-            bar.update(len(places))
+def _where(
+    cache: Cache, config: TrainConfig, device: torch.device, count: int, one: int
+) -> tuple[int, str, bool]:
+    """Slots on the device, the sentence that says why, and whether parts stay in host memory.
 
-
-def pool_steps(
-    features: Sequence[npt.NDArray[Any]],
-    steps: npt.NDArray[Any],
-    hop_s: float,
-    window_s: float,
-    windows: int,
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the valid steps in each window of `window_s` seconds.
-
-    Each of `features` is (n, steps, D_i), of which step k is at k × hop_s and is valid where
-    k < steps[n]. Returns the means of all, then the deviations of all: (n, windows, 2 ΣD) float32,
-    zero in windows without a valid step; and which windows have one, (n, windows) bool.
+    one: bytes of a clip on the device.
     """
-    total = features[0].shape[1]
-    window = np.minimum((np.arange(total) * hop_s / window_s).astype(np.int64), windows - 1)
-    ends = np.searchsorted(window, np.arange(windows), side="right")
-    begins = np.concatenate([[0], ends[:-1]])
-    spans = list(zip(begins.tolist(), ends.tolist(), strict=True))
-    lengths = np.asarray(steps, np.int64)[:, None]
-    counts = torch.from_numpy(np.minimum(ends, lengths) - np.minimum(begins, lengths))
-    share = (1 / counts.clamp_min(1).float())[:, :, None]
-    tails = [(clip, n) for clip, n in enumerate(lengths[:, 0].tolist()) if n < total]
-    width = sum(part.shape[2] for part in features)
-    pooled = torch.empty(len(lengths), windows, 2 * width)
-    at = 0
-    for part in features:
-        here = slice(at, at := at + part.shape[2])
-        means, deviations = pooled[:, :, :width][:, :, here], pooled[:, :, width:][:, :, here]
-        values = torch.from_numpy(part).to(torch.float32, copy=True)
-        _silence(values, tails)
-        for k, (begin, end) in enumerate(spans):
-            inside = values[:, begin:end]
-            means[:, k] = inside.sum(dim=1).mul_(share[:, k])
-            inside -= means[:, k : k + 1]
-        _silence(values, tails)
-        values.square_()
-        for k, (begin, end) in enumerate(spans):
-            deviations[:, k] = values[:, begin:end].sum(dim=1).mul_(share[:, k]).sqrt_()
-    if not torch.isfinite(pooled).all():
-        raise CacheError("a valid audio step is not finite; run `python -m cache verify`")
-    return pooled, counts > 0
-
-
-def _silence(values: Tensor, tails: Sequence[tuple[int, int]]) -> None:
-    """Zero the steps that (clip, length) doesn't have."""
-    for clip, length in tails:
-        values[clip, length:] = 0
-
-
-def standardise(model: FusionModel, clips: Clips, train: Samples) -> None:
-    """Store the mean and deviation of each feature over the training rows in the model."""
-    rows = torch.unique(train.clip)
-    if model.audio is not None:
-        assert clips.audio is not None
-        steps = clips.audio[rows][clips.audio_valid[rows]]
-        _store(model.audio, steps.mean(dim=0), steps.std(dim=0, correction=0))
-    if model.video is not None:
-        assert clips.maps is not None
-        # Sums over parts in float64: float32 sums of millions of cells lose digits.
-        total = torch.zeros(clips.shapes.map_channels, dtype=torch.float64)
-        square, cells = torch.zeros_like(total), 0
-        for part in torch.split(rows, 64):
-            flat = clips.maps[part].float().flatten(0, 2)
-            total += flat.sum(dim=0).cpu()
-            square += flat.square().sum(dim=0).cpu()
-            cells += len(flat)
-        mean = total / cells
-        deviation = (square / cells - mean.square()).clamp_min(0).sqrt()
-        # A channel that hardly ever fires is not blown up into noise.
-        _store(model.video, mean, deviation.clamp_min(0.1 * float(deviation.median())))
-
-
-def _store(encoder: torch.nn.Module, mean: Tensor, deviation: Tensor) -> None:
-    encoder.get_buffer("mean").copy_(mean)
-    encoder.get_buffer("deviation").copy_(deviation.clamp_min(1e-5))
-
-
-def _check_memory(need: int, device: torch.device, path: Path) -> None:
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if need > _MEMORY_SHARE * free:
+    have = room(device, config.memory_gb)
+    limit = f"{have / 1e9:.3g} GB of {_MEMORY[device.type]}"
+    if config.memory_gb is not None:
+        limit += f" (--memory-gb {config.memory_gb:g})"
+    need = f"the features of {count:,} clips take {count * one / 1e9:.3g} GB"
+    if count * one <= have:
+        return count, f"{need}, which fit {limit}: all are in memory", False
+    # What is read ahead is in memory as well: as cached, in float32 for a moment, and pooled.
+    cached = sum(spec.bytes_per_clip for spec in cache.fields.values())
+    reading = (AHEAD + READERS + 1) * PART_CLIPS * (2 * cached + one)
+    slots = (have - reading) // one
+    least = least_slots(config.batch_size)
+    if slots < least:
         raise ConfigError(
-            f"{path}: its features need {need / 2**30:.1f} GiB on {device.type}, which has "
-            f"{free / 2**30:.1f} GiB; use a device with more memory, or train on one modality "
-            "(--modality audio needs little)"
+            f"memory_gb: {need}; to stream them takes {(reading + least * one) / 1e9:.3g} GB at "
+            f"least, and there are {limit}; raise --memory-gb, use a device with more memory, or "
+            "train on one modality (--modality audio needs little)"
         )
+    keep = device.type == "cuda" and count * one <= room(torch.device("cpu"), config.memory_gb)
+    where = "host memory" if keep else "the disk"
+    mode = f"{need}, more than {limit}: streamed from {where}, {slots:,} clips at a time"
+    return slots, mode, keep
+
+
+_MEMORY = {"cuda": "GPU memory", "mps": "memory", "cpu": "memory"}

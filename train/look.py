@@ -10,7 +10,8 @@ import torch
 
 from cache.reader import Cache
 from train import plots
-from train.data import Clips, Dataset
+from train.clips import Clips
+from train.data import Dataset
 from train.evaluate import prediction
 from train.metrics import Array, Predictions, tiou
 from train.model import FusionModel
@@ -39,10 +40,10 @@ def look(
     truth: dict[str, Any] | None = None,
 ) -> plots.View:
     """One clip with its attention maps; `number` is its place in `guess`."""
+    ((_, batch),) = clips.batches(torch.tensor([clip], device=clips.device), 1)
     with autocast(clips.device):
-        output = model.eval()(
-            clips.batch(torch.tensor([clip], device=clips.device)), return_attention=True
-        )
+        output = model.eval()(batch, return_attention=True)
+    frames = batch.frames
     said = prediction(guess, number, classes)
     return plots.View(
         id=clips.ids[clip],
@@ -51,8 +52,8 @@ def look(
         },
         clip_seconds=clips.shapes.clip_seconds,
         step_s=clips.step_s,
-        frame_time_s=clips.frame_time_s[clip].double().cpu().numpy(),
-        pictures=[] if clips.maps is None else cache.jpegs(clips.ids[clip]),
+        frame_time_s=np.empty(0) if frames is None else frames.time_s[0].double().cpu().numpy(),
+        pictures=[] if frames is None else cache.jpegs(clips.ids[clip]),
         predicted=str(said["predicted"]),
         confidence=float(said["confidence"]),
         predicted_s=(float(said["predicted_start_s"]), float(said["predicted_end_s"])),

@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from tqdm import tqdm
 
 from cache.errors import AvelError, ConfigError
 from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
+from train.clips import Clips
 from train.config import TrainConfig
-from train.data import Clips, Dataset, Samples
+from train.data import Dataset, Samples
 from train.decode import read_off_seconds, second_probability
 from train.metrics import Array, Events, Predictions, classification, localization, second_count
 from train.model import Batch, FusionModel
@@ -36,6 +38,7 @@ from train.step import (
     make_optimizer,
     reverse_time,
 )
+from train.world import ALONE, World
 
 CRITERION = "localized_iou"
 History = list[dict[str, float]]
@@ -49,16 +52,23 @@ class TrainingError(AvelError):
 def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
     """One pass over the training rows; mean total, class, interval and gate loss.
 
-    The order of rows and the dropout depend on the seed and the epoch's number alone, which is
-    what makes a resumed run equal an uninterrupted one.
+    The order of rows, the rows that run backwards and the dropout depend on the seed and the
+    epoch's number alone, which is what makes a resumed run equal an uninterrupted one. Of several
+    processes each draws its own dropout, and the same of the rest.
     """
-    config, device, count = epoch_step.step.config, epoch_step.clips.device, len(epoch_step.rows)
-    torch.manual_seed(config.seed * 100_003 + epoch)
-    order = torch.randperm(count).to(device)
-    epoch_step.step.model.train()
-    total = torch.zeros(LOSSES, device=device)
-    for chosen in torch.split(order, config.batch_size):
-        total += epoch_step(chosen) * len(chosen)
+    config, step, count = epoch_step.step.config, epoch_step.step, len(epoch_step.rows)
+    seed = config.seed * 100_003 + epoch
+    torch.manual_seed(seed)
+    order = torch.randperm(count)
+    epoch_step.backwards.copy_(torch.rand(count) < config.reversed_share)
+    if not step.world.leads:
+        torch.manual_seed(seed ^ step.world.rank << 40)
+    step.model.train()
+    total = torch.zeros(LOSSES, device=step.device)
+    clip, size = epoch_step.rows.clip, config.batch_size
+    with closing(epoch_step.clips.epoch(order, clip, size, step.world)) as batches:
+        for chosen, rows in batches:
+            total += epoch_step(chosen, rows) * rows
     means: list[float] = (total / count).tolist()
     if not np.isfinite(means).all():
         raise TrainingError(
@@ -69,7 +79,9 @@ def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
 
 
 @torch.inference_mode()
-def predict(model: FusionModel, clips: Clips, rows: Tensor) -> dict[str, Predictions]:
+def predict(
+    model: FusionModel, clips: Clips, rows: Tensor, world: World = ALONE
+) -> dict[str, Predictions]:
     """Class probabilities and intervals (seconds) for clip rows (N,), on the host, decoded twice.
 
     "gate": the best-scoring run of whole seconds, and which seconds are on; "interval": the
@@ -79,16 +91,16 @@ def predict(model: FusionModel, clips: Clips, rows: Tensor) -> dict[str, Predict
     model.eval()
     clip_seconds, classes = clips.shapes.clip_seconds, clips.shapes.classes
     seconds = second_count(clip_seconds)
-    parts = [torch.empty(0, classes + 2 + seconds, device=clips.device)]
-    for some in torch.split(rows, _EVALUATION_ROWS):
-        batch = clips.batch(some)
+    answers = torch.zeros(len(rows), classes + 2 + seconds, device=clips.device)
+    mine = world.share(torch.arange(len(rows), device=clips.device))
+    for places, batch in clips.batches(rows[mine], _EVALUATION_ROWS):
         answer = _answer(model, batch, seconds)
         if model.config.reversed_share:
-            which = torch.ones(len(some), dtype=torch.bool, device=clips.device)
+            which = torch.ones(len(places), dtype=torch.bool, device=clips.device)
             turned, _ = reverse_time(batch, answer[:, :2], which, clip_seconds)
             answer = (answer + _forwards(_answer(model, turned, seconds), classes)) / 2
-        parts.append(answer)
-    values: Array = torch.cat(parts).double().cpu().numpy()
+        answers[mine[places]] = answer
+    values: Array = world.total(answers).double().cpu().numpy()
     probability, spans, on = np.split(values, [classes, classes + 2], axis=1)
     return {
         "gate": read_off_seconds(probability, on, clip_seconds),
@@ -120,14 +132,16 @@ def events(samples: Samples, clip_seconds: float) -> Events:
     return Events(samples.category.cpu().numpy(), spans[:, 0], spans[:, 1], clip)
 
 
-def validate(model: FusionModel, dataset: Dataset) -> tuple[dict[str, float], str]:
+def validate(
+    model: FusionModel, dataset: Dataset, world: World = ALONE
+) -> tuple[dict[str, float], str]:
     """top1, miou and the criterion on the validation rows, and the decoding they are of.
 
     That is the one with the higher criterion; a gate that was not trained as one is left out.
     """
     val = dataset.splits["val"]
     truth = events(val, dataset.clips.shapes.clip_seconds)
-    guesses = predict(model, dataset.clips, val.clip)
+    guesses = predict(model, dataset.clips, val.clip, world)
     found = {name: localization(truth, guess) for name, guess in guesses.items()}
     values = {f"val_{name}_{CRITERION}": float(f[CRITERION] or 0.0) for name, f in found.items()}
     names = [*guesses] if model.config.gate_weight else ["interval"]
@@ -140,11 +154,17 @@ def validate(model: FusionModel, dataset: Dataset) -> tuple[dict[str, float], st
 
 
 def fit(
-    model: FusionModel, dataset: Dataset, about: About, run: Path, resume: bool = False
+    model: FusionModel,
+    dataset: Dataset,
+    about: About,
+    run: Path,
+    resume: bool = False,
+    world: World = ALONE,
 ) -> History:
     """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
 
-    With `resume` it goes on after the last finished epoch, exactly as if never stopped.
+    With `resume` it goes on after the last finished epoch, exactly as if never stopped. Of several
+    processes the first writes and speaks.
     """
     config = about.config
     for name in ("train", "val"):
@@ -157,15 +177,17 @@ def fit(
     steps = math.ceil(len(dataset.splits["train"]) / config.batch_size)
     average = Average(model, config.average_epochs, steps)
     history = _restore(run / LAST, model, average, optimizer, scheduler, about) if resume else []
-    step = Step(model, optimizer, config, dataset.clips.device, average)
+    step = Step(model, optimizer, config, dataset.clips.device, average, world)
     epoch_step = EpochStep(step, dataset.clips, dataset.splits["train"])
-    bar = tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=None)
-    with bar:
+    silent = None if world.leads else True
+    with tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=silent) as bar:
         while len(history) < config.epochs and not stopped_early(history, config):
             entry, decoding = _epoch(epoch_step, dataset, len(history) + 1)
             best = max((past[f"val_{CRITERION}"] for past in history), default=-1.0)
             history.append(entry)
             scheduler.step(entry[f"val_{CRITERION}"])
+            if not world.leads:
+                continue
             now = about.revised(
                 epoch=len(history), score=entry[f"val_{CRITERION}"], decoding=decoding
             )
@@ -190,7 +212,8 @@ def _epoch(epoch_step: EpochStep, dataset: Dataset, number: int) -> tuple[dict[s
     started = time.perf_counter()
     rate = epoch_step.step.optimizer.param_groups[0]["lr"]
     total, classes, spans, gate = train_epoch(epoch_step, number)
-    values, decoding = validate(epoch_step.step.average.model, dataset)
+    step = epoch_step.step
+    values, decoding = validate(step.average.model, dataset, step.world)
     entry = {
         "epoch": number,
         "train_loss": total,

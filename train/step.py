@@ -11,28 +11,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.clips import Clips
 from train.config import TrainConfig
-from train.data import Clips, Samples
+from train.data import Samples
 from train.decode import gate_targets
 from train.model import Batch, FusionModel, Output
+from train.world import ALONE, World
 
 LOSSES = 4
 
 
-def losses(output: Output, category: Tensor, interval: Tensor, config: TrainConfig) -> Tensor:
+def losses(
+    output: Output,
+    category: Tensor,
+    interval: Tensor,
+    config: TrainConfig,
+    rows: int | None = None,
+    world: World = ALONE,
+) -> Tensor:
     """(4,) total, cross-entropy, L1 of start and end, binary cross-entropy of the gate.
 
     total = CE + interval_weight × L1 + gate_weight × BCE. category (N,) int64; interval (N, 2)
-    fractions of the clip.
+    fractions of the clip. Where the batch is spread over several processes and has `rows` in all,
+    these are this process's parts of its means: their sums over the processes are the means.
     """
-    classes = F.cross_entropy(output.logits, category, label_smoothing=config.label_smoothing)
-    spans = F.l1_loss(output.interval, interval)
+    rows = rows or len(category)
+    classes = F.cross_entropy(
+        output.logits, category, label_smoothing=config.label_smoothing, reduction="sum"
+    )
+    spans = F.l1_loss(output.interval, interval, reduction="sum")
     real = torch.isfinite(output.gate_logits)
     score = output.gate_logits.masked_fill(~real, 0.0)
     wrong = F.binary_cross_entropy_with_logits(
         score, gate_targets(output.steps, interval), reduction="none"
     )
-    gate = (wrong * real).sum() / real.sum().clamp_min(1)
+    classes, spans = classes / rows, spans / (2 * rows)
+    gate = (wrong * real).sum() / world.total(real.sum()).clamp_min(1)
     total = classes + config.interval_weight * spans + config.gate_weight * gate
     return torch.stack([total, classes, spans, gate])
 
@@ -105,18 +119,31 @@ class Step:
     config: TrainConfig
     device: torch.device
     average: Average
+    world: World = ALONE
 
-    def __call__(self, batch: Batch, category: Tensor, interval: Tensor) -> Tensor:
-        """Forward, backward, clip, update; returns the (4,) losses, still on the device."""
-        with autocast(self.device):
-            output = self.model(batch)
-        parts = losses(output, category, interval, self.config)
-        parts[0].backward()  # type: ignore[no-untyped-call]
+    def __call__(
+        self, batch: Batch, category: Tensor, interval: Tensor, rows: int | None = None
+    ) -> Tensor:
+        """Forward, backward, clip, update; returns the (4,) losses, still on the device.
+
+        Of several processes each passes its share of a batch that has `rows` in all; a share may
+        be empty.
+        """
+        if len(category):
+            with autocast(self.device):
+                output = self.model(batch)
+            parts = losses(output, category, interval, self.config, rows, self.world)
+            parts[0].backward()  # type: ignore[no-untyped-call]
+            found = parts.detach()
+        else:  # the others wait for this process's part of the sums
+            self.world.total(torch.zeros((), dtype=torch.int64, device=self.device))
+            found = torch.zeros(LOSSES, device=self.device)
+        found = self.world.sum_gradients(self.model.parameters(), found)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.model)
-        return parts.detach()
+        return found
 
 
 class EpochStep:
@@ -124,13 +151,19 @@ class EpochStep:
 
     On CUDA, a step of a full batch is captured once as a graph and replayed: its hundreds of
     small kernels cost more to launch one by one than to run. The last, smaller batch of an epoch
-    and the first steps (which let libraries set themselves up) run as they are.
+    and the first steps (which let libraries set themselves up) run as they are; so do all steps
+    of several processes, which wait for each other.
+
+    Attributes
+    ----------
+    backwards: (R,) bool on the device, which rows run backwards in time in this epoch.
     """
 
     _WARM_UP = 3
 
     def __init__(self, step: Step, clips: Clips, rows: Samples) -> None:
         self.step, self.clips, self.rows = step, clips, rows
+        self.backwards = torch.zeros(len(rows), dtype=torch.bool, device=clips.device)
         self._size = step.config.batch_size
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured_rate = 0.0
@@ -138,10 +171,11 @@ class EpochStep:
         self._losses = torch.zeros(LOSSES, device=clips.device)
         self._eager_steps = 0
 
-    def __call__(self, chosen: Tensor) -> Tensor:
-        """(4,) losses of the step on sample numbers `chosen` (N,)."""
-        if self.clips.device.type != "cuda" or len(chosen) != self._size:
-            return self._eager(chosen)
+    def __call__(self, chosen: Tensor, rows: int | None = None) -> Tensor:
+        """(4,) losses of the step on sample numbers `chosen` (N,), a share of `rows` in all."""
+        captures = self.clips.device.type == "cuda" and self.step.world.size == 1
+        if not captures or len(chosen) != self._size:
+            return self._eager(chosen, rows)
         if self._graph is None and self._eager_steps < self._WARM_UP:
             self._eager_steps += 1
             side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -159,15 +193,13 @@ class EpochStep:
         self._graph.replay()
         return self._losses
 
-    def _eager(self, chosen: Tensor) -> Tensor:
+    def _eager(self, chosen: Tensor, rows: int | None = None) -> Tensor:
         batch = self.clips.batch(self.rows.clip[chosen])
         interval = self.rows.interval[chosen]
-        share = self.step.config.reversed_share
-        if share:
-            which = torch.rand(len(chosen), device=self.clips.device) < share
+        if self.step.config.reversed_share:
             clip_seconds = self.clips.shapes.clip_seconds
-            batch, interval = reverse_time(batch, interval, which, clip_seconds)
-        return self.step(batch, self.rows.category[chosen], interval)
+            batch, interval = reverse_time(batch, interval, self.backwards[chosen], clip_seconds)
+        return self.step(batch, self.rows.category[chosen], interval, rows)
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -1,0 +1,134 @@
+"""Training in several processes, started by torchrun on this machine, against one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+from synthetic_cache import labels_for, make_cache
+
+from train.checkpoint import BEST, LAST
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
+SETTINGS = """
+    --device cpu --epochs 2 --batch-size 8 --audio-feat-dim 32 --video-feat-dim 32
+    --map-channels 16 --dropout 0 --input-dropout 0 --pictures 0
+""".split()  # noqa: SIM905
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="this torch has no gloo",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    labels = labels_for(120, 3)
+    labels.start_s[:] = np.minimum(labels.start_s / 10, 1.0)
+    labels.end_s[:] = np.minimum(labels.start_s + 1, 2.0)
+    labels.split[-15:] = 0  # 25 batches do not come out even
+    folder = tmp_path_factory.mktemp("distributed") / "cache"
+    return make_cache(folder, labels=labels, **TINY)
+
+
+# The video stream draws by chance in training what it attends to: here it always gets the mean.
+LAUNCHER = f"""
+import sys
+sys.path[:0] = [{str(ROOT)!r}]
+from train.__main__ import main
+from train.model import VideoStream
+VideoStream._partly_even = lambda self, weights: (weights + 1 / weights.shape[-1]) / 2
+sys.exit(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory):
+    path = tmp_path_factory.mktemp("launcher") / "launcher.py"
+    path.write_text(LAUNCHER)
+    return str(path)
+
+
+def train(cache, run, processes, *what):
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc_per_node={processes}"]
+    return subprocess.run(
+        [*command, *what, "--", "fit", "--cache", str(cache), "--run", str(run), *SETTINGS],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def history(run):
+    return json.loads((run / "history.json").read_text())
+
+
+def weights(run):
+    return torch.load(run / LAST, weights_only=True)["model"]
+
+
+def test_processes_train_like_one_with_the_same_global_batch(cache, launcher, tmp_path):
+    for processes in (1, 3):
+        done = train(cache, tmp_path / str(processes), processes, launcher)
+        assert done.returncode == 0, done.stderr
+    assert "3 processes" in done.stdout
+    assert done.stdout.count("all are in memory") == 1, "one process speaks"
+    assert done.stderr.count("epoch   1/2") == 1
+    for ours, theirs in zip(history(tmp_path / "3"), history(tmp_path / "1"), strict=True):
+        for name in ours.keys() - {"seconds"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), name
+    one, three = weights(tmp_path / "1"), weights(tmp_path / "3")
+    for name, value in one.items():
+        torch.testing.assert_close(three[name], value, rtol=1e-2, atol=2e-4)
+    assert (tmp_path / "3" / BEST).exists()
+    assert (tmp_path / "3" / "report.html").exists()
+
+
+def test_each_process_streams_its_own_shards_and_an_error_ends_all(cache, tmp_path):
+    probe = tmp_path / "probe.py"
+    probe.write_text(
+        "import sys, torch\n"
+        f"sys.path[:0] = [{str(ROOT)!r}]\n"
+        "from pathlib import Path\n"
+        "import train.clips, train.data, train.stream\n"
+        "from cache.reader import open_cache\n"
+        "from train.config import TrainConfig\n"
+        "from train.world import joined\n"
+        "for module in (train.clips, train.data, train.stream): module.PART_CLIPS = 4\n"
+        "train.data._where = lambda *_: (30, 'streamed', False)\n"
+        "with joined(torch.device('cpu')) as world:\n"
+        "    cache = open_cache(sys.argv[1])\n"
+        "    config = train.data.resolve(TrainConfig(device='cpu'), cache, cache.labels.classes)\n"
+        "    data = train.data.load_dataset(cache, config)\n"
+        "    rows = data.splits['train']\n"
+        "    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))\n"
+        "    found = [(c.tolist(), n) for c, n in data.clips.epoch(order, rows.clip, 8, world)]\n"
+        "    Path(sys.argv[2], f'{world.rank}.json').write_text(__import__('json').dumps(found))\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
+    subprocess.run([*launch, str(probe), str(cache), str(tmp_path)], check=True, timeout=200)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    assert len({len(batches) for batches in found}) == 1, "as many steps in each process"
+    every = [n for batches in found for chosen, _ in batches for n in chosen]
+    assert sorted(every) == list(range(len(every)))
+    for step in zip(*found, strict=True):
+        assert {rows for _, rows in step} == {sum(len(chosen) for chosen, _ in step)}
+    assert sum(rows for _, rows in found[0]) == len(every)
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LAST).write_bytes(b"")
+    done = train(cache, tmp_path / "run", 2, "-m", "train")
+    assert done.returncode != 0
+    assert "holds a run already" in done.stderr

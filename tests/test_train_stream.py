@@ -1,0 +1,274 @@
+"""Training beyond memory: the same as in memory up to the order of rows, whatever happens."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_cache import labels_for, make_cache
+
+from cache.errors import CacheError, ConfigError
+from cache.reader import open_cache
+from train import clips as clips_module
+from train import commands, data, loop
+from train import memory as memory_module
+from train import stream as stream_module
+from train.checkpoint import BEST
+from train.clips import Clips
+from train.config import TrainConfig
+from train.data import load_clips, load_dataset, resolve
+from train.memory import free_host, room
+from train.model import FusionModel
+from train.standardise import standardise
+from train.step import Average, EpochStep, Step, make_optimizer
+from train.stream import Streamed, plan_epoch
+from train.world import ALONE
+
+CONFIG = TrainConfig(
+    device="cpu", audio_feat_dim=32, video_feat_dim=32, map_channels=16, batch_size=8, epochs=2
+)
+TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
+CLIPS = 150
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "small_parts")
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    for module in (clips_module, stream_module, data):
+        monkeypatch.setattr(module, "PART_CLIPS", 4)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    labels = labels_for(CLIPS, 3)
+    labels.start_s[:] = np.minimum(labels.start_s / 10, 1.0)
+    labels.end_s[:] = np.minimum(labels.start_s + 1, 2.0)
+    labels.ids[1] = labels.ids[0]  # two events in one clip
+    folder = tmp_path_factory.mktemp("stream") / "cache"
+    return open_cache(make_cache(folder, labels=labels, **TINY))
+
+
+@pytest.fixture
+def tight(cache, monkeypatch):
+    """A budget with room for 30 of the clips."""
+
+    def where(cache, config, device, count, one):
+        return 30, "streamed", False
+
+    monkeypatch.setattr(data, "_where", where)
+
+
+def prepare(cache, **changes):
+    config = resolve(CONFIG.revised(**changes), cache, cache.labels.classes)
+    return config, load_dataset(cache, config)
+
+
+def trainer(dataset, config):
+    torch.manual_seed(config.seed)
+    model = FusionModel(dataset.clips.shapes, config)
+    standardise(model, dataset.clips, dataset.splits["train"])
+    average = Average(model, config.average_epochs, 10)
+    step = Step(model, make_optimizer(model, config), config, dataset.clips.device, average)
+    return model, EpochStep(step, dataset.clips, dataset.splits["train"])
+
+
+def drawn_by(clips, rows, size=8, seed=0):
+    torch.manual_seed(seed)
+    order = torch.randperm(len(rows))
+    return [chosen.clone() for chosen, _ in clips.epoch(order, rows.clip, size)]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=30),
+    size=st.integers(1, 9),
+    extra=st.integers(0, 40),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_plan_draws_every_sample_once_from_clips_that_are_there(lengths, size, extra, seed):
+    rng = np.random.default_rng(seed)
+    clips = rng.permutation(2 * sum(lengths))[: sum(lengths)]
+    parts = np.split(clips, np.cumsum(lengths)[:-1])
+    clip = np.concatenate([clips, rng.choice(clips, rng.integers(0, 10))])
+    slots = size + max(lengths) + extra
+    plan = plan_epoch(rng.permutation(len(clip)), clip, parts, slots, size)
+    assert sorted(plan.samples) == list(range(len(clip)))
+    held, done = {}, 0
+    for number in range(-(-len(clip) // size)):
+        while done < len(plan.parts) and plan.before[done] <= number:
+            for k, one in enumerate(plan.parts[done]):
+                held[(plan.begins[done] + k) % slots] = one
+            done += 1
+        batch = plan.samples[number * size : (number + 1) * size]
+        assert set(clip[batch]) <= set(held.values())
+    assert done == len(plan.parts)
+
+
+def test_a_batch_mixes_the_whole_window():
+    parts = np.split(np.arange(4000), 125)
+    order = np.random.default_rng(0).permutation(4000)
+    plan = plan_epoch(order, np.arange(4000), parts, 1000, 32)
+    assert plan.window > 850
+    middle = plan.samples[1600:2400].reshape(-1, 32)
+    apart = [len(np.unique(batch // 32)) for batch in middle]  # parts a batch is made of
+    assert np.mean(apart) > 15
+    again = plan_epoch(order, np.arange(4000), parts, 1000, 32)
+    np.testing.assert_array_equal(plan.samples, again.samples)
+
+
+def test_every_row_comes_once_an_epoch_in_another_order_each_time(cache, tight):
+    _, dataset = prepare(cache)
+    rows = dataset.splits["train"]
+    assert isinstance(dataset.clips, Streamed)
+    first, same, other = (drawn_by(dataset.clips, rows, seed=seed) for seed in (0, 0, 1))
+    for batches in (first, other):
+        assert sorted(torch.cat(batches).tolist()) == list(range(len(rows)))
+        assert {len(batch) for batch in batches[:-1]} == {8}
+    assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
+    assert torch.cat(first).tolist() != torch.cat(other).tolist()
+
+
+def test_streamed_training_equals_training_in_memory_in_the_same_order(cache, monkeypatch, tight):
+    """Bit for bit: losses and weights, dropout and reversal included."""
+    config, streamed = prepare(cache)
+    one, ours = trainer(streamed, config)
+    drawn, draw = [], Streamed.epoch
+
+    def recorded(*arguments):
+        for chosen, rows in draw(*arguments):
+            drawn.append((chosen.clone(), rows))
+            yield chosen, rows
+
+    monkeypatch.setattr(Streamed, "epoch", recorded)
+    losses = [loop.train_epoch(ours, epoch) for epoch in (1, 2)]
+    monkeypatch.undo()
+    _, loaded = prepare(cache)
+    assert type(loaded.clips) is Clips
+    other, theirs = trainer(loaded, config)
+    for name in ("mean", "deviation"):  # equal but for rounding, which is another test's
+        for kind in ("audio", "video"):
+            getattr(other, kind).get_buffer(name).copy_(getattr(one, kind).get_buffer(name))
+    half = len(drawn) // 2
+    epochs = iter((drawn[:half], drawn[half:]))
+    monkeypatch.setattr(Clips, "epoch", lambda *_: (batch for batch in next(epochs)))
+    assert losses == [loop.train_epoch(theirs, epoch) for epoch in (1, 2)]
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_statistics_and_answers_are_those_of_memory(cache, monkeypatch, tight):
+    config, streamed = prepare(cache)
+    model, _ = trainer(streamed, config)
+    guesses = loop.predict(model, streamed.clips, streamed.splits["val"].clip)
+    monkeypatch.undo()
+    _, loaded = prepare(cache)
+    other, _ = trainer(loaded, config)
+    for name in ("mean", "deviation"):
+        for kind in ("audio", "video"):
+            ours = getattr(model, kind).get_buffer(name)
+            torch.testing.assert_close(ours, getattr(other, kind).get_buffer(name))
+    same = loop.predict(model, loaded.clips, loaded.splits["val"].clip)
+    for name, guess in guesses.items():
+        for field in dataclasses.fields(guess):
+            ours, theirs = getattr(guess, field.name), getattr(same[name], field.name)
+            if ours is not None:
+                np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_command_streams_ablations_seeds_and_pictures(
+    cache, tight, tmp_path, capsys, monkeypatch
+):
+    run = tmp_path / "run"
+    monkeypatch.setattr(commands.page, "GALLERY", 2)
+    config = CONFIG.revised(epochs=1)
+    commands.fit(cache.path, run, config, seeds=[0], ablations=True, pictures=1)
+    assert "streamed" in capsys.readouterr().out
+    for name in commands.ABLATIONS:
+        assert (run / name / "seed-0" / "report.html").exists()
+    assert commands.evaluate_run(run / "both", cache.path, "test", pictures=0)
+    assert len(commands.predict_cache(run / "both", cache.path, pictures=1)) == len(cache)
+
+
+def test_a_resumed_streamed_run_equals_an_uninterrupted_one(cache, tight, tmp_path):
+    for name, epochs, resume in (("whole", 2, False), ("parts", 1, False), ("parts", 2, True)):
+        config, dataset = prepare(cache, epochs=epochs)
+        (tmp_path / name).mkdir(exist_ok=True)
+        about = commands._about(cache, dataset, config)
+        commands._train_one(cache, dataset, tmp_path / name, about, resume, ALONE)
+    paths = [tmp_path / name / BEST for name in ("whole", "parts")]
+    models = [torch.load(path, weights_only=True)["model"] for path in paths]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+def test_a_shard_that_is_lost_within_an_epoch_is_one_error_and_no_thread_stays(
+    cache, tight, monkeypatch
+):
+    config, dataset = prepare(cache)
+    _, epoch_step = trainer(dataset, config)
+    read, calls = clips_module.Source.read, []
+
+    def lose(self, *arguments):
+        calls.append(1)
+        if len(calls) > 10:
+            raise CacheError("shards/x.h5: gone")
+        return read(self, *arguments)
+
+    monkeypatch.setattr(clips_module.Source, "read", lose)
+    with pytest.raises(CacheError, match="gone"):
+        loop.train_epoch(epoch_step, 1)
+    assert not [t for t in threading.enumerate() if t.name.startswith("avel-reading")]
+
+
+def test_an_epoch_that_is_abandoned_leaves_no_thread(cache, tight):
+    _, dataset = prepare(cache)
+    batches = dataset.clips.epoch(torch.arange(90), dataset.splits["train"].clip[:90], 8)
+    next(batches)
+    batches.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("avel-reading")]
+
+
+def test_the_mode_follows_from_the_budget_and_is_told(cache, monkeypatch):
+    def load(**changes):
+        config = resolve(CONFIG.revised(**changes), cache, cache.labels.classes)
+        return load_clips(cache, config, cache.ids, 3)
+
+    one = 4 * 2 * 35 * 4 + 2 * 576 * 4 * 2
+    assert "which fit" in load().mode
+    assert "all are in memory" in load().mode
+    cached = sum(spec.bytes_per_clip for spec in cache.fields.values())
+    reading = (clips_module.AHEAD + clips_module.READERS + 1) * 4 * (2 * cached + one)
+    clips = load(memory_gb=(reading + 40.5 * one) / 1e9)
+    assert isinstance(clips, Streamed)
+    assert clips.slots == len(clips.maps) == len(clips.audio) == 40
+    assert "--memory-gb" in clips.mode
+    assert "streamed from the disk, 40 clips at a time" in clips.mode
+    with pytest.raises(ConfigError, match="raise --memory-gb"):
+        load(memory_gb=reading / 1e9)
+    monkeypatch.setattr(memory_module, "free_host", lambda: 1)
+    with pytest.raises(ConfigError, match="stream them takes"):
+        load()
+
+
+def test_a_containers_limit_counts(monkeypatch, tmp_path):
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("2500000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 500000\n")
+    monkeypatch.setattr(memory_module, "_GROUP", tmp_path)
+    assert free_host() == 1_000_000
+    assert room(torch.device("cpu"), None) == 900_000
+    assert room(torch.device("cpu"), 0.0001) == 100_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_host() > 10_000_000
+
+
+def test_parts_that_stay_in_host_memory_are_read_once(cache, tight, monkeypatch):
+    _, dataset = prepare(cache)
+    source = dataclasses.replace(dataset.clips.source, kept={})
+    clips = dataclasses.replace(dataset.clips, source=source)
+    rows = dataset.splits["train"]
+    drawn_by(clips, rows)
+    monkeypatch.setattr(clips_module.Source, "_read", None)
+    assert len(torch.cat(drawn_by(clips, rows, seed=1))) == len(rows)
