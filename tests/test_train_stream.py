@@ -208,7 +208,7 @@ def test_a_shard_that_is_lost_within_an_epoch_is_one_error_and_no_thread_stays(
 ):
     config, dataset = prepare(cache)
     _, epoch_step = trainer(dataset, config)
-    read, calls = clips_module.Source.read, []
+    read, calls = clips_module.Source._fetch, []
 
     def lose(self, *arguments):
         calls.append(1)
@@ -216,7 +216,7 @@ def test_a_shard_that_is_lost_within_an_epoch_is_one_error_and_no_thread_stays(
             raise CacheError("shards/x.h5: gone")
         return read(self, *arguments)
 
-    monkeypatch.setattr(clips_module.Source, "read", lose)
+    monkeypatch.setattr(clips_module.Source, "_fetch", lose)
     with pytest.raises(CacheError, match="gone"):
         loop.train_epoch(epoch_step, 1)
     assert not [t for t in threading.enumerate() if t.name.startswith("avel-reading")]
@@ -270,5 +270,5 @@ def test_parts_that_stay_in_host_memory_are_read_once(cache, tight, monkeypatch)
     clips = dataclasses.replace(dataset.clips, source=source)
     rows = dataset.splits["train"]
     drawn_by(clips, rows)
-    monkeypatch.setattr(clips_module.Source, "_read", None)
+    monkeypatch.setattr(clips_module.Source, "_decoded", None)
     assert len(torch.cat(drawn_by(clips, rows, seed=1))) == len(rows)

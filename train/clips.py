@@ -25,6 +25,7 @@ from train.pool import pool_steps
 from train.world import ALONE, World
 
 Numbers = npt.NDArray[np.int64]
+Arrays = dict[str, npt.NDArray[Any]]
 PART_CLIPS = 32
 READERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 AHEAD = READERS + 1  # parts that are read or wait while one is used
@@ -179,48 +180,57 @@ class Source:
 
     def read(self, clips: Numbers, streams: frozenset[str]) -> Part:
         """The features of a part that `parts` gave; CacheError where they can't be read."""
-        if self.kept is None:
-            return self._read(clips, streams)
-        key = clips.tobytes()
-        if key not in self.kept:
-            self.kept[key] = self._read(clips, self.streams)
-        return self.kept[key]
+        return next(self.ahead([clips], streams))
 
-    def _read(self, clips: Numbers, streams: frozenset[str]) -> Part:
+    def ahead(self, parts: Sequence[Numbers], streams: frozenset[str]) -> Iterator[Part]:
+        """The parts in their order; threads read the files a few parts ahead of their use.
+
+        Pooling is left to the caller's thread: torch spreads it over the cores, which threads of
+        our own would only take from training.
+        """
+        waiting: deque[Future[Arrays]] = deque()
+        with ThreadPoolExecutor(READERS, thread_name_prefix="avel-reading") as pool:
+            try:
+                for number, clips in enumerate(parts):
+                    while number + len(waiting) < len(parts) and len(waiting) < AHEAD:
+                        later = parts[number + len(waiting)]
+                        waiting.append(pool.submit(self._fetch, later, streams))
+                    yield self._part(clips, waiting.popleft().result())
+            finally:
+                for one in waiting:
+                    one.cancel()
+
+    def _fetch(self, clips: Numbers, streams: frozenset[str]) -> Arrays:
+        if self.kept is not None:
+            if clips.tobytes() in self.kept:
+                return {}
+            streams = self.streams
         audio = [f"audio/{name}" for name in AUDIO_FEATURES] if "audio" in streams else []
         video = ["video/maps", "video/frame_time_s"] if "video" in streams else []
         names = [*audio, *video, "rows/valid_s", "rows/audio_steps"]
         ((_, arrays),) = self.cache.by_shard(names, self.rows[clips])
+        return arrays
+
+    def _part(self, clips: Numbers, arrays: Arrays) -> Part:
+        if self.kept is None:
+            return self._decoded(arrays)
+        if arrays:
+            self.kept[clips.tobytes()] = self._decoded(arrays)
+        return self.kept[clips.tobytes()]
+
+    def _decoded(self, arrays: Arrays) -> Part:
         found: dict[str, Any] = {}
+        audio = [arrays[f"audio/{n}"] for n in AUDIO_FEATURES if f"audio/{n}" in arrays]
         if audio:
             config = self.cache.config
             hop_s = config["hop_samples"] / config["sample_rate_hz"]
             found["audio"], found["audio_valid"] = pool_steps(
-                [arrays[name] for name in audio],
-                arrays["rows/audio_steps"],
-                hop_s,
-                self.step_s,
-                self.steps,
+                audio, arrays["rows/audio_steps"], hop_s, self.step_s, self.steps
             )
-        if video:
+        if "video/maps" in arrays:
             time_s = arrays["video/frame_time_s"].astype(np.float32)
             span_s = (arrays["rows/valid_s"] / time_s.shape[1]).astype(np.float32)
             found["maps"] = torch.from_numpy(arrays["video/maps"])
             found["frame_time_s"] = torch.from_numpy(time_s)
             found["frame_span_s"] = torch.from_numpy(span_s)
         return Part(**found).pinned() if self.pin else Part(**found)
-
-    def ahead(self, parts: Sequence[Numbers], streams: frozenset[str]) -> Iterator[Part]:
-        """The parts in their order, read by threads a few ahead of their use."""
-        waiting: deque[Future[Part]] = deque()
-        with ThreadPoolExecutor(READERS, thread_name_prefix="avel-reading") as pool:
-            try:
-                for clips in parts:
-                    waiting.append(pool.submit(self.read, clips, streams))
-                    if len(waiting) > AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for one in waiting:
-                    one.cancel()
