@@ -28,6 +28,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
+from cache.folder import read_identity  # noqa: E402
+from cache.index_file import load_index, save_index  # noqa: E402
 from cache.reader import open_cache  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data import load_dataset, resolve  # noqa: E402
@@ -133,6 +135,8 @@ def main() -> None:
             labels.start_s[:] = 0.0
         path = Path(folder) / "cache"
         make_cache(path, labels=labels, distinct=64, **(SMALL if options.small else {}))
+        identity = read_identity(path)
+        save_index(path, identity, load_index(path, identity))
         budget = options.memory_gb or 0.5 * options.clips * 0.49e6 / 1e9 + 0.16
         base = ["--train", str(path), "--epochs", str(options.epochs)]
         base += ["--cold"] * options.cold
