@@ -117,7 +117,7 @@ def slope(points: list[dict[str, Any]], what: str, key: str) -> float:
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
     """Seconds and memory over clips, both axes logarithmic."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
     clips = [one["clips"] for one in points]
     for axis, key, unit in zip(axes, ("s", "peak_MB"), ("seconds", "peak memory, MB"), strict=True):
         for what, label in CURVES.items():
@@ -129,7 +129,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("clips")
         axis.set_ylabel(unit)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     axes[1].set_ylim(50, 5000)
     figure.savefig(path, dpi=110)
 
