@@ -29,6 +29,8 @@ from extract.plan import bytes_per_clip  # noqa: E402
 AVE_CLIPS, AVE_TRAINING = 4097, 3339
 COMMANDS = {
     "extract": "bench_extract.py --clips 32 --repeats 3",
+    "extract_large": "bench_extract.py --clips 16 --repeats 3 --backbone large "
+    "--layouts wav_jpeg --skip-stages",
     "train": "bench_train.py --clips 1000 --device auto",
     "cache": "bench_cache.py --skip-growth --clips 256",
 }
@@ -47,8 +49,12 @@ class Row:
 def rows(raw: dict[str, Any]) -> list[Row]:
     """The table's lines out of the scripts' results; those of a script that failed are absent."""
     found: list[Row] = []
-    for layout, name in (("wav_jpeg", "WAV + JPEG"), ("container", "mp4")):
-        part = (raw.get("extract") or {}).get(layout)
+    for script, layout, name in (
+        ("extract", "wav_jpeg", "WAV + JPEG"),
+        ("extract", "container", "mp4"),
+        ("extract_large", "wav_jpeg", "WAV + JPEG, large backbone"),
+    ):
+        part = (raw.get(script) or {}).get(layout)
         for jobs, rate in part["clips_per_s"].items() if part else ():
             plain = part["plain_clips_per_s"]
             found.append(
@@ -56,7 +62,7 @@ def rows(raw: dict[str, Any]) -> list[Row]:
                     f"extraction, {name}, {jobs} worker{'s' if int(jobs) > 1 else ''}",
                     f"{rate:.1f} clips/s; 4,097 clips in {spoken(AVE_CLIPS / rate)}",
                     f"{plain:.1f} clips/s ({spoken(AVE_CLIPS / plain)})",
-                    COMMANDS["extract"],
+                    COMMANDS[script],
                 )
             )
     train = raw.get("train")
@@ -148,11 +154,11 @@ def main() -> int:
     parser.add_argument("--weights", default="random:0")
     parser.add_argument("--out", type=Path, default=ROOT / "bench")
     options = parser.parse_args()
-    media = ["--weights", options.weights]
-    media += ["--data", *options.data] if options.data else []
+    data = ["--data", *options.data] if options.data else []
+    more = {"extract": ["--weights", options.weights, *data], "extract_large": data}
     raw: dict[str, Any] = {"machine": machine()}
     for name, command in COMMANDS.items():
-        raw[name] = measured(command, media if name == "extract" else [])
+        raw[name] = measured(command, more.get(name, []))
     raw["bytes"] = {
         backbone: float(bytes_per_clip(ExtractConfig(backbone=backbone)))
         for backbone in ("small", "large")

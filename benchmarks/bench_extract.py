@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,12 @@ class Bench:
     sources: list[Source]
     weights: str
     scratch: Path
+    config: ExtractConfig
 
     @property
     def identity(self) -> dict[str, Any]:
         """A cache identity for these settings."""
-        config = ExtractConfig()
+        config = self.config
         digest = Extractor(config, self.weights, "cpu").weights_sha256
         return make_identity(config.resolved(digest), FEATURE_VERSION, provenance(self.weights, ""))
 
@@ -108,6 +109,7 @@ class Bench:
         command = [sys.executable, "-m", "extract", "--data", str(self.data)]
         command += ["--annotations", str(table), "--cache", str(cache), "--device", "cpu"]
         command += ["--weights", self.weights, "--jobs", str(jobs)]
+        command += ["--backbone", self.config.backbone]
         started = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         seconds = time.perf_counter() - started
@@ -141,7 +143,7 @@ def decodes(source: Source) -> bool:
 def throughput(bench: Bench, network: nn.Module, repeats: int) -> dict[str, Any]:
     """Clips a second of the plain path and of ours with 1 and 2 workers, taking turns."""
     clips, identity = len(bench.sources), bench.identity
-    Bench(bench.data, bench.sources[:1], bench.weights, bench.scratch).plain(network)
+    replace(bench, sources=bench.sources[:1]).plain(network)
     get_reusable_executor().shutdown(wait=True)  # so that the next run starts its own workers
     first = bench.ours(identity, JOBS[-1])
     plain: list[float] = []
@@ -168,7 +170,7 @@ def throughput(bench: Bench, network: nn.Module, repeats: int) -> dict[str, Any]
 
 def stages(bench: Bench, rates: dict[str, float], repeats: int) -> dict[str, Any]:
     """ms per clip on one core of each stage, beside its floor."""
-    config, identity = ExtractConfig(), bench.identity
+    config, identity = bench.config, bench.identity
     with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
         times = stages_ms(bench.sources, identity, bench.weights, Path(folder), repeats)
     source = bench.sources[0]
@@ -194,6 +196,9 @@ def show(layout: str, result: dict[str, Any]) -> None:
         f"  efficiency {result['efficiency']:.0%}; workers start in "
         f"{result['worker_start_up_s']:.1f} s"
     )
+    if "stages" not in result:
+        print("\n".join(lines), file=sys.stderr)
+        return
     lines.append(f"  {'one core, ms per clip':30}{'ms':>9}{'floor':>9}{'times':>8}")
     for stage, cell in result["stages"].items():
         floor = cell["floor_ms"]
@@ -218,14 +223,20 @@ def main() -> None:
     parser.add_argument("--weights", default="random:0", help="random:0 or a state dict's path")
     parser.add_argument("--clips", type=int, default=48, help="of each layout")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--backbone", choices=["small", "large"], default="small")
+    parser.add_argument("--layouts", choices=LAYOUTS, nargs="+", default=LAYOUTS)
+    parser.add_argument("--skip-stages", action="store_true", help="leave the stages out")
     options = parser.parse_args()
-    network = load_network(Path(options.weights) if Path(options.weights).exists() else None)
+    weights = Path(options.weights) if Path(options.weights).exists() else None
+    network = load_network(weights, options.backbone)
+    config = ExtractConfig(backbone=options.backbone)
     result: dict[str, Any] = {
         "benchmark": "extract",
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads_plain": torch.get_num_threads(),
+        "backbone": options.backbone,
         "data": "given" if options.data else "demo",
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -235,9 +246,12 @@ def main() -> None:
         result["rates"] = rates = machine_rates(scratch)
         folders = options.data or [scratch / "demo"]
         for layout, (data, sources) in clips_of(folders, options.clips).items():
-            bench = Bench(data, sources, options.weights, scratch)
+            if layout not in options.layouts:
+                continue
+            bench = Bench(data, sources, options.weights, scratch, config)
             result[layout] = throughput(bench, network, options.repeats)
-            result[layout]["stages"] = stages(bench, rates, options.repeats)
+            if not options.skip_stages:
+                result[layout]["stages"] = stages(bench, rates, options.repeats)
             show(layout, result[layout])
     print(json.dumps(rounded(result)))
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import nn
-from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
+from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_large, mobilenet_v3_small
 
 Array = npt.NDArray[Any]
 
@@ -26,9 +26,9 @@ CLIP_S = 10.0
 FRAMES = 8
 
 
-def load_network(weights: Path | None) -> nn.Module:
-    """MobileNetV3 small's `features`; `weights`: a state dict, or none for random ones."""
-    network = mobilenet_v3_small()
+def load_network(weights: Path | None, backbone: str = "small") -> nn.Module:
+    """MobileNetV3's `features`; `weights`: a state dict, or none for random ones."""
+    network = mobilenet_v3_small() if backbone == "small" else mobilenet_v3_large()
     if weights is not None:
         state = torch.load(weights, weights_only=True)
         network.load_state_dict(state, strict=False)

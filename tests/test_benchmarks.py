@@ -35,6 +35,7 @@ def test_the_table_says_what_was_measured() -> None:
     }
     raw: dict[str, Any] = {
         "extract": {"wav_jpeg": layout, "container": layout},
+        "extract_large": {"wav_jpeg": {**layout, "clips_per_s": {"1": 5.0}}},
         "train": {"clips": 1000, "epoch_s": 2.0, "plain_epoch_s": 8.0, "load_GB_per_s": 1.4},
         "cache": {"read": {"cache_GB_per_s": 5.0, "plain_GB_per_s": 4.0, "load_GB_per_s": 1.4}},
         "bytes": {"small": 700_000.0, "large": 1_100_000.0},
@@ -42,6 +43,7 @@ def test_the_table_says_what_was_measured() -> None:
     found = {row.what: row for row in rows(raw)}
     extraction = found["extraction, WAV + JPEG, 2 workers"]
     assert extraction.ours == "16.0 clips/s; 4,097 clips in 4 min 16 s"
+    assert found["extraction, WAV + JPEG, large backbone, 1 worker"].ours.startswith("5.0 clips/s")
     assert extraction.plain == "2.0 clips/s (34 min 8 s)"
     assert found["epoch over 3,339 clips"].ours == "6.7 s (2.00 s over 1,000, scaled)"
     assert found["epoch over 3,339 clips"].plain == "26.7 s"
