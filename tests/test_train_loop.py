@@ -344,9 +344,9 @@ def test_a_captured_step_trains_like_a_plain_one(cache, monkeypatch):
 def test_each_epoch_takes_every_row_once_in_an_order_of_its_own(cache, tmp_path, monkeypatch):
     original, seen = EpochStep.__call__, []
 
-    def watch(self, chosen):
+    def watch(self, chosen, rows):
         seen.extend(chosen.tolist())
-        return original(self, chosen)
+        return original(self, chosen, rows)
 
     monkeypatch.setattr(EpochStep, "__call__", watch)
     train(cache, SMALL.revised(epochs=2), tmp_path / "run")
