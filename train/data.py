@@ -206,7 +206,7 @@ def _where(
     one: bytes of a clip on the device.
     """
     have = room(device, config.memory_gb)
-    limit = f"{have / 1e9:.3g} GB of {_MEMORY[device.type]}"
+    limit = f"{have / 1e9:.3g} GB of {'GPU ' if device.type == 'cuda' else ''}memory"
     if config.memory_gb is not None:
         limit += f" (--memory-gb {config.memory_gb:g})"
     need = f"the features of {count:,} clips take {count * one / 1e9:.3g} GB"
@@ -227,6 +227,3 @@ def _where(
     where = "host memory" if keep else "the disk"
     mode = f"{need}, more than {limit}: streamed from {where}, {slots:,} clips at a time"
     return slots, mode, keep
-
-
-_MEMORY = {"cuda": "GPU memory", "mps": "memory", "cpu": "memory"}

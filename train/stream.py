@@ -50,10 +50,8 @@ def plan_epoch(
     order: (R,) different numbers of samples; clip: the clip of each sample, by its number; parts:
     every clip of the samples once, in parts of at most `slots` − `size` clips.
     """
-    part_of = np.empty(1 + max(int(part.max()) for part in parts), np.int64)
+    part_of = part_numbers(parts)
     place_of = np.empty_like(part_of)
-    for number, part in enumerate(parts):
-        part_of[part] = number
     _, first = np.unique(part_of[clip[order]], return_index=True)
     chosen = [parts[number] for number in np.argsort(first)]
     lengths = np.array([len(part) for part in chosen], np.int64)
@@ -69,6 +67,14 @@ def plan_epoch(
         if needed <= slots or not window:
             return Plan(order[drawn], chosen, begins, before, window)
         window = max(0, window - (needed - slots))
+
+
+def part_numbers(parts: Sequence[Numbers]) -> Numbers:
+    """The number of the part that each clip is in, by the clip's number."""
+    numbers = np.empty(1 + max(int(part.max()) for part in parts), np.int64)
+    for number, part in enumerate(parts):
+        numbers[part] = number
+    return numbers
 
 
 def _ring(place: Numbers, begins: Numbers, ends: Numbers, size: int) -> tuple[Numbers, int]:
@@ -115,10 +121,7 @@ class Streamed(Clips):
         """See `Clips.epoch`. Each process streams its own parts of the cache."""
         clips = clip.cpu().numpy()
         parts = self.source.parts(np.unique(clips))
-        number = np.empty(len(self.ids), np.int64)
-        for at, part in enumerate(parts):
-            number[part] = at
-        owner = number[clips] % world.size
+        owner = part_numbers(parts)[clips] % world.size
         counts = np.bincount(owner, minlength=world.size)
         shares = np.array(world.sizes(size))
         mine = order.numpy()[owner[order.numpy()] == world.rank]
@@ -156,11 +159,9 @@ class Streamed(Clips):
         """See `Clips.batches`; part by part, each read once."""
         wanted = rows.cpu().numpy()
         parts = self.source.parts(np.unique(wanted))
-        number = np.empty(len(self.ids), np.int64)
-        for at, clips in enumerate(parts):
-            number[clips] = at
-        order = np.argsort(number[wanted], kind="stable")
-        ends = np.cumsum(np.bincount(number[wanted], minlength=len(parts)))
+        number = part_numbers(parts)[wanted] if len(parts) else wanted
+        order = np.argsort(number, kind="stable")
+        ends = np.cumsum(np.bincount(number, minlength=len(parts)))
         groups = np.split(order, ends[:-1])
         arriving = self.source.ahead(parts, self._streams())
         for clips, part, group in zip(parts, arriving, groups, strict=True):
