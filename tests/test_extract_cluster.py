@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from dask_cluster import Cluster
+from hosts import LOOPBACK, Host, two_hosts
 from small_media import SMALL_FLAGS, assert_same_rows, write_set
 from test_cache_lock import in_own_mounts
 
@@ -28,7 +30,6 @@ from extract.part import ids_of_part, parse_part
 
 ROOT = Path(__file__).parent.parent
 CLIPS = 24
-DASK = [sys.executable, "-m", "dask"]
 LARGE = ("--resize-px", "256", "--frame-size-px", "224", "--num-frames", "8")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -53,55 +54,6 @@ def arguments(data: Path, cache: Path, *more: str) -> list[str]:
     return [*where, "--weights", "random:0", *SMALL_FLAGS, *LARGE, *more]
 
 
-class Cluster:
-    """A scheduler and its workers, each a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self.environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
-        }
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self.scheduler = self._start("scheduler", "--port", "0", "--scheduler-file", "s.json")
-        self.address = self._logged("scheduler", r"Scheduler at: *(tcp://[0-9.:]+)")
-
-    def _start(self, kind: str, *flags: str) -> subprocess.Popen[bytes]:
-        command = [*DASK, kind, "--host", "127.0.0.1", "--no-dashboard", *flags]
-        with (self.folder / f"{kind}.log").open("ab") as log:
-            return subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=log, stderr=log
-            )
-
-    def _logged(self, kind: str, pattern: str, count: int = 1) -> str:
-        """Wait until a line was logged so often; gives its group of the last time."""
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            found = re.findall(pattern, (self.folder / f"{kind}.log").read_text())
-            if len(found) >= count:
-                return str(found[-1])
-            time.sleep(0.05)
-        raise AssertionError((self.folder / f"{kind}.log").read_text())
-
-    def add_workers(self, count: int, *flags: str) -> None:
-        """Start workers and wait until they are known."""
-        for _ in range(count):
-            flags = flags or ("--nthreads", "1")
-            self.workers.append(self._start("worker", self.address, "--nworkers", "1", *flags))
-        self._logged("worker", r"(Registered to)", len(self.workers))
-
-    def stop(self) -> None:
-        for process in [*self.workers, self.scheduler]:
-            process.send_signal(signal.SIGTERM)
-        for process in [*self.workers, self.scheduler]:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
-            process.wait()
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     pytest.importorskip("distributed")
@@ -110,9 +62,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     made.stop()
 
 
-def start(data: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
+def start(data: Path, cache: Path, *more: str, host: Host = LOOPBACK) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "extract", *arguments(data, cache, *more)],
+        [*host.enter, sys.executable, "-m", "extract", *arguments(data, cache, *more)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -166,6 +118,31 @@ def test_a_cluster_makes_the_same_rows_though_a_worker_and_the_scheduler_die(
     assert verify(cache).problems == []
     left = [path.name for path in cache.rglob(".*") if path.name != ".lock"]
     assert left == []
+
+
+def test_a_host_that_is_cut_off_costs_its_shard(
+    data: Path, whole: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker lives and works on, but nobody hears of it any more."""
+    pytest.importorskip("distributed")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP", "11s")
+    cache = tmp_path / "cache"
+    with two_hosts(tmp_path) as (near, far):
+        cluster = Cluster(tmp_path / "dask", near)
+        try:
+            cluster.add_workers(1, host=far)
+            process = start(data, cache, "--dask", cluster.address, host=near)
+            wait_for(lambda: shards(cache) >= 2, process)
+            far.unplug()
+            cluster.add_workers(1, host=near)
+            output, _ = process.communicate(timeout=120)
+        finally:
+            cluster.stop()
+    assert process.returncode == 0, output
+    assert re.search(r"far:\d+: .*clips/s", output), output
+    assert re.search(r"near:\d+: .*clips/s", output), output
+    assert_same_rows(open_cache(cache), whole)
+    assert verify(cache).problems == []
 
 
 FATAL = """

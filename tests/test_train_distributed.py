@@ -1,4 +1,4 @@
-"""Training in several processes, started by torchrun on this machine, against one process."""
+"""Training in several processes, started by torchrun on one host or two, against one process."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed
+from hosts import LOOPBACK, two_hosts
 from synthetic_cache import labels_for, make_cache
 
 from train.checkpoint import BEST, LAST
@@ -56,18 +57,22 @@ def launcher(tmp_path_factory):
 
 
 def train(cache, run, processes, *what):
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={processes}"]
-    return subprocess.run(
+    launch = ["--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    process = started(cache, run, launch, *what)
+    stdout, stderr = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def started(cache, run, launch, *what, host=LOOPBACK):
+    command = [*host.enter, sys.executable]
+    command += ["-m", "torch.distributed.run", *launch] if launch else []
+    return subprocess.Popen(
         [*command, *what, "--", "fit", "--cache", str(cache), "--run", str(run), *SETTINGS],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": host.device},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
 
 
@@ -79,21 +84,44 @@ def weights(run):
     return torch.load(run / LAST, weights_only=True)["model"]
 
 
-def test_processes_train_like_one_with_the_same_global_batch(cache, launcher, tmp_path):
-    for processes in (1, 3):
-        done = train(cache, tmp_path / str(processes), processes, launcher)
-        assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def alone(cache, launcher, tmp_path_factory):
+    """The run of one process."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    done = train(cache, run, 1, launcher)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def assert_like(run, alone):
+    for ours, theirs in zip(history(run), history(alone), strict=True):
+        for name in ours.keys() - {"seconds"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), name
+    found = weights(run)
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=2e-4)
+    assert (run / BEST).exists()
+    assert (run / "report.html").exists()
+
+
+def test_processes_train_like_one_with_the_same_global_batch(cache, launcher, alone, tmp_path):
+    done = train(cache, tmp_path / "run", 3, launcher)
+    assert done.returncode == 0, done.stderr
     assert "3 processes" in done.stdout
     assert done.stdout.count("all are in memory") == 1, "one process speaks"
     assert done.stderr.count("epoch   1/2") == 1
-    for ours, theirs in zip(history(tmp_path / "3"), history(tmp_path / "1"), strict=True):
-        for name in ours.keys() - {"seconds"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), name
-    one, three = weights(tmp_path / "1"), weights(tmp_path / "3")
-    for name, value in one.items():
-        torch.testing.assert_close(three[name], value, rtol=1e-2, atol=2e-4)
-    assert (tmp_path / "3" / BEST).exists()
-    assert (tmp_path / "3" / "report.html").exists()
+    assert_like(tmp_path / "run", alone)
+
+
+def test_two_hosts_train_like_one_process(cache, launcher, alone, tmp_path):
+    with two_hosts(tmp_path) as hosts:
+        launch = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=two"]
+        launch.append(f"--rdzv_endpoint={hosts[0].address}:29400")
+        both = [started(cache, tmp_path / "run", launch, launcher, host=host) for host in hosts]
+        outputs = ["".join(process.communicate(timeout=300)) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert "".join(outputs).count("2 processes") == 1, "one host speaks"
+    assert_like(tmp_path / "run", alone)
 
 
 def test_each_process_streams_its_own_shards_and_an_error_ends_all(cache, tmp_path):
