@@ -328,6 +328,16 @@ def test_runs_are_neither_overwritten_nor_resumed_by_mistake(run, cache_path, tm
     refused(capsys, "can't be read", *argv, "--run", tmp_path / "none")
     refused(capsys, "batch_size", *argv, "--run", run, "--batch-size", "4")
     refused(capsys, "no trained run", "evaluate", "--cache", cache_path, "--run", tmp_path)
+    refused(capsys, f"name one: {run}", "evaluate", "--cache", cache_path, "--run", run.parent)
+
+
+def test_it_says_why_start_and_end_are_read_off_as_they_are(cache_path, tmp_path, capsys):
+    argv = ["fit", "--cache", cache_path, *FLAGS, "--pictures", "0", "--epochs", "1"]
+    for number, more in enumerate(([], ["--gate-weight", "0"])):
+        words = [*argv, "--run", tmp_path / str(number), *more]
+        assert cli.main([str(word) for word in words]) == 0
+        scored_higher = "scored higher on val" in capsys.readouterr().out
+        assert scored_higher == (not more)
 
 
 def test_resume_prolongs_a_run(run, cache_path, tmp_path, capsys):

@@ -159,7 +159,9 @@ def _finish_one(
     runs.write_json(run / runs.HISTORY_FILE, history)
     model, about, _ = checkpoint.load(run / BEST)
     model.to(dataset.clips.device)
-    print(f"start and end: by the {about.decoding}, which scored higher on val at the best epoch")
+    trained = about.config.gate_weight > 0
+    why = "which scored higher on val at the best epoch" if trained else "as the gate has no loss"
+    print(f"start and end: by the {about.decoding}, {why}")
     figures = {"curves": plots.curves_figure(history, best_epoch(history))}
     drawn = plots.save_figures(run / plots.FOLDER, figures)
     return _score_one(cache, dataset, model, about, run, "val", pictures, drawn)

@@ -63,8 +63,11 @@ def members(run: Path) -> list[Path]:
         key=lambda path: (len(path.name), path.name),
     )
     if not seeds:
+        inside = {*run.glob(f"*/{BEST}"), *run.glob(f"*/seed-*/{BEST}")}
+        names = sorted({str(run / path.relative_to(run).parts[0]) for path in inside})
+        hint = f"; there are runs in it, name one: {', '.join(names)}" if names else ""
         raise ConfigError(
-            f"{run}: no trained run here; expected {BEST} in it or in its seed-* folders"
+            f"{run}: no trained run here; expected {BEST} in it or in its seed-* folders{hint}"
         )
     return seeds
 
