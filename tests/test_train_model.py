@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from train.batch import Batch, Frames, Shapes, Sound
 from train.config import PRESETS, TrainConfig
-from train.model import Batch, Frames, FusionModel, InputDropout, Shapes, Sound, at_frames, at_steps
+from train.model import FusionModel, InputDropout, at_frames, at_steps
 from train.model import gated_interval as interval_of
 from train.step import losses
 

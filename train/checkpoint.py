@@ -17,8 +17,9 @@ from torch import Tensor
 
 from cache.errors import AvelError
 from cache.settings import Settings
+from train.batch import Shapes
 from train.config import TrainConfig
-from train.model import FusionModel, Shapes
+from train.model import FusionModel
 
 BEST, LAST = "best_model_with_attention.pth", "last.pth"
 FORMAT, FORMAT_VERSION = "avel-model", 1
@@ -38,7 +39,7 @@ class About(Settings):
     classes: list[str]
     """Class names; place in the list is the class number."""
     shapes: dict[str, float]
-    """The fields of `train.model.Shapes`."""
+    """The fields of `train.batch.Shapes`."""
     fingerprint: str
     """Fingerprint of the cache that it was trained on."""
     features: dict[str, Any]

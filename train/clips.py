@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cache.reader import Cache
 from cache.schema import AUDIO_FEATURES
-from train.model import Batch, Frames, Shapes, Sound
+from train.batch import Batch, Frames, Shapes, Sound
 from train.pool import pool_steps
 from train.world import ALONE, World
 

@@ -19,11 +19,11 @@ from tqdm import tqdm
 from cache.errors import CacheError, ConfigError
 from cache.reader import Cache
 from cache.schema import AUDIO_FEATURES, SPLITS
+from train.batch import Shapes
 from train.clips import AHEAD, PART_CLIPS, READERS, Clips, Source
 from train.config import TrainConfig
 from train.memory import room
 from train.metrics import Events
-from train.model import Shapes
 from train.stream import Streamed, least_slots
 
 

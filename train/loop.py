@@ -22,13 +22,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cache.errors import AvelError, ConfigError
+from train.batch import Batch
 from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.clips import Clips
 from train.config import TrainConfig
 from train.data import Dataset, Samples
 from train.decode import read_off_seconds, second_probability
 from train.metrics import Array, Events, Predictions, classification, localization, second_count
-from train.model import Batch, FusionModel
+from train.model import FusionModel
 from train.step import (
     LOSSES,
     Average,

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.batch import Batch, Output
 from train.clips import Clips
 from train.config import TrainConfig
 from train.data import Samples
 from train.decode import gate_targets
-from train.model import Batch, FusionModel, Output
+from train.model import FusionModel
 from train.world import ALONE, World
 
 LOSSES = 4

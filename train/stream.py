@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train.batch import Batch
 from train.clips import PART_CLIPS, Clips, Numbers, Source
-from train.model import Batch
 from train.world import ALONE, World
 
 
