@@ -57,10 +57,12 @@ class Cluster:
         self._logged("worker", r"(Registered to)", len(self.workers))
 
     def stop(self) -> None:
-        for process in [*self.workers, self.scheduler]:
-            process.send_signal(signal.SIGTERM)
-        for process in [*self.workers, self.scheduler]:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
-            process.wait()
+        """End the workers while there is a scheduler that they can take leave of; then it."""
+        for processes in (self.workers, [self.scheduler]):
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
+            for process in processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+                process.kill()
+                process.wait()
