@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
+from bench_train import epoch_of  # noqa: E402
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
 from cache.folder import read_identity  # noqa: E402
@@ -36,7 +37,6 @@ from train.data import load_dataset, resolve  # noqa: E402
 from train.loop import train_epoch  # noqa: E402
 from train.model import FusionModel  # noqa: E402
 from train.standardise import standardise  # noqa: E402
-from train.step import Average, EpochStep, Step, make_optimizer  # noqa: E402
 
 # 12 kB a clip instead of 0.6 MB: as many rows, shards and steps as in earnest.
 SMALL = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
@@ -65,9 +65,7 @@ def train_once(path: Path, memory_gb: float | None, epochs: int, cold: bool) -> 
     model = FusionModel(data.clips.shapes, config)
     standardise(model, data.clips, data.splits["train"])
     start_s = time.perf_counter() - started
-    average = Average(model, config.average_epochs, 1)
-    step = Step(model, make_optimizer(model, config), config, data.clips.device, average)
-    epoch_step = EpochStep(step, data.clips, data.splits["train"])
+    epoch_step = epoch_of(model, config, data)
     took = []
     for number in range(epochs):
         if cold:

@@ -86,6 +86,14 @@ def timed(device: torch.device, work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
+def epoch_of(model: FusionModel, config: TrainConfig, data: Loaded) -> EpochStep:
+    """An epoch's steps on the training split, with an optimizer and an average of their own."""
+    steps = math.ceil(len(data.splits["train"]) / config.batch_size)
+    average = Average(model, config.average_epochs, steps)
+    step = Step(model, make_optimizer(model, config), config, data.clips.device, average)
+    return EpochStep(step, data.clips, data.splits["train"])
+
+
 def stages(step: Step, data: Loaded) -> dict[str, float]:
     """Seconds per epoch of each part, timed apart over the epoch's batches."""
     device, clips, train = step.device, data.clips, data.splits["train"]
@@ -216,10 +224,8 @@ def main() -> None:
         standardise_s = timed(
             data.clips.device, lambda: standardise(model, data.clips, data.splits["train"])
         )
-        steps = math.ceil(len(data.splits["train"]) / config.batch_size)
-        average = Average(model, config.average_epochs, steps)
-        step = Step(model, make_optimizer(model, config), config, data.clips.device, average)
-        epoch_step = EpochStep(step, data.clips, data.splits["train"])
+        epoch_step = epoch_of(model, config, data)
+        step = epoch_step.step
         train_epoch(epoch_step, 0)
         epochs = [
             timed(

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import statistics
 import sys
 import tempfile
@@ -33,28 +32,15 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from bench_train import build  # noqa: E402
+from bench_train import build, epoch_of  # noqa: E402
 
 from cache.reader import Cache  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
-from train.data import Dataset, load_dataset, resolve  # noqa: E402
+from train.data import load_dataset, resolve  # noqa: E402
 from train.loop import train_epoch  # noqa: E402
 from train.model import FusionModel  # noqa: E402
 from train.standardise import standardise  # noqa: E402
-from train.step import Average, EpochStep, Step, make_optimizer  # noqa: E402
-
-
-def epoch_of(
-    model: FusionModel, config: TrainConfig, data: Dataset, fused: bool = True
-) -> EpochStep:
-    """An epoch's steps for a model of its own."""
-    optimizer = make_optimizer(model, config)
-    for group in optimizer.param_groups:
-        group["fused"] = fused
-    steps = math.ceil(len(data.splits["train"]) / config.batch_size)
-    average = Average(model, config.average_epochs, steps)
-    step = Step(model, optimizer, config, data.clips.device, average)
-    return EpochStep(step, data.clips, data.splits["train"])
+from train.step import EpochStep  # noqa: E402
 
 
 def ways(cache: Cache, compiles: bool) -> dict[str, EpochStep]:
@@ -68,9 +54,11 @@ def ways(cache: Cache, compiles: bool) -> dict[str, EpochStep]:
     found = {
         "float32": epoch_of(copy.deepcopy(model), config, data),
         "bfloat16": epoch_of(copy.deepcopy(model), config, data),
-        "unfused": epoch_of(copy.deepcopy(model), config, data, fused=False),
+        "unfused": epoch_of(copy.deepcopy(model), config, data),
         "batch x 5": epoch_of(copy.deepcopy(model), large, data),
     }
+    for group in found["unfused"].step.optimizer.param_groups:
+        group["fused"] = False
     if compiles:
         compiled = copy.deepcopy(model)
         compiled.compile()

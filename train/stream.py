@@ -71,7 +71,7 @@ def plan_epoch(
 
 def part_numbers(parts: Sequence[Numbers]) -> Numbers:
     """The number of the part that each clip is in, by the clip's number."""
-    numbers = np.empty(1 + max(int(part.max()) for part in parts), np.int64)
+    numbers = np.empty(1 + max((int(part.max()) for part in parts), default=-1), np.int64)
     for number, part in enumerate(parts):
         numbers[part] = number
     return numbers
@@ -159,7 +159,7 @@ class Streamed(Clips):
         """See `Clips.batches`; part by part, each read once."""
         wanted = rows.cpu().numpy()
         parts = self.source.parts(np.unique(wanted))
-        number = part_numbers(parts)[wanted] if len(parts) else wanted
+        number = part_numbers(parts)[wanted]
         order = np.argsort(number, kind="stable")
         ends = np.cumsum(np.bincount(number, minlength=len(parts)))
         groups = np.split(order, ends[:-1])
