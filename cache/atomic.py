@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cache.errors import CacheError
 
@@ -26,29 +28,70 @@ _ADVICE = {
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a whole file or nothing; raises CacheError with what to do when it can't be."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that becomes `path` when the block ends well, and is gone otherwise.
+
+    The one way in which files are written: an exclusive temporary name beside it, no link
+    followed, flushed to the disk, renamed. Raises CacheError where that can't be done.
+    """
     with writing(path), unfinished(path) as temporary:
-        with temporary.open("wb") as file:
-            file.write(data)
+        with temporary.open("r+b") as file:
+            yield file
         publish(temporary, path)
 
 
 @contextlib.contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """A new temporary file beside `path`, gone afterwards unless it was published."""
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    """A new, empty temporary file beside `path`, gone afterwards unless it was published.
+
+    Its permissions are what the umask and the folder say.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix[:16]}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     try:
-        yield Path(name)
+        yield temporary
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def publish(temporary: Path, path: Path) -> None:
     """Flush a finished temporary file to the disk and give it its name."""
-    temporary.chmod(0o644)
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
+
+
+def append_line(path: Path, line: str) -> int:
+    """Add a line to a text file, flushed to the disk; returns how many lines it has now.
+
+    Raises CacheError for links and anything else that is no plain file.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    with writing(path), os.fdopen(os.open(path, flags, 0o666), "r+b") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise CacheError(f"{path}: expected a plain file, found something else; refused")
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        return sum(1 for _ in file)
+
+
+def plain_folder(path: Path) -> Path:
+    """Make a folder where there is none; CacheError where a link or a file stands in its place.
+
+    Of the folders above it those that exist are taken as they are.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise CacheError(f"{path}: a link, expected a folder; refused: it may lead anywhere")
+    return path
 
 
 @contextlib.contextmanager

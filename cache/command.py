@@ -45,6 +45,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def say(text: str, error: bool = False) -> None:
+    """Print text that may hold words from files: the one way in which a terminal hears of them.
+
+    Line ends stay; whatever else could steer a terminal becomes "?". With `error`, to stderr.
+    """
+    print(printable(text, keep="\n"), file=sys.stderr if error else sys.stdout, flush=True)
+
+
 def printable(value: Any, keep: str = "") -> Any:
     """Plain values with every character that could steer a terminal as "?", but those in `keep`.
 

@@ -62,6 +62,18 @@ class Clip:
     media_sha256: bytes = bytes(32)
 
 
+def clip_problem(clip: Clip) -> str:
+    """What is wrong with a row's numbers, as a sentence, or "" where nothing is.
+
+    Every number must be finite, but those of audio steps that the clip doesn't have.
+    """
+    for name, array in clip.features.items():
+        valid = array[: clip.audio_steps] if name.startswith("audio/") else array
+        if not np.isfinite(valid).all():
+            return f"{name}: expected finite numbers, found NaN or infinity"
+    return ""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A clip that gave no features: where it failed, why, and at which attempt."""
