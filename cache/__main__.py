@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from cache.annotations import read_annotations
-from cache.command import exit_code, printable
+from cache.command import Parser, exit_code, printable, say
 from cache.diff import describe_difference, difference
 from cache.errors import CacheError
 from cache.folder import read_identity
@@ -34,12 +33,16 @@ difference found, 2 an error, 130 stopped by Ctrl-C. docs/sharing.md shows whole
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    return exit_code(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
-    return exit_code(lambda: int(arguments.run(arguments)))
+    return int(arguments.run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m cache",
         description="Look at a feature cache, prove that it is whole, join, hand over, relabel it.",
         epilog=_EPILOG,
@@ -111,7 +114,7 @@ def _add_looking(
 
 def _info(arguments: argparse.Namespace) -> int:
     cache = open_cache(arguments.cache)
-    print(json.dumps(facts_of(cache), indent=2) if arguments.json else describe(cache))
+    say(json.dumps(facts_of(cache), indent=2) if arguments.json else describe(cache))
     return 0
 
 
@@ -121,18 +124,18 @@ def _verify(arguments: argparse.Namespace) -> int:
     with Progress(total, "B", "verify", _QUIET_S) as progress:
         report = verify(path, progress.add)
     for problem in report.problems:
-        print(printable(problem))
+        say(printable(problem))
     state = "damaged" if report.problems else "whole"
-    print(f"{path}: {state}; {report.clips} clips in {report.shards} shards checked")
+    say(f"{path}: {state}; {report.clips} clips in {report.shards} shards checked")
     if report.damaged_ids and not path.is_file():
-        print(f"{len(report.damaged_ids)} clip(s) to extract again: `make features` does that")
+        say(f"{len(report.damaged_ids)} clip(s) to extract again: `make features` does that")
     elif report.damaged_ids:
-        print(f"damaged rows: {', '.join(report.damaged_ids)}; get the file anew from its maker")
+        say(f"damaged rows: {', '.join(report.damaged_ids)}; get the file anew from its maker")
     if not path.is_file():
         try:
             write_record(path, report)
         except CacheError as error:
-            print(f"note      the result can't be noted in the cache: {error}", file=sys.stderr)
+            say(f"note      the result can't be noted in the cache: {error}", error=True)
     return 1 if report.problems else 0
 
 
@@ -151,22 +154,22 @@ def _repair(arguments: argparse.Namespace) -> int:
     with writer_lock(folder):
         suspects = {*report.damaged, *damaged_shards(folder, load_index(folder, identity))}
         for sentence in repair(folder, identity, sorted(suspects)):
-            print(printable(sentence))
+            say(printable(sentence))
     after = verify(folder)
     write_record(folder, after)
     for problem in after.problems:
-        print(printable(problem))
+        say(printable(problem))
     lost = [i for i in report.damaged_ids if i not in open_cache(folder)]
-    print(f"{folder}: {len(open_cache(folder))} clips; {len(lost)} lost, to extract again")
+    say(f"{folder}: {len(open_cache(folder))} clips; {len(lost)} lost, to extract again")
     return 1 if lost or after.problems else 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:
     found = difference(open_cache(arguments.a), open_cache(arguments.cache))
     if arguments.json:
-        print(json.dumps(asdict(found), indent=2))
+        say(json.dumps(asdict(found), indent=2))
     else:
-        print(describe_difference(found, arguments.limit))
+        say(describe_difference(found, arguments.limit))
     return 1 if found else 0
 
 
@@ -185,7 +188,7 @@ def _join(sources: list[Path], into: Path, prefer: str | None, title: str) -> in
     with Progress(total, "clip", title, _QUIET_S) as progress:
         done = merge(sources, into, prefer, progress.add)
     settled = f", {len(done.settled)} conflicts settled by {prefer}" if done.settled else ""
-    print(
+    say(
         f"{into}: {done.added} clips added, {done.there_already} were there already, "
         f"{done.failures} failures added{settled}"
     )
@@ -196,7 +199,7 @@ def _pack(arguments: argparse.Namespace) -> int:
     cache = open_cache(arguments.cache)
     with Progress(len(cache), "clip", "pack", _QUIET_S) as progress:
         size = pack(cache, arguments.file, arguments.compress, progress.add)
-    print(f"{arguments.file}: {len(cache)} clips, {size / 1e9:.2f} GB ({size / 2**30:.2f} GiB)")
+    say(f"{arguments.file}: {len(cache)} clips, {size / 1e9:.2f} GB ({size / 2**30:.2f} GiB)")
     return 0
 
 
@@ -214,15 +217,15 @@ def _relabel(arguments: argparse.Namespace) -> int:
         before = _events_before(cache)
         write_labels(folder, labels)
     ids = set(labels.ids)
-    print(
+    say(
         f"{folder}: {before} before, {len(labels)} of "
         f"{len(labels.classes)} classes now ({labels.source}); features untouched, "
         f"{sum(clip_id not in cache for clip_id in ids)} of {len(ids)} clips without features"
     )
     for (a, b), shared in labels.leaks().items():
-        print(f"leak      {len(shared)} id(s) in both {a} and {b}; see --drop-leaks of train")
+        say(f"leak      {len(shared)} id(s) in both {a} and {b}; see --drop-leaks of train")
     for note in labels.notes:
-        print(f"note      {note}")
+        say(f"note      {printable(note)}")
     return 0
 
 

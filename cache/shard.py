@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import replace_file, writing
+from cache.atomic import plain_folder, replace_file
 from cache.plain import encode_text, open_plain, write_text
 from cache.schema import (
     FORMAT,
@@ -123,10 +123,7 @@ def write_shard(
 
     image = hdf5_image(fill)
     name = shard_name(hashlib.sha256(image).hexdigest())
-    shards = folder / SHARD_FOLDER
-    with writing(shards):
-        shards.mkdir(parents=True, exist_ok=True)
-    replace_file(shards / name, image)
+    replace_file(plain_folder(folder / SHARD_FOLDER) / name, image)
     return Written(name, len(clips), len(failures), len(image))
 
 

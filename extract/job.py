@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cache.atomic import noted
 from cache.errors import CacheError, MediaError
 from cache.index import Index
 from cache.plain import read_plain
@@ -162,9 +163,8 @@ class ShardJob:
         if not self.note:
             yield lambda clip_id: None
             return
-        path = self.folder / f"{self.note}{os.getpid()}"
-        yield lambda clip_id: path.write_text(clip_id, encoding="utf-8")
-        path.unlink(missing_ok=True)
+        with noted(self.folder / f"{self.note}{os.getpid()}") as write:
+            yield write
 
 
 class Stalled(Exception):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cache.command import Parser, say
 from cache.errors import ConfigError
 from cache.folder import refusal
 from cache.lock import claimed
@@ -22,7 +21,7 @@ from extract.workers import Workers, pick_device
 
 def one_clip(argv: Sequence[str]) -> int:
     """Extract one file the way another cache was made."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m extract clip",
         description="Extract one media file into a small cache, with a trained run's settings.",
     )
@@ -53,7 +52,7 @@ def one_clip(argv: Sequence[str]) -> int:
         workers = Workers(weights, pick_device(arguments.device, config))
         index, finished = run([source], arguments.cache, identity, workers)
     if source.id in index.failures:
-        print(f"error: {index.failures[source.id].message}", file=sys.stderr)
+        say(f"error: {index.failures[source.id].message}", error=True)
         return 2
     return 0 if finished else 130
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cache.command import exit_code
+from cache.command import Parser, exit_code, say
 from cache.errors import ConfigError
 from cache.settings import command_line
 from train.config import PRESETS, TrainConfig
@@ -39,7 +39,7 @@ _MAY_CHANGE = ("epochs", "patience", "device", "memory_gb")
 
 def _paths(name: str, about: str) -> argparse.ArgumentParser:
     prog = f"python -m train {name}"
-    return argparse.ArgumentParser(prog=prog, description=about, allow_abbrev=False)
+    return Parser(prog=prog, description=about, allow_abbrev=False)
 
 
 def fit(argv: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ def fit(argv: Sequence[str]) -> None:
     parser.add_argument("--pictures", type=int, default=4, help="clips to draw (default: 4)")
     asks = {"-h", "--help"} & set(argv)
     if asks:
-        print(parser.format_help())
+        say(parser.format_help())
         command_line(TrainConfig, ["--help"], prog=parser.prog, presets=PRESETS)
     if "--print-config" in argv:
         parser.set_defaults(cache=Path())
@@ -166,7 +166,7 @@ def report(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     from train import commands
 
-    print(commands.report(options.runs, options.split))
+    say(commands.report(options.runs, options.split))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -181,23 +181,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     words = words[words[:1] == ["--"] :]  # which keeps torchrun from reading our options
+    return exit_code(lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> int:
     if not words or words[0] in {"-h", "--help"}:
-        print(USAGE, end="")
+        say(USAGE.rstrip("\n"))
         return 0 if words else 2
     if words[0] not in COMMANDS:
-        print(f"unknown command {words[0]!r}; expected {', '.join(COMMANDS)}", file=sys.stderr)
+        say(f"unknown command {words[0]!r}; expected {', '.join(COMMANDS)}", error=True)
         return 2
-    return exit_code(lambda: _run(words[0], words[1:]))
-
-
-def _run(command: str, arguments: Sequence[str]) -> int:
     try:
-        COMMANDS[command](arguments)
+        COMMANDS[words[0]](words[1:])
     except KeyboardInterrupt:
-        print(
-            "stopped; finished epochs are kept, `--resume --run RUN` goes on with them",
-            file=sys.stderr,
-        )
+        say("stopped; finished epochs are kept, `--resume --run RUN` goes on with them", error=True)
         raise
     return 0
 
