@@ -38,13 +38,14 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, name: str = "") -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and is gone otherwise.
 
     The one way in which files are written: an exclusive temporary name beside it, no link
-    followed, flushed to the disk, renamed. Raises CacheError where that can't be done.
+    followed, flushed to the disk, renamed. `name` is the temporary one, where that matters to
+    others. Raises CacheError where that can't be done.
     """
-    with writing(path), unfinished(path) as temporary:
+    with writing(path), unfinished(path, name) as temporary:
         with open(temporary, "r+b", opener=_no_link) as file:
             yield file
         publish(temporary, path)

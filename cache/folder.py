@@ -122,7 +122,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     return found or dict(identity)
 
 
-def refusal(folder: Path, identity: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def refusal(folder: Path | str, identity: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """Why a cache made with other settings can't be used, setting by setting."""
     lines = config_differences(identity["config"], found["config"])
     if identity["feature_version"] != found["feature_version"]:

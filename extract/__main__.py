@@ -11,12 +11,13 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from cache.annotations import Labels, read_annotations
-from cache.command import exit_code
+from cache.command import exit_code, say
 from cache.errors import CacheError, ConfigError
 from cache.index import Index
 from cache.index_file import load_index, save_index
 from cache.labels_file import read_labels, write_labels
 from cache.lock import claimed
+from cache.remote_url import shown
 from cache.repair import damaged_shards, repair, without
 from cache.settings import command_line
 from extract.clips import Source, find_annotations, find_sources
@@ -208,7 +209,7 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
 
         fetched = fetch_finished(store, folder, identity)
         if fetched:
-            print(f"store     {fetched} shard(s) of an earlier run fetched from {store}")
+            say(f"store     {fetched} shard(s) of an earlier run fetched from {shown(store)}")
     index = load_index(folder, identity)
     suspects = damaged_shards(folder, index)
     if suspects:
