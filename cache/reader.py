@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.annotations import Labels
+from cache.contents import pictures_problem
 from cache.errors import CacheError
 from cache.folder import read_identity
 from cache.index import Index
@@ -121,11 +122,19 @@ class Cache:
         return [places for _, _, places in self._by_shard(self._wanted(rows))]
 
     def jpegs(self, clip_id: str) -> list[bytes]:
-        """The F pictures, JPEG-encoded, of exactly what the network saw of a clip."""
+        """The F pictures, JPEG-encoded, of exactly what the network saw of a clip.
+
+        Raises CacheError where one is anything but a JPEG of the declared size: what draws them
+        need not fear them.
+        """
         self.row(clip_id)
         entry = self.index.clips[clip_id]
         with self.open_rows(entry.shard) as file:
-            return read_jpegs(file.fetch, file.layout, entry.row, str(file.path))
+            pictures = read_jpegs(file.fetch, file.layout, entry.row, str(file.path))
+        problem = pictures_problem(pictures, len(pictures), self.config)
+        if problem:
+            raise CacheError(f"{file.path}: the clip {clip_id!r}: {problem}; refused")
+        return pictures
 
     def row_origins(self) -> list[Origin]:
         """When (ns since 1970) and by what (JSON text) each clip's row was made, in id order."""
