@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from cache.annotations import read_annotations
-from cache.command import exit_code, printable
+from cache.command import exit_code, say
 from cache.diff import describe_difference, difference
 from cache.errors import CacheError
 from cache.folder import read_identity
+from cache.index import shard_files
 from cache.index_file import load_index
 from cache.info import describe, facts_of
 from cache.labels_file import write_labels
@@ -23,6 +23,7 @@ from cache.pack import pack
 from cache.progress import Progress
 from cache.reader import Cache, open_cache
 from cache.repair import damaged_shards, repair
+from cache.shard import DAMAGED
 from cache.transfer_commands import add_transfer_commands
 from cache.verify import verify, write_record
 
@@ -111,34 +112,29 @@ def _add_looking(
 
 def _info(arguments: argparse.Namespace) -> int:
     cache = open_cache(arguments.cache)
-    print(json.dumps(facts_of(cache), indent=2) if arguments.json else describe(cache))
+    say(json.dumps(facts_of(cache), indent=2) if arguments.json else describe(cache))
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     path: Path = arguments.cache
-    total = path.stat().st_size if path.is_file() else _shard_bytes(path)
+    total = path.stat().st_size if path.is_file() else sum(shard_files(path).values())
     with Progress(total, "B", "verify", _QUIET_S) as progress:
         report = verify(path, progress.add)
     for problem in report.problems:
-        print(printable(problem))
+        say(problem)
     state = "damaged" if report.problems else "whole"
-    print(f"{path}: {state}; {report.clips} clips in {report.shards} shards checked")
+    say(f"{path}: {state}; {report.clips} clips in {report.shards} shards checked")
     if report.damaged_ids and not path.is_file():
-        print(f"{len(report.damaged_ids)} clip(s) to extract again: `make features` does that")
+        say(f"{len(report.damaged_ids)} clip(s) to extract again: `make features` does that")
     elif report.damaged_ids:
-        print(f"damaged rows: {', '.join(report.damaged_ids)}; get the file anew from its maker")
+        say(f"damaged rows: {', '.join(report.damaged_ids)}; get the file anew from its maker")
     if not path.is_file():
         try:
             write_record(path, report)
         except CacheError as error:
-            print(f"note      the result can't be noted in the cache: {error}", file=sys.stderr)
+            say(f"note      the result can't be noted in the cache: {error}", error=True)
     return 1 if report.problems else 0
-
-
-def _shard_bytes(folder: Path) -> int:
-    index = load_index(folder, read_identity(folder))
-    return sum(facts.size for facts in index.shards.values())
 
 
 def _repair(arguments: argparse.Namespace) -> int:
@@ -146,27 +142,32 @@ def _repair(arguments: argparse.Namespace) -> int:
     if folder.is_file():
         raise CacheError(f"{folder}: a packed file is never changed; get it anew from its maker")
     identity = read_identity(folder)
-    with Progress(_shard_bytes(folder), "B", "verify", _QUIET_S) as progress:
+    with Progress(sum(shard_files(folder).values()), "B", "verify", _QUIET_S) as progress:
         report = verify(folder, progress.add)
     with writer_lock(folder):
         suspects = {*report.damaged, *damaged_shards(folder, load_index(folder, identity))}
-        for sentence in repair(folder, identity, sorted(suspects)):
-            print(printable(sentence))
+        for sentence in repair(folder, identity, suspects):
+            say(sentence)
     after = verify(folder)
     write_record(folder, after)
     for problem in after.problems:
-        print(printable(problem))
-    lost = [i for i in report.damaged_ids if i not in open_cache(folder)]
-    print(f"{folder}: {len(open_cache(folder))} clips; {len(lost)} lost, to extract again")
-    return 1 if lost or after.problems else 0
+        say(problem)
+    index = load_index(folder, identity)
+    lost = [i for i, failure in index.failures.items() if failure.stage == DAMAGED]
+    unknown = f", and those of {len(report.unknown)} shard(s), which nobody knows"
+    say(
+        f"{folder}: {len(index.clips)} clips; {len(lost)} lost, to extract again"
+        f"{unknown if report.unknown else ''}"
+    )
+    return 1 if lost or report.unknown or after.problems else 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:
     found = difference(open_cache(arguments.a), open_cache(arguments.cache))
     if arguments.json:
-        print(json.dumps(asdict(found), indent=2))
+        say(json.dumps(asdict(found), indent=2))
     else:
-        print(describe_difference(found, arguments.limit))
+        say(describe_difference(found, arguments.limit))
     return 1 if found else 0
 
 

@@ -35,11 +35,16 @@ _VERSION = 4
 
 def load_index(folder: Path, identity: Mapping[str, Any]) -> Index:
     """Read the index, and any shard that it does not cover. Writes nothing."""
-    try:
-        known = parse_index(folder / INDEX_FILE, identity)
-    except (CacheError, OSError):
-        known = None  # missing or damaged: the shards say the same
+    known = stored_index(folder, identity)
     return extend_index(known, shard_files(folder), folder, identity)
+
+
+def stored_index(folder: Path, identity: Mapping[str, Any]) -> Index | None:
+    """What `index.h5` says, be it so or not; None where it is missing or damaged."""
+    try:
+        return parse_index(folder / INDEX_FILE, identity)
+    except (CacheError, OSError):
+        return None  # the shards say the same
 
 
 def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:

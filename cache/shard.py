@@ -87,6 +87,10 @@ def clip_problem(clip: Clip, config: Mapping[str, Any] | None = None) -> str:
     )
 
 
+DAMAGED = "damaged"
+"""The stage of a failure that `repair` wrote: the clip had a row, and is to be extracted again."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A clip that gave no features: where it failed, why, and at which attempt."""

@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 
 from cache.annotations import Labels
+from cache.examine import intact_clips
 from cache.folder import claim, make_identity
 from cache.index_file import INDEX_FILE, load_index, save_index
 from cache.labels_file import write_labels
@@ -23,7 +24,6 @@ from cache.reader import Cache
 from cache.schema import ROW_FIELDS, feature_fields
 from cache.shard import Clip, Failure, Written, hashed_arrays, write_shard
 from cache.shard_file import Shard
-from cache.verify import intact_clips
 from extract.config import ExtractConfig
 from extract.demo import write_mp4
 
@@ -101,7 +101,7 @@ class TinyCache:
     def rows(self, written: Written) -> list[Clip]:
         """The shard's rows whose bytes give their checksums."""
         index = load_index(self.folder, self.identity)
-        return list(intact_clips(self.path(written), written.name, index))
+        return list(intact_clips(self.path(written), index))
 
     def store_index(self) -> Path:
         """Write `index.h5` as it is now; returns its path."""
