@@ -40,16 +40,18 @@ class Finding:
 
 def examine(path: Path, stored: Index | None, identity: Mapping[str, Any]) -> Finding:
     """Read every byte of a shard and check it; `stored` is the cache's index, where it has one."""
-    name, whole = path.name, matches_name(path)
+    name = path.name
     known = stored if stored is not None and name in stored.shards else None
     unreadable = ""
     try:
         own = summarize(path, identity)
     except CacheError as error:
         own, unreadable = None, str(error)
-    index = own if whole and own else known or own
-    if index is None:
+    if own is None and known is None:  # before its bytes are read: it may claim any number of them
         return Finding(None, f"{unreadable} (its clips are not known)")
+    whole = matches_name(path)
+    index = own if whole and own else known or own
+    assert index is not None
     lost = lost_rows(path, index)
     misled = bool(whole and own and known and known.account(name) != own.account(name))
     if not whole:

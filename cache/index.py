@@ -34,10 +34,12 @@ class ShardFacts(NamedTuple):
     """What the index keeps of one file of rows.
 
     offsets: first byte of each dataset, in the order of `rows.layout_names`.
+    ids: first byte of `rows/id` and the bytes of one id; (0, 0) in indexes of earlier releases.
     """
 
     size: int
     offsets: tuple[int, ...]
+    ids: tuple[int, int] = (0, 0)
 
 
 class Reported(NamedTuple):
@@ -132,7 +134,8 @@ class Index:
         made_by = [self.made_by[number] for number in rows["made_by"].tolist()]
         said = [rows[name].tobytes() for name in COLUMNS if name not in {"shard", "made_by"}]
         ids = rows["id"].tolist()
-        return self.shards[shard], ids, said, made_by, self.failed_in(shard)
+        facts = self.shards[shard]
+        return facts.size, facts.offsets, ids, said, made_by, self.failed_in(shard)
 
     def failed_in(self, shard: str) -> list[Reported]:
         """The failures that a shard holds."""
@@ -250,7 +253,8 @@ def index_of(
 ) -> Index:
     """The index of one opened shard or pack."""
     layout = shard.layout(chunks)
-    facts = ShardFacts(size, tuple(layout.offsets[name] for name in layout_names(config)))
+    offsets = tuple(layout.offsets[name] for name in layout_names(config))
+    facts = ShardFacts(size, offsets, shard.id_place)
     by_row, by_failure = shard.origins()
     made_by = list(dict.fromkeys(text for _, text in by_row))
     number = {text: place for place, text in enumerate(made_by)}

@@ -111,6 +111,10 @@ class RowFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Done with the file."""
         os.close(self._descriptor)
 
     def fetch(self, ranges: Sequence[Range]) -> list[bytes]:

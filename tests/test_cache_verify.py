@@ -479,6 +479,33 @@ class TestIndexAgainstShards:
         assert dict(load_index(stored.folder, stored.identity).clips) == right
         assert verify(stored.folder).problems == []
 
+    @pytest.mark.parametrize("kind", ["rows", "ids", "everything but the id", "checksums"])
+    def test_readers_take_no_row_for_another_s(self, stored: TinyCache, kind: str) -> None:
+        """So no model is trained on the wrong features."""
+        self.swap(stored, SWAPS[kind])
+        found = open_cache(stored.folder)
+        for read in (
+            lambda: found.read("audio/mel"),
+            lambda: found.read("video/maps", [0]),
+            lambda: list(found.by_shard(["video/maps"], [2, 1])),
+            lambda: found.jpegs("b"),
+        ):
+            with pytest.raises(CacheError, match=r"other rows than the cache's index says.*repair"):
+                read()
+        assert len(found.read("audio/mel", [2])) == 1  # nothing is said against this one
+
+    def test_an_index_of_an_earlier_release_will_do(self, stored: TinyCache) -> None:
+        """It doesn't say where the ids are; the checksums it has."""
+        with h5py.File(stored.folder / "index.h5", "r+") as file:
+            del file["shard/id_place"]
+        write_seal(stored.folder / "index.h5")
+        assert verify(stored.folder).problems == []
+        assert not open_cache(stored.folder).index.stale
+        assert len(open_cache(stored.folder).read("audio/mel")) == 3
+        self.swap(stored, ("clip/row",))
+        with pytest.raises(CacheError, match="other rows"):
+            open_cache(stored.folder).read("audio/mel")
+
     @pytest.mark.parametrize("what", ["created_ns", "made_by", "jpeg_bytes"])
     def test_every_column_counts(self, stored: TinyCache, what: str) -> None:
         with h5py.File(stored.folder / "index.h5", "r+") as file:
