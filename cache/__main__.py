@@ -13,6 +13,7 @@ from cache.command import Parser, exit_code, printable, say
 from cache.diff import describe_difference, difference
 from cache.errors import CacheError
 from cache.folder import read_identity
+from cache.index import shard_files
 from cache.index_file import load_index
 from cache.info import describe, facts_of
 from cache.labels_file import write_labels
@@ -22,6 +23,7 @@ from cache.pack import pack
 from cache.progress import Progress
 from cache.reader import Cache, open_cache
 from cache.repair import damaged_shards, repair
+from cache.shard import DAMAGED
 from cache.transfer_commands import add_transfer_commands
 from cache.verify import verify, write_record
 
@@ -120,7 +122,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     path: Path = arguments.cache
-    total = path.stat().st_size if path.is_file() else _shard_bytes(path)
+    total = path.stat().st_size if path.is_file() else sum(shard_files(path).values())
     with Progress(total, "B", "verify", _QUIET_S) as progress:
         report = verify(path, progress.add)
     for problem in report.problems:
@@ -139,29 +141,29 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 1 if report.problems else 0
 
 
-def _shard_bytes(folder: Path) -> int:
-    index = load_index(folder, read_identity(folder))
-    return sum(facts.size for facts in index.shards.values())
-
-
 def _repair(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.cache
     if folder.is_file():
         raise CacheError(f"{folder}: a packed file is never changed; get it anew from its maker")
     identity = read_identity(folder)
-    with Progress(_shard_bytes(folder), "B", "verify", _QUIET_S) as progress:
+    with Progress(sum(shard_files(folder).values()), "B", "verify", _QUIET_S) as progress:
         report = verify(folder, progress.add)
     with writer_lock(folder):
         suspects = {*report.damaged, *damaged_shards(folder, load_index(folder, identity))}
-        for sentence in repair(folder, identity, sorted(suspects)):
+        for sentence in repair(folder, identity, suspects):
             say(printable(sentence))
     after = verify(folder)
     write_record(folder, after)
     for problem in after.problems:
         say(printable(problem))
-    lost = [i for i in report.damaged_ids if i not in open_cache(folder)]
-    say(f"{folder}: {len(open_cache(folder))} clips; {len(lost)} lost, to extract again")
-    return 1 if lost or after.problems else 0
+    index = load_index(folder, identity)
+    lost = [i for i, failure in index.failures.items() if failure.stage == DAMAGED]
+    unknown = f", and those of {len(report.unknown)} shard(s), which nobody knows"
+    say(
+        f"{folder}: {len(index.clips)} clips; {len(lost)} lost, to extract again"
+        f"{unknown if report.unknown else ''}"
+    )
+    return 1 if lost or report.unknown or after.problems else 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:

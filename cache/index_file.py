@@ -35,11 +35,16 @@ _VERSION = 4
 
 def load_index(folder: Path, identity: Mapping[str, Any]) -> Index:
     """Read the index, and any shard that it does not cover. Writes nothing."""
-    try:
-        known = parse_index(folder / INDEX_FILE, identity)
-    except (CacheError, OSError):
-        known = None  # missing or damaged: the shards say the same
+    known = stored_index(folder, identity)
     return extend_index(known, shard_files(folder), folder, identity)
+
+
+def stored_index(folder: Path, identity: Mapping[str, Any]) -> Index | None:
+    """What `index.h5` says, be it so or not; None where it is missing or damaged."""
+    try:
+        return parse_index(folder / INDEX_FILE, identity)
+    except (CacheError, OSError):
+        return None  # the shards say the same
 
 
 def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:
@@ -62,6 +67,7 @@ def render_index(identity: Mapping[str, Any], index: Index) -> bytes:
         "shard/name": encode_text(names),
         "shard/size": np.array([fact.size for fact in facts], np.int64),
         "shard/offset": np.array([fact.offsets for fact in facts], np.int64).reshape(-1, width),
+        "shard/id_place": np.array([fact.ids for fact in facts], np.int64).reshape(-1, 2),
         "made_by_json": np.frombuffer(json.dumps(index.made_by).encode(), np.uint8),
         "failures_json": np.frombuffer(json.dumps(failures).encode(), np.uint8),
         **{f"clip/{name}": np.ascontiguousarray(rows[name]) for name in ("id", *COLUMNS)},
@@ -116,7 +122,11 @@ def _column(
 def _facts(file: h5py.File, count: int, width: int) -> list[ShardFacts]:
     sizes = _column(file, "shard/size", count, np.int64).tolist()
     places = _column(file, "shard/offset", count, np.int64, (width,)).tolist()
-    return [ShardFacts(size, tuple(o)) for size, o in zip(sizes, places, strict=True)]
+    ids = [[0, 0]] * count  # earlier releases wrote none
+    if "shard/id_place" in file:
+        ids = _column(file, "shard/id_place", count, np.int64, (2,)).tolist()
+    rows = zip(sizes, places, ids, strict=True)
+    return [ShardFacts(size, tuple(o), (first, width)) for size, o, (first, width) in rows]
 
 
 def _made_by(file: h5py.File, rows: np.ndarray[Any, Any]) -> list[str]:

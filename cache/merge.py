@@ -14,6 +14,7 @@ from typing import Any
 from cache.atomic import check_room, replace_file
 from cache.choose import Choice, Group, check_readable, choose, pieces
 from cache.errors import CacheError
+from cache.examine import check_shard
 from cache.folder import IDENTITY_FILE, refusal
 from cache.index_file import load_index, save_index
 from cache.labels_file import write_labels
@@ -115,13 +116,11 @@ def _bring(
     """Copy what one source gives: whole shards where all of one is wanted, else its rows."""
     found = pieces(cache, choice, number)
     for name, clips in found.whole.items():
-        data = cache.shard_path(name).read_bytes()
+        path = cache.shard_path(name)
+        check_shard(path, identity)
+        data = path.read_bytes()
         if not is_named_by(name, data):
-            cache.read_members(name, cache.index.members(name))  # names the clips that are lost
-            raise CacheError(
-                f"{cache.shard_path(name)}: its bytes don't match its name; run "
-                "`python -m cache repair` on that cache first"
-            )
+            raise CacheError(f"{path}: changed while it was copied; run the same command again")
         replace_file(here.path / SHARD_FOLDER / name, data)
         on_clips(clips)
     for group in found.groups:

@@ -16,6 +16,7 @@ from typing import Any
 
 from cache.atomic import replace_file
 from cache.errors import CacheError
+from cache.examine import matches_name
 from cache.folder import IDENTITY_FILE, IDENTITY_LIMIT_BYTES, parse_identity
 from cache.index import Index, joined, summarize
 from cache.index_file import INDEX_FILE, parse_index
@@ -28,7 +29,6 @@ from cache.row_table import Member
 from cache.rows import Range, proved_clips
 from cache.schema import SHARD_FOLDER
 from cache.shard import Clip
-from cache.verify import matches_name
 
 TABLE_LIMIT_BYTES = 1 << 28  # an index of a million clips
 

@@ -61,6 +61,13 @@ class Shard:
         return JPEG_END in self._fields
 
     @property
+    def id_place(self) -> tuple[int, int]:
+        """First byte of `rows/id` and the bytes of one id; (0, 0) in a shard without rows."""
+        dataset = self.checked("rows/id", (len(self.ids),), None)
+        with reading(self.path, "rows/id"):
+            return (dataset.id.get_offset(), dataset.dtype.itemsize) if self.ids else (0, 0)
+
+    @property
     def created_ns(self) -> int:
         """When the shard was written, ns since 1970; the newest row of an id counts."""
         value = read_attribute(self._file, "created_ns")

@@ -33,6 +33,7 @@ import cache.pull
 import cache.remote_cache
 from cache.__main__ import main
 from cache.atomic import TEMPORARY
+from cache.examine import matches_name
 from cache.index import is_shard_name
 from cache.push import PushOptions, plan_push, push
 from cache.reader import open_cache
@@ -40,7 +41,6 @@ from cache.remote import Remote
 from cache.remote_cache import RemoteCache
 from cache.remote_names import is_leftover, remove_dead_scratch, scratch_prefix, temporary_name
 from cache.transfer import side_by_side
-from cache.verify import matches_name
 
 Capture = pytest.CaptureFixture[str]
 
