@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from small_media import CONFIG, TinyCache, assert_same_clip, random_row, tiny_cache
 
 import cache.atomic
-from cache.annotations import check_id
 from cache.atomic import TEMPORARY
 from cache.errors import AvelError, CacheError
 from cache.index import summarize
 from cache.index_file import load_index
+from cache.names import check_id
 from cache.plain import encode_text
 from cache.reader import open_cache
 from cache.schema import ROW_FIELDS, config_differences, feature_fields, fingerprint, row_digest
