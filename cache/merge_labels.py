@@ -12,7 +12,7 @@ from cache.errors import CacheError
 from cache.reader import Cache
 
 Event = tuple[str, float, float, int]
-_NOTES, _CHARACTERS = 50, 300
+_NOTES, _CHARACTERS = 20, 250
 
 
 def merge_labels(caches: Sequence[Cache], first: int | None) -> Labels | None:
