@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from cache.annotations import read_annotations
+from cache.annotations import (
+    DEFAULT_SEED,
+    Labels,
+    changed_splits,
+    describe_changes,
+    read_annotations,
+)
 from cache.command import Parser, exit_code, printable, say
 from cache.diff import describe_difference, difference
 from cache.errors import CacheError
@@ -93,7 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     one = command("relabel", "put new annotations or splits onto a cache; features stay untouched")
     one.add_argument("folder", type=Path, metavar="FOLDER")
     one.add_argument("annotations", type=Path, help="Annotations.txt (with split files) or a CSV")
-    one.add_argument("--split-seed", type=int, default=42, help="where there are no splits")
+    one.add_argument(
+        "--split-seed",
+        type=int,
+        help="divide all ids anew where the annotations have no splits (without it, ids keep "
+        "their split, and new ones get theirs with seed 42)",
+    )
     one.set_defaults(run=_relabel)
     add_transfer_commands(command)
     return parser
@@ -194,6 +205,8 @@ def _join(sources: list[Path], into: Path, prefer: str | None, title: str) -> in
         f"{into}: {done.added} clips added, {done.there_already} were there already, "
         f"{done.failures} failures added{settled}"
     )
+    if done.changed_splits:
+        say(f"splits    {describe_changes(done.changed_splits)}")
     return 0
 
 
@@ -211,19 +224,24 @@ def _relabel(arguments: argparse.Namespace) -> int:
         raise CacheError(
             f"{folder}: a packed file is never changed; unpack it, relabel, pack again"
         )
-    cache = open_cache(folder)
-    labels = read_annotations(
-        arguments.annotations, cache.config["clip_seconds"], arguments.split_seed
-    )
+    cache, seed = open_cache(folder), arguments.split_seed
     with writer_lock(folder):
-        before = _events_before(cache)
+        before, told = _labels_before(cache)
+        labels = read_annotations(
+            arguments.annotations,
+            cache.config["clip_seconds"],
+            DEFAULT_SEED if seed is None else seed,
+            before if seed is None else None,
+        )
         write_labels(folder, labels)
     ids = set(labels.ids)
     say(
-        f"{folder}: {before} before, {len(labels)} of "
+        f"{folder}: {told} before, {len(labels)} of "
         f"{len(labels.classes)} classes now ({labels.source}); features untouched, "
         f"{sum(clip_id not in cache for clip_id in ids)} of {len(ids)} clips without features"
     )
+    if changes := changed_splits(before, labels):
+        say(f"splits    {describe_changes(changes)}")
     for (a, b), shared in labels.leaks().items():
         say(f"leak      {len(shared)} id(s) in both {a} and {b}; see --drop-leaks of train")
     for note in labels.notes:
@@ -231,12 +249,13 @@ def _relabel(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _events_before(cache: Cache) -> str:
+def _labels_before(cache: Cache) -> tuple[Labels | None, str]:
     try:
         labels = cache.stored_labels()
-    except CacheError:  # to be replaced is what such labels need
-        return "damaged labels"
-    return f"{len(labels) if labels else 0} events"
+    except CacheError as error:  # to be replaced is what such labels need
+        say(f"note      {error}; which splits the ids were in is lost", error=True)
+        return None, "damaged labels"
+    return labels, f"{len(labels) if labels else 0} events"
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cache.annotations import check_id
 from cache.atomic import replace_file
 from cache.errors import CacheError
 from cache.index import Index, Reported, ShardFacts, extend_index, is_shard_name, shard_files
+from cache.names import check_id
 from cache.plain import (
     encode_text,
     open_hdf5,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache.annotations import changed_splits
 from cache.atomic import check_room, replace_file
 from cache.choose import Choice, Group, check_readable, choose, pieces
 from cache.errors import CacheError
@@ -29,12 +30,13 @@ from cache.shard import Clip, Written, is_named_by, write_shard
 
 @dataclass
 class Merged:
-    """What a merge did."""
+    """What a merge did; `changed_splits`: ids whose split is another than in a cache joined."""
 
     added: int = 0
     there_already: int = 0
     settled: list[str] = field(default_factory=list)
     failures: int = 0
+    changed_splits: dict[str, str] = field(default_factory=dict)
 
 
 def merge(
@@ -75,8 +77,11 @@ def merge(
             done.failures += len(choice.failures[number])
             _bring(cache, here, identity, choice, number, on_clips)
         before = here.stored_labels()
-        if labels is not None and not (before and before.equals(labels)):
-            write_labels(target, labels)
+        if labels is not None:
+            if not (before and before.equals(labels)):
+                write_labels(target, labels)
+            for table in [*(cache.stored_labels() for cache in caches), before]:
+                done.changed_splits |= changed_splits(table, labels)
         index = load_index(target, identity)
         if index.stale:
             save_index(target, identity, index)

@@ -12,6 +12,7 @@ from cache.errors import CacheError
 from cache.reader import Cache
 
 Event = tuple[str, float, float, int]
+_NOTES, _CHARACTERS = 20, 250
 
 
 def merge_labels(caches: Sequence[Cache], first: int | None) -> Labels | None:
@@ -73,6 +74,11 @@ def _table(joined: dict[str, list[Event]], classes: list[str], tables: list[Labe
         start_s=np.array([row[2] for row in rows], np.float64),
         end_s=np.array([row[3] for row in rows], np.float64),
         split=np.array([row[4] for row in rows], np.int8),
-        source=" + ".join(sorted({part for t in tables for part in t.source.split(" + ")})),
-        notes=sorted({note for labels in tables for note in labels.notes}),
+        source=_cut(" + ".join(sorted({part for t in tables for part in t.source.split(" + ")}))),
+        notes=[_cut(n) for n in sorted({n for labels in tables for n in labels.notes})[:_NOTES]],
     )
+
+
+def _cut(text: str) -> str:
+    """So that joining again and again stays storable: an attribute holds no long text."""
+    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.annotations import check_id
 from cache.errors import CacheError
+from cache.names import check_id
 from cache.plain import open_hdf5, plain_dataset, read_attribute, reading, whole
 from cache.rows import Layout, layout_names, make_layout
 from cache.schema import FORMAT, JPEG_BYTES, JPEG_END, MAX_TEXT_BYTES, row_layout

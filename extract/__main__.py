@@ -10,7 +10,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cache.annotations import Labels, read_annotations
+from cache.annotations import (
+    DEFAULT_SEED,
+    Labels,
+    changed_splits,
+    describe_changes,
+    read_annotations,
+)
 from cache.command import exit_code, say
 from cache.errors import CacheError, ConfigError
 from cache.index import Index
@@ -48,8 +54,10 @@ class Command(ExtractConfig):
     """Folder of the feature cache; made if it is not there."""
     annotations: Path | None = None
     """Annotation file; none: DATA/Annotations.txt, or the only CSV in DATA."""
-    split_seed: int = 42
-    """Seed of the 70/15/15 division, used where there are no official splits."""
+    split_seed: int = DEFAULT_SEED
+    """Seed of the 70/15/15 division, used where there are no official splits, for ids that are
+    new: those in the cache keep their split. (`python -m cache relabel --split-seed` divides
+    anew.)"""
     weights: str = "imagenet"
     """imagenet (torchvision's, downloaded once), the path of a state dict, or random:SEED."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -117,15 +125,10 @@ def extract(command: Command) -> int:
     check_weights(command.weights)
     config = command.features
     path = command.annotations or find_annotations(command.data)
-    labels = read_annotations(path, config.clip_seconds, command.split_seed)
+    stored = _stored_labels(command.cache)
+    labels = read_annotations(path, config.clip_seconds, command.split_seed, stored)
     sources = find_sources(command.data, dict.fromkeys(labels.ids))
-    print(f"labels    {len(labels)} events, {len(labels.classes)} classes, {labels.source}")
-    for pair, ids in labels.leaks().items():
-        print(
-            f"leak      {len(ids)} id(s) in both {pair[0]} and {pair[1]}; see --drop-leaks of train"
-        )
-    for note in labels.notes:
-        print(f"note      {note}")
+    _describe_labels(labels, None if command.part else stored)
 
     identity = identity_for(command.cache, command.weights, config)
     index = load_index(command.cache, identity)
@@ -140,11 +143,9 @@ def extract(command: Command) -> int:
     finished = True
     if command.part:
         index, finished = _part(task, identity, index, damaged)
-    elif plan.todo or index.stale or damaged or not _labels_stand(command.cache, labels):
+    elif plan.todo or index.stale or damaged or not (stored and labels.equals(stored)):
         with claimed(command.cache, identity) as identity:
-            if _labels_stand(command.cache, labels) is False:
-                print("labels    replaced by the ones read now; features untouched")
-            write_labels(command.cache, labels)
+            _put_labels(task, path, stored)
             index, finished = _work(task, identity)
     return _conclude(command, task.plan(index, retry=False), index, finished)
 
@@ -164,10 +165,26 @@ class Task:
         return make_plan(self.labels, self.sources, index, retry, self.wanted)
 
 
-def _labels_stand(folder: Path, labels: Labels) -> bool | None:
-    """Whether the cache's labels are these; None where it has none."""
-    stored = _stored_labels(folder)
-    return None if stored is None else labels.equals(stored)
+def _describe_labels(labels: Labels, stored: Labels | None) -> None:
+    say(f"labels    {len(labels)} events, {len(labels.classes)} classes, {labels.source}")
+    if changes := changed_splits(stored, labels):
+        say(f"splits    {describe_changes(changes)}")
+    for (a, b), ids in labels.leaks().items():
+        say(f"leak      {len(ids)} id(s) in both {a} and {b}; see --drop-leaks of train")
+    for note in labels.notes:
+        say(f"note      {note}")
+
+
+def _put_labels(task: Task, path: Path, known: Labels | None) -> None:
+    """Store the labels; read anew where others replaced those that were known meanwhile."""
+    command, labels, stored = task.command, task.labels, _stored_labels(task.command.cache)
+    if stored and not (known and stored.equals(known)):
+        clip_seconds = command.features.clip_seconds
+        labels = read_annotations(path, clip_seconds, command.split_seed, stored)
+        _describe_labels(labels, stored)
+    if stored and not labels.equals(stored):
+        print("labels    replaced by the ones read now; features untouched")
+    write_labels(command.cache, labels)
 
 
 def _part(
@@ -186,8 +203,11 @@ def _part(
     from extract.pipeline import run
 
     with claimed(folder, identity, shared=True) as identity:
-        if _labels_stand(folder, task.labels) is None:
+        stored = _stored_labels(folder)
+        if stored is None:
             write_labels(folder, task.labels)
+        elif not task.labels.equals(stored):
+            say("labels    the cache's stay; `make features` without PART replaces them")
         return run(todo, folder, identity, task.workers, alone=False)
 
 
@@ -196,7 +216,7 @@ def _stored_labels(folder: Path) -> Labels | None:
     try:
         return read_labels(folder)
     except CacheError as error:
-        print(f"note      {error}", file=sys.stderr)
+        say(f"note      {error}; which splits the ids were in is lost", error=True)
         return None
 
 

@@ -17,11 +17,11 @@ from small_media import CONFIG, TinyCache, assert_same_clip, picture, random_row
 
 import cache.atomic
 import cache.shard
-from cache.annotations import check_id
 from cache.atomic import TEMPORARY
 from cache.errors import AvelError, CacheError
 from cache.index import summarize
 from cache.index_file import load_index
+from cache.names import check_id
 from cache.plain import encode_text
 from cache.reader import open_cache
 from cache.schema import ROW_FIELDS, config_differences, feature_fields, fingerprint, row_digest
