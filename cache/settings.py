@@ -7,6 +7,7 @@ import difflib
 import inspect
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from cache.command import Parser, say
 from cache.errors import ConfigError
+from cache.strict_json import read_json
 
 S = TypeVar("S", bound="Settings")
 
@@ -64,7 +66,7 @@ def _explain(cls: type[BaseModel], error: ValidationError) -> str:
             sentences.append(f"unknown key {name!r}; {hint}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            found = f", found {problem['input']!r}" if name else ""
+            found = f", found {repr(problem['input'])[:200]}" if name else ""
             sentences.append(f"{name}: {message}{found}" if name else message)
     return "; ".join(sentences)
 
@@ -95,7 +97,8 @@ def command_line(
     start = presets[known.preset] if presets and known.preset else None
     if known.config is not None:
         below = start.model_dump() if start is not None else {}
-        values = {**below, **_json_object(known.config)}
+        # A link that somebody names on purpose is followed.
+        values = {**below, **_json_object(Path(os.path.realpath(known.config)))}
         start = _relaxed(cls, values).parse(values, str(known.config))
     text = f"{inspect.getdoc(cls)}\n\n--config FILE.json gives any of these fields; "
     text += "flags win over it. --print-config shows the result as JSON."
@@ -136,12 +139,7 @@ def _relaxed(cls: type[S], values: dict[str, Any]) -> type[S]:
 
 
 def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: expected a JSON object; this is not JSON ({error})") from None
+    values = read_json(path, "expected a JSON object of settings")
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from cache.errors import ConfigError
 from cache.folder import refusal
 from cache.lock import claimed
 from cache.schema import FORMAT, fingerprint
+from cache.strict_json import read_json
 from extract.clips import file_source
 from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.identity import load_digest, new_identity
@@ -37,7 +37,7 @@ def one_clip(argv: Sequence[str]) -> int:
         raise ConfigError(f"{arguments.file}: no such file; expected a video with sound")
     like = _like(arguments.like)
     config = ExtractConfig.of(like)
-    weights = arguments.weights or like["provenance"]["weights"]
+    weights = arguments.weights or _weights(like, arguments.like)
     check_weights(weights)
     digest = load_digest(config.backbone, weights) if config.modalities != "audio" else ""
     identity = new_identity(config, weights, digest)
@@ -58,13 +58,23 @@ def one_clip(argv: Sequence[str]) -> int:
 
 
 def _like(path: Path) -> dict[str, Any]:
-    try:
-        like = json.loads(path.read_text(encoding="utf-8"))
-        if {"config", "fingerprint", "provenance"} <= set(like):
-            version = like.get("feature_version", FEATURE_VERSION)
-            if fingerprint(like["config"], version) == like["fingerprint"]:
-                return dict(like)
-            raise ConfigError(f"{path}: its fingerprint doesn't match its settings: it was edited")
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: can't be read as a run's features.json ({error})") from None
-    raise ConfigError(f"{path}: expected a {FORMAT} identity with config, fingerprint, provenance")
+    """The identity that a features.json or cache.json holds; it may come from a stranger."""
+    like = read_json(path, "expected a run's features.json or a cache's cache.json")
+    parts = {"config": dict, "fingerprint": str, "provenance": dict}
+    if not isinstance(like, dict) or any(
+        not isinstance(like.get(name), kind) for name, kind in parts.items()
+    ):
+        raise ConfigError(
+            f"{path}: expected a {FORMAT} identity with config, fingerprint, provenance"
+        )
+    version = like.get("feature_version", FEATURE_VERSION)
+    if type(version) is not int or fingerprint(like["config"], version) != like["fingerprint"]:
+        raise ConfigError(f"{path}: its fingerprint doesn't match its settings: it was edited")
+    return like
+
+
+def _weights(like: dict[str, Any], path: Path) -> str:
+    weights = like["provenance"].get("weights")
+    if not isinstance(weights, str):
+        raise ConfigError(f"{path}: names no weights; name them with --weights")
+    return weights

@@ -63,11 +63,6 @@ def test_pooling_takes_parts_as_stored_and_leaves_them_alone():
         np.testing.assert_array_equal(part, same)
 
 
-def test_a_valid_step_that_is_not_finite_is_an_error():
-    with pytest.raises(CacheError, match="not finite"):
-        pool_steps([np.full((1, 4, 2), np.nan, np.float32)], np.array([3]), 0.25, 1.0, 1)
-
-
 def test_features_arrive_as_cached(cache):
     clips = load_clips(cache, resolved(cache), cache.ids, 3)
     row = 7

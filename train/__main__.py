@@ -99,8 +99,8 @@ def _fit_config(options: argparse.Namespace, rest: Sequence[str], prog: str) -> 
         stored = options.run / "both" / "config.json"
     if options.seeds:
         stored = stored.parent / f"seed-{options.seeds[0]}" / "config.json"
-    config = command_line(TrainConfig, ["--config", str(stored), *rest], prog=prog)
     before = TrainConfig.from_json(stored)
+    config = command_line(TrainConfig, ["--config", str(stored), *rest], prog=prog)
     changed = [
         name
         for name, value in config.model_dump().items()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cache.atomic import plain_folder, replace_file
 from cache.errors import ConfigError
 from cache.reader import Cache, open_cache
 from train import checkpoint, page, plots, runs
@@ -26,10 +27,11 @@ from train.evaluate import (
     write_result,
 )
 from train.look import choose, gallery, hardest, look
-from train.loop import History, best_epoch, predict
+from train.loop import best_epoch, predict
 from train.loop import fit as train_model
 from train.metrics import Predictions
 from train.model import FusionModel
+from train.progress import History
 from train.standardise import standardise
 from train.tables import class_table, comparison, seeds_table, table
 from train.world import World, joined
@@ -148,7 +150,7 @@ def _train_one(
         count = sum(parameter.numel() for parameter in model.parameters())
         where = device.type if world.size == 1 else f"{world.size} processes, {device.type}"
         print(f"run {run}: {count:,} parameters on {where}, seed {config.seed}")
-        (run / runs.CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+        replace_file(run / runs.CONFIG_FILE, config.to_json().encode())
         runs.write_json(run / runs.FEATURES_FILE, runs.features_of(cache))
     return train_model(model, dataset, about, run, again, world)
 
@@ -242,7 +244,7 @@ def predict_cache(
         for row, clip_id in enumerate(clips.ids)
     ]
     folder = out or (run if len(loaded) > 1 else places[0]) / "predictions"
-    folder.mkdir(parents=True, exist_ok=True)
+    plain_folder(folder)
     runs.write_json(folder / "predictions.json", found)
     print(pd.DataFrame(found).to_string(index=False, float_format="{:.2f}".format))
     print("pictures:")

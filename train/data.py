@@ -91,13 +91,17 @@ def resolve(config: TrainConfig, cache: Cache, classes: Sequence[str] | None) ->
                 f"{name}: the settings say {asked}, the cache {cache.path} has {found}; pass "
                 f"--{flag} {found} (or --{flag} None to take the cache's)"
             )
+    _check_modality(config, cache)
+    return config.revised(**facts)
+
+
+def _check_modality(config: TrainConfig, cache: Cache) -> None:
     has = cache.config["modalities"]
     if has not in ("both", config.modality):
         raise ConfigError(
             f"modality: {config.modality!r} was asked for, but the cache {cache.path} holds only "
             f"{has}; pass --modality {has}, or extract again with --modalities both"
         )
-    return config.revised(**facts)
 
 
 def load_dataset(cache: Cache, config: TrainConfig, splits: Sequence[str] = SPLITS) -> Dataset:
@@ -153,6 +157,7 @@ def load_clips(cache: Cache, config: TrainConfig, ids: Sequence[str], classes: i
     On the device where they fit. Else they are streamed to it: from host memory where that has
     room for them (and is not the device itself), from the disk where it has not.
     """
+    _check_modality(config, cache)
     device = pick_device(config.device)
     clip_seconds = float(cache.config["clip_seconds"])
     steps = max(1, round(clip_seconds * config.audio_rate_hz))

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from cache.atomic import append_line
 from cache.errors import CacheError
 from train.checkpoint import About
 from train.data import Dataset
 from train.loop import events
 from train.metrics import Events, Predictions, Scores, confusion
+from train.runs import write_json
 from train.scores import baselines, per_class, score
 
 TEST_RECORD = "test_evaluations.jsonl"
@@ -110,12 +112,10 @@ def write_result(run: Path, result: Result) -> Path:
     if result["split"] == "test":
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         line = {"time": now, "epoch": result["epoch"], **result["scores"][MODEL]}
-        record = run / TEST_RECORD
-        with record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-        result["test_looks"] = len(record.read_text(encoding="utf-8").splitlines())
+        text = json.dumps(line, allow_nan=False)
+        result["test_looks"] = append_line(run / TEST_RECORD, text)
     path = run / f"metrics_{result['split']}.json"
-    path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, result)
     return path
 
 

@@ -17,11 +17,13 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cache.atomic import replace_file
 from train import plots, runs
 from train.evaluate import MODEL, Result
 from train.loop import best_epoch
 from train.metrics import tiou
 from train.plots import View
+from train.stored import read_history, read_scores
 from train.tables import GROUPS, plain, title
 
 FILE = "report.html"
@@ -46,10 +48,10 @@ def write(
     The scores of every split that the run has been scored on are shown.
     """
     history_path = run / runs.HISTORY_FILE
-    history = runs.read_json(history_path) if history_path.exists() else []
+    history = read_history(history_path) if history_path.exists() else []
     names = [name for name in ("test", "val") if (run / f"metrics_{name}.json").exists()]
     names.sort(key=lambda name: name != result["split"])
-    tables = [_scores(runs.read_json(run / f"metrics_{name}.json")) for name in names]
+    tables = [_scores(read_scores(run / f"metrics_{name}.json")) for name in names]
     confusion = plots.confusion_figure(np.array(result["confusion"], np.float64), result["classes"])
     seconds = views[0].clip_seconds if views else 1.0
     page = _template().render(
@@ -73,9 +75,7 @@ def write(
         facts=_facts(result),
     )
     path = run / FILE
-    temporary = path.with_name(f".{FILE}.writing")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, page.encode("utf-8", "replace"))
     return path
 
 

@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from cache.atomic import plain_folder, replace_file
+
 Array = npt.NDArray[np.float64]
 FOLDER = "attention_visualization"
 # Okabe and Ito's colours: told apart with every common colour blindness.
@@ -60,7 +62,7 @@ class View:
 
 def draw_clip(folder: Path, view: View) -> list[Path]:
     """Every picture of one clip, as PNG files named after its id."""
-    folder.mkdir(parents=True, exist_ok=True)
+    plain_folder(folder)
     figures = {}
     if "spatial" in view.attention:
         figures["spatial"] = spatial_figure(view)
@@ -286,7 +288,7 @@ def confusion_figure(counts: Array, classes: Sequence[str]) -> Figure:
 
 def save_figures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
     """Write figures as `<name>.png` and close them."""
-    folder.mkdir(parents=True, exist_ok=True)
+    plain_folder(folder)
     return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
@@ -321,6 +323,8 @@ def _map(axis: Axes, view: View, name: str, weights: Array) -> Any:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
     plt.close(figure)
+    replace_file(path, picture.getvalue())
     return path

@@ -19,10 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cache.atomic import replace_file
 from cache.errors import CacheError, ConfigError
 from cache.reader import Cache
 from cache.schema import config_differences
 from train.checkpoint import BEST, LAST, About
+from train.stored import read_scores
 
 ROOT = Path("runs")
 _SAME = {
@@ -69,6 +71,9 @@ def members(run: Path) -> list[Path]:
         raise ConfigError(
             f"{run}: no trained run here; expected {BEST} in it or in its seed-* folders{hint}"
         )
+    for seed in seeds:
+        if seed.is_symlink():
+            raise ConfigError(f"{seed}: a link, expected a folder; refused: it may lead anywhere")
     return seeds
 
 
@@ -84,19 +89,7 @@ def claim_run(run: Path, resume: bool) -> None:
 def write_json(path: Path, value: object) -> None:
     """Readable JSON of finite numbers, replaced whole."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file of a run; ConfigError when it is missing or no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: expected JSON ({error})") from None
+    replace_file(path, text.encode("utf-8", "replace"))
 
 
 def features_of(cache: Cache) -> dict[str, Any]:
@@ -129,7 +122,7 @@ def read_result(place: Path, split: str) -> dict[str, Any]:
             f"{path}: this run has not been scored on {split}; do it with `python -m train "
             f"evaluate --run {place} --cache CACHE --split {split}`"
         )
-    found: dict[str, Any] = read_json(path)
+    found = read_scores(path)
     if any(key not in found for key in (*_SAME, "scores")):
         raise ConfigError(
             f"{path}: was written by an older version and lacks what a comparison needs; "
