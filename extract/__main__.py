@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from cache.annotations import Labels, read_annotations
-from cache.command import exit_code
+from cache.command import exit_code, say
 from cache.errors import CacheError, ConfigError
 from cache.index import Index
 from cache.index_file import load_index, save_index
@@ -19,15 +19,16 @@ from cache.labels_file import read_labels, write_labels
 from cache.lock import claimed
 from cache.repair import damaged_shards, repair, without
 from cache.settings import command_line
-from extract.clips import Source, find_annotations, find_sources
+from extract.clips import Source
 from extract.config import ExtractConfig
+from extract.finding import find_annotations, find_sources
 from extract.identity import identity_for
 from extract.job import WORKING, interrupted
 from extract.one_clip import one_clip
 from extract.part import ids_of_part, parse_part
 from extract.plan import Plan, describe_plan, make_plan
 from extract.weights import check_weights
-from extract.workers import Workers, cores, pick_device
+from extract.workers import Workers, jobs_here, pick_device
 
 
 class Command(ExtractConfig):
@@ -36,7 +37,8 @@ class Command(ExtractConfig):
     Reads AVE's layouts (AVE/<id>.mp4, or audio_wav/<id>.wav with video_frames/<id>/) and its
     Annotations.txt, or a CSV with the columns id,category,start,end[,split]. What is finished is
     kept: run it again to go on after a stop. Exit code 0: complete; 1: more clips failed or are
-    missing than --max-failures allows; 2: a clear error; 130: stopped by Ctrl-C.
+    missing than --max-failures allows, or some are left to do; 2: a clear error; 130: stopped by
+    Ctrl-C.
 
     Example: python -m extract --data AVE_Dataset --cache features --jobs 8
     """
@@ -85,7 +87,7 @@ class Command(ExtractConfig):
         device: str = self.device if self.dask else "not needed"
         if needed and not self.dask:
             device = pick_device(self.device, self.features)
-        jobs = self.jobs or cores()
+        jobs = jobs_here(self.jobs)
         return Workers(self.weights, device, jobs, self.stall_seconds, self.dask, self.store)
 
     @model_validator(mode="after")
@@ -117,14 +119,14 @@ def extract(command: Command) -> int:
     config = command.features
     path = command.annotations or find_annotations(command.data)
     labels = read_annotations(path, config.clip_seconds, command.split_seed)
-    sources = find_sources(command.data, dict.fromkeys(labels.ids))
-    print(f"labels    {len(labels)} events, {len(labels.classes)} classes, {labels.source}")
+    sources = find_sources(command.data, dict.fromkeys(labels.ids), config.modalities)
+    say(f"labels    {len(labels)} events, {len(labels.classes)} classes, {labels.source}")
     for pair, ids in labels.leaks().items():
-        print(
+        say(
             f"leak      {len(ids)} id(s) in both {pair[0]} and {pair[1]}; see --drop-leaks of train"
         )
     for note in labels.notes:
-        print(f"note      {note}")
+        say(f"note      {note}")
 
     identity = identity_for(command.cache, command.weights, config)
     index = load_index(command.cache, identity)
@@ -132,7 +134,7 @@ def extract(command: Command) -> int:
     wanted = ids_of_part(labels.ids, command.part) if command.part else None
     plan = make_plan(labels, sources, without(index, damaged), command.retry_failed, wanted)
     workers = command.workers(bool(plan.todo))
-    print(describe_plan(plan, command.cache, config, workers), flush=True)
+    say(describe_plan(plan, command.data, command.cache, config, workers))
     if command.dry_run:
         return 0
     task = Task(command, labels, sources, wanted, workers)
@@ -142,7 +144,7 @@ def extract(command: Command) -> int:
     elif plan.todo or index.stale or damaged or not _labels_stand(command.cache, labels):
         with claimed(command.cache, identity) as identity:
             if _labels_stand(command.cache, labels) is False:
-                print("labels    replaced by the ones read now; features untouched")
+                say("labels    replaced by the ones read now; features untouched")
             write_labels(command.cache, labels)
             index, finished = _work(task, identity)
     return _conclude(command, task.plan(index, retry=False), index, finished)
@@ -195,7 +197,7 @@ def _stored_labels(folder: Path) -> Labels | None:
     try:
         return read_labels(folder)
     except CacheError as error:
-        print(f"note      {error}", file=sys.stderr)
+        say(f"note      {error}", error=True)
         return None
 
 
@@ -208,12 +210,12 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
 
         fetched = fetch_finished(store, folder, identity)
         if fetched:
-            print(f"store     {fetched} shard(s) of an earlier run fetched from {store}")
+            say(f"store     {fetched} shard(s) of an earlier run fetched from {store}")
     index = load_index(folder, identity)
     suspects = damaged_shards(folder, index)
     if suspects:
         for sentence in repair(folder, identity, suspects):
-            print(f"damaged   {sentence}")
+            say(f"damaged   {sentence}")
         index = load_index(folder, identity)
     todo, finished = task.plan(index, task.command.retry_failed).todo, True
     if todo:
@@ -230,22 +232,25 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
 def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int:
     """Say how it ended; returns the exit code."""
     for failure in list(plan.failed.values())[:10]:
-        print(f"failed    {failure.id} ({failure.stage}): {failure.message}", file=sys.stderr)
+        say(f"failed    {failure.id} ({failure.stage}): {failure.message}", error=True)
     for problem in index.damaged.values():
-        print(f"damaged   {problem}", file=sys.stderr)
+        say(f"damaged   {problem}", error=True)
     lost = len(plan.failed) + len(plan.missing)
-    print(
+    say(
         f"finished  {len(plan.done)} of {len(plan.wanted)} clips in {command.cache}; "
         f"{len(plan.failed)} failed, {len(plan.missing)} without media, {len(plan.todo)} left to do"
     )
     if not finished:
-        print("stopped   run the same command again to go on", file=sys.stderr)
+        say("stopped   run the same command again to go on", error=True)
         return 130
+    if plan.todo:
+        say(f"error: {len(plan.todo)} clip(s) are left to do, run it again", error=True)
+        return 1
     if lost > command.max_failures:
-        print(
+        say(
             f"error: {lost} clip(s) have no features, --max-failures allows "
             f"{command.max_failures}; everything else is kept",
-            file=sys.stderr,
+            error=True,
         )
         return 1
     return 0
