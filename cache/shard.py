@@ -41,6 +41,8 @@ from cache.sealed import hdf5_image
 from cache.settings import canonical_json
 
 Array = npt.NDArray[Any]
+END_OF_TIME_NS = 2**62
+"""No row or failure is made as late as this (in the year 2116): what says so is refused."""
 Origin = tuple[int, str]
 """When a row or failure was made (ns since 1970), and what made it (provenance, JSON text)."""
 
@@ -134,6 +136,12 @@ def write_shard(
             raise CacheError(f"the clip {clip.id!r} can't be stored: {problem}")
     by_row = [(origins or {}).get(clip.id, now) for clip in clips]
     by_failure = [(origins or {}).get(failure.id, now) for failure in failures]
+    if max([*by_row, *by_failure], default=now)[0] >= END_OF_TIME_NS:
+        raise CacheError(
+            f"{folder}: what is there of {', '.join((origins or {}).keys())[:200]} says it was "
+            "made in the year 2116 and nothing can be newer; use another folder, or a clock that "
+            "is right"
+        )
 
     def fill(file: h5py.File) -> None:
         write_attributes(file, identity, max([*by_row, *by_failure], default=now))

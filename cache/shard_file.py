@@ -16,10 +16,9 @@ from cache.names import check_id
 from cache.plain import open_hdf5, plain_dataset, read_attribute, reading, whole
 from cache.rows import Layout, layout_names, make_layout
 from cache.schema import FORMAT, JPEG_BYTES, JPEG_END, MAX_TEXT_BYTES, row_layout
-from cache.shard import Failure, Origin
+from cache.shard import END_OF_TIME_NS, Failure, Origin
 
 Array = npt.NDArray[Any]
-_END_OF_TIME_NS = 2**62
 
 
 class Shard:
@@ -71,7 +70,7 @@ class Shard:
     def created_ns(self) -> int:
         """When the shard was written, ns since 1970; the newest row of an id counts."""
         value = read_attribute(self._file, "created_ns")
-        if not isinstance(value, int) or not 0 <= value < _END_OF_TIME_NS:
+        if not isinstance(value, int) or not 0 <= value < END_OF_TIME_NS:
             raise CacheError(f"{self.path}: created_ns is {value!r}, no time; refused")
         return value
 
@@ -95,7 +94,7 @@ class Shard:
                     whole(self.checked(f"origin/{group}_{name}", (count,), np.dtype(np.int64)))
                     for name in ("created_ns", "made_by")
                 )
-                if count and not (by.min() >= 0 <= when.min() <= when.max() < _END_OF_TIME_NS):
+                if count and not (by.min() >= 0 <= when.min() <= when.max() < END_OF_TIME_NS):
                     raise CacheError(f"{self.path}: origin/{group}… has impossible values; refused")
                 texts = (made_by[place] for place in by.tolist())
                 found.append(list(zip(when.tolist(), texts, strict=True)))

@@ -26,15 +26,16 @@ from cache.lock import claimed
 from cache.remote_url import shown
 from cache.repair import damaged_shards, repair, without
 from cache.settings import command_line
-from extract.clips import Source, find_annotations, find_sources
+from extract.clips import Source
 from extract.config import ExtractConfig
+from extract.finding import find_annotations, find_sources
 from extract.identity import identity_for
 from extract.job import WORKING, interrupted
 from extract.one_clip import one_clip
 from extract.part import ids_of_part, parse_part
 from extract.plan import Plan, describe_plan, make_plan
 from extract.weights import check_weights
-from extract.workers import Workers, cores, pick_device
+from extract.workers import Workers, jobs_here, pick_device
 
 
 class Command(ExtractConfig):
@@ -43,7 +44,8 @@ class Command(ExtractConfig):
     Reads AVE's layouts (AVE/<id>.mp4, or audio_wav/<id>.wav with video_frames/<id>/) and its
     Annotations.txt, or a CSV with the columns id,category,start,end[,split]. What is finished is
     kept: run it again to go on after a stop. Exit code 0: complete; 1: more clips failed or are
-    missing than --max-failures allows; 2: a clear error; 130: stopped by Ctrl-C.
+    missing than --max-failures allows, or some are left to do; 2: a clear error; 130: stopped by
+    Ctrl-C.
 
     Example: python -m extract --data AVE_Dataset --cache features --jobs 8
     """
@@ -94,7 +96,7 @@ class Command(ExtractConfig):
         device: str = self.device if self.dask else "not needed"
         if needed and not self.dask:
             device = pick_device(self.device, self.features)
-        jobs = self.jobs or cores()
+        jobs = jobs_here(self.jobs)
         return Workers(self.weights, device, jobs, self.stall_seconds, self.dask, self.store)
 
     @model_validator(mode="after")
@@ -127,7 +129,7 @@ def extract(command: Command) -> int:
     path = command.annotations or find_annotations(command.data)
     stored = _stored_labels(command.cache)
     labels = read_annotations(path, config.clip_seconds, command.split_seed, stored)
-    sources = find_sources(command.data, dict.fromkeys(labels.ids))
+    sources = find_sources(command.data, dict.fromkeys(labels.ids), config.modalities)
     _describe_labels(labels, None if command.part else stored)
 
     identity = identity_for(command.cache, command.weights, config)
@@ -136,7 +138,7 @@ def extract(command: Command) -> int:
     wanted = ids_of_part(labels.ids, command.part) if command.part else None
     plan = make_plan(labels, sources, without(index, damaged), command.retry_failed, wanted)
     workers = command.workers(bool(plan.todo))
-    print(describe_plan(plan, command.cache, config, workers), flush=True)
+    say(describe_plan(plan, command.data, command.cache, config, workers))
     if command.dry_run:
         return 0
     task = Task(command, labels, sources, wanted, workers)
@@ -234,7 +236,7 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
     suspects = damaged_shards(folder, index)
     if suspects:
         for sentence in repair(folder, identity, suspects):
-            print(f"damaged   {sentence}")
+            say(f"damaged   {sentence}")
         index = load_index(folder, identity)
     todo, finished = task.plan(index, task.command.retry_failed).todo, True
     if todo:
@@ -251,22 +253,25 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
 def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int:
     """Say how it ended; returns the exit code."""
     for failure in list(plan.failed.values())[:10]:
-        print(f"failed    {failure.id} ({failure.stage}): {failure.message}", file=sys.stderr)
+        say(f"failed    {failure.id} ({failure.stage}): {failure.message}", error=True)
     for problem in index.damaged.values():
-        print(f"damaged   {problem}", file=sys.stderr)
+        say(f"damaged   {problem}", error=True)
     lost = len(plan.failed) + len(plan.missing)
-    print(
+    say(
         f"finished  {len(plan.done)} of {len(plan.wanted)} clips in {command.cache}; "
         f"{len(plan.failed)} failed, {len(plan.missing)} without media, {len(plan.todo)} left to do"
     )
     if not finished:
-        print("stopped   run the same command again to go on", file=sys.stderr)
+        say("stopped   run the same command again to go on", error=True)
         return 130
+    if plan.todo:
+        say(f"error: {len(plan.todo)} clip(s) are left to do, run it again", error=True)
+        return 1
     if lost > command.max_failures:
-        print(
+        say(
             f"error: {lost} clip(s) have no features, --max-failures allows "
             f"{command.max_failures}; everything else is kept",
-            file=sys.stderr,
+            error=True,
         )
         return 1
     return 0

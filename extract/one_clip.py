@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from cache.folder import refusal
 from cache.lock import claimed
 from cache.schema import FORMAT, fingerprint
 from cache.strict_json import read_json
-from extract.clips import file_source
+from extract.clips import Source, file_source
 from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.identity import load_digest, new_identity
 from extract.weights import check_weights
@@ -33,8 +34,7 @@ def one_clip(argv: Sequence[str]) -> int:
     parser.add_argument("--weights", help="where the network's weights are now; default: as then")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments = parser.parse_args(argv)
-    if not arguments.file.is_file():
-        raise ConfigError(f"{arguments.file}: no such file; expected a video with sound")
+    source = _source(arguments.file)
     like = _like(arguments.like)
     config = ExtractConfig.of(like)
     weights = arguments.weights or _weights(like, arguments.like)
@@ -48,13 +48,26 @@ def one_clip(argv: Sequence[str]) -> int:
     from extract.pipeline import run
 
     with claimed(arguments.cache, identity) as identity:
-        source = file_source(arguments.file)
         workers = Workers(weights, pick_device(arguments.device, config))
         index, finished = run([source], arguments.cache, identity, workers)
     if source.id in index.failures:
         say(f"error: {index.failures[source.id].message}", error=True)
         return 2
     return 0 if finished else 130
+
+
+def _source(file: Path) -> Source:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise ConfigError(f"{file}: expected a video file with sound, found no plain file")
+        source = file_source(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file; expected a video with sound") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: can't be looked at ({error.strerror})") from None
+    if source.id != file.stem:
+        say(f"note      {file}: called {source.id} in the cache")
+    return source
 
 
 def _like(path: Path) -> dict[str, Any]:
