@@ -102,9 +102,16 @@ def find_sources(data: Path, ids: Iterable[str]) -> dict[str, Source]:
 
 
 def file_source(path: Path) -> Source:
-    """A single media file as a source; its id is the file's name without the suffix."""
+    """A single media file, or a folder of pictures, as a source.
+
+    Its id is the name without the suffix. A WAV is read as those beside pictures are.
+    """
     state = path.stat()
-    return Source(path.stem, container=path, size=state.st_size, mtime_ns=state.st_mtime_ns)
+    size, name = state.st_size, path.stem
+    kind = "sound" if path.suffix.lower() == ".wav" else "container"
+    if path.is_dir():
+        size, name, kind = 0, path.absolute().name, "frames"
+    return Source(name, **{kind: path}, size=size, mtime_ns=state.st_mtime_ns)
 
 
 def pictures(folder: Path) -> list[Path]:

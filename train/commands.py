@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
+from cache.atomic import plain_folder
+from cache.command import say
 from cache.errors import ConfigError
 from cache.reader import Cache, open_cache
 from train import checkpoint, page, plots, run_plots, runs
+from train.answers import as_table, describe_run, unseen_notes, unseen_s
 from train.checkpoint import BEST, About
+from train.clip_features import check_same_features
 from train.config import TrainConfig
 from train.data import Dataset, load_clips, load_dataset, pick_device, resolve
 from train.decode import ensemble
@@ -176,7 +179,7 @@ def evaluate_run(
     dataset: Dataset | None = None
     for place in runs.members(run):
         model, about, _ = checkpoint.load(place / BEST)
-        runs.check_same_features(cache, about, place)
+        check_same_features(cache, about, place)
         config = about.config if device is None else about.config.revised(device=device)
         if dataset is None:
             dataset = load_dataset(cache, config, (split,))
@@ -215,16 +218,17 @@ def predict_cache(
     out: Path | None = None,
     device: str | None = None,
     pictures: int | None = None,
-) -> list[dict[str, str | float]]:
+) -> list[dict[str, str | float | None]]:
     """Class, confidence, start and end of every clip of a cache; labels are not needed.
 
-    A folder of seeds answers as an ensemble; the pictures show the attention of its first member.
+    `not_looked_at_s` is what of the media lies beyond the clip, None where that isn't known. A
+    folder of seeds answers as an ensemble; the pictures show the attention of its first member.
     """
     cache = open_cache(cache_path)
     places = runs.members(run)
     loaded = [checkpoint.load(place / BEST)[:2] for place in places]
     for place, (_, about) in zip(places, loaded, strict=True):
-        runs.check_same_features(cache, about, place)
+        check_same_features(cache, about, place)
     if not cache.ids:
         raise ConfigError(f"{cache.path}: no clip in this cache; nothing to predict")
     model, about = loaded[0]
@@ -236,23 +240,34 @@ def predict_cache(
     if len(loaded) > 1:
         answers = ensemble(guesses, clips.shapes.clip_seconds)
         decoding = common_decoding([about for _, about in loaded])
-        print(f"the ensemble of {len(loaded)} models in {run}")
-    found = [
-        {"id": clip_id, **prediction(answers[decoding], row, about.classes)}
+    say(
+        describe_run(
+            run, [(place, about) for place, (_, about) in zip(places, loaded, strict=True)]
+        )
+    )
+    unseen = unseen_s(cache)
+    found: list[dict[str, str | float | None]] = [
+        {
+            "id": clip_id,
+            **prediction(answers[decoding], row, about.classes),
+            "not_looked_at_s": unseen[clip_id],
+        }
         for row, clip_id in enumerate(clips.ids)
     ]
     folder = out or (run if len(loaded) > 1 else places[0]) / "predictions"
-    folder.mkdir(parents=True, exist_ok=True)
+    plain_folder(folder)
     runs.write_json(folder / "predictions.json", found)
-    print(pd.DataFrame(found).to_string(index=False, float_format="{:.2f}".format))
+    say(as_table(found))
+    for note in unseen_notes(cache, unseen):
+        say(note)
     print("pictures:")
     for row in range(len(found))[:pictures]:
         view = look(
             model, cache, clips, row, answers, decoding, row, about.classes, models=len(loaded)
         )
         for path in plots.draw_clip(folder / plots.FOLDER, view):
-            print(f"  {path}")
-    print(f"written: {folder / 'predictions.json'}")
+            say(f"  {path}")
+    say(f"written: {folder / 'predictions.json'}")
     return found
 
 
