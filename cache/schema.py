@@ -24,6 +24,7 @@ from cache.settings import canonical_json
 
 FORMAT = "avel-cache"
 FORMAT_VERSION = 1
+FIRST_FEATURE_VERSION = 1  # of runs whose features.json names none: they were made before it did
 SHARD_FOLDER = "shards"
 SPLITS = ("train", "val", "test")
 NO_SPLIT = -1

@@ -6,13 +6,13 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.annotations import check_id
+from cache.names import check_id
 from cache.row_table import Entry
 from cache.schema import MAX_ID_BYTES
 from cache.shard import Failure
@@ -72,9 +72,18 @@ def signature(files: Sequence[tuple[str, os.stat_result | None]]) -> tuple[int, 
 
 
 def file_source(path: Path) -> Source:
-    """A single media file as a source; its id is the file's name without the suffix."""
+    """A single media file, or a folder of pictures, as a source.
+
+    Its id is the name without the suffix. A WAV is read as those beside pictures are.
+    """
+    if path.is_dir():
+        states = [(entry.name, entry.stat()) for entry in picture_files(path)]
+        size, mtime_ns = signature(states)
+        return Source(safe_id(path.absolute().name), frames=path, size=size, mtime_ns=mtime_ns)
     size, mtime_ns = signature([(path.name, path.stat())])
-    return Source(safe_id(path.stem), container=path, size=size, mtime_ns=mtime_ns)
+    source = Source(safe_id(path.stem), size=size, mtime_ns=mtime_ns)
+    is_wav = path.suffix.lower() == ".wav"
+    return replace(source, sound=path) if is_wav else replace(source, container=path)
 
 
 def safe_id(name: str) -> str:

@@ -139,7 +139,7 @@ def test_a_run_folder_holds_what_it_promises(run, cache_path):
     assert (config.num_classes, config.num_frames) == (3, 8)
     assert str(cache_path) not in (run / runs.CONFIG_FILE).read_text()
     features = json.loads((run / runs.FEATURES_FILE).read_text())
-    assert set(features) == {"fingerprint", "config", "provenance"}
+    assert set(features) == {"fingerprint", "feature_version", "config", "provenance"}
     result = json.loads((run / "metrics_val.json").read_text())
     assert result["clips_without_features"] == ["clip00004"]
     other = {"gate": "interval", "interval": "gate"}[result["decoding"]]

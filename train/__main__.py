@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ Train from a feature cache, and look at what was learned. No media are needed.
   python -m train fit      --cache DIR [--run DIR] [--seeds 5] [--ablations] [--resume] [settings]
   python -m train evaluate [--run DIR] [--cache DIR] [--split val|test]
   python -m train predict  --cache DIR [--run DIR]
+  python -m train features [--run DIR] --out FILE
   python -m train report   RUN [RUN ...] [--split val|test]
 
 Examples:
@@ -42,6 +44,10 @@ def _paths(name: str, about: str) -> argparse.ArgumentParser:
     return Parser(prog=prog, description=about, allow_abbrev=False)
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split()]
+
+
 def fit(argv: Sequence[str]) -> None:
     """Train, evaluate on the validation split, draw."""
     parser = _paths("fit", "Where to read and write, beside the settings below.")
@@ -49,7 +55,7 @@ def fit(argv: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, help="folder to make (default: runs/<date>-<time>)")
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=_numbers,
         nargs="+",
         default=[],
         help="train once per seed, into RUN/seed-N: one number says how many (5 is 0 1 2 3 4), "
@@ -71,6 +77,7 @@ def fit(argv: Sequence[str]) -> None:
         for action in parser._actions:
             action.required = False
     options, rest = parser.parse_known_args(argv)
+    options.seeds = [seed for numbers in options.seeds for seed in numbers]
     if len(options.seeds) == 1:
         options.seeds = list(range(options.seeds[0])) or options.seeds
     config = _fit_config(options, rest, parser.prog)
@@ -158,6 +165,26 @@ def predict(argv: Sequence[str]) -> None:
     )
 
 
+def features(argv: Sequence[str]) -> None:
+    """Say which run answers, and how media must be extracted for it."""
+    parser = _paths(
+        "features",
+        "Print the run's folder and write how media must be extracted for it: what `python -m "
+        "extract clip FILE --like` takes, and `predict` then answers from.",
+    )
+    parser.add_argument("--run", type=Path, help="run, or folder of seeds (default: the newest)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(argv)
+    from train import clip_features, runs
+
+    run = options.run or runs.newest_run()
+    runs.write_json(options.out, clip_features.wanted(run))
+    if sys.stdout.isatty():
+        say(str(run))
+    else:  # a program reads it, and needs its very bytes
+        sys.stdout.buffer.write(os.fsencode(run) + b"\n")
+
+
 def report(argv: Sequence[str]) -> None:
     """Compare runs."""
     parser = _paths("report", "Scores of several runs side by side (mean ± sd over seeds).")
@@ -173,6 +200,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "fit": fit,
     "evaluate": evaluate,
     "predict": predict,
+    "features": features,
     "report": report,
 }
 

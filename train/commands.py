@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from cache.atomic import plain_folder, replace_file
+from cache.command import say
 from cache.errors import ConfigError
 from cache.reader import Cache, open_cache
-from train import checkpoint, page, plots, runs
+from train import checkpoint, page, plots, run_plots, runs
+from train.answers import as_table, describe_run, unseen_notes, unseen_s
 from train.checkpoint import BEST, About
+from train.clip_features import check_same_features
 from train.config import TrainConfig
 from train.data import Dataset, load_clips, load_dataset, pick_device, resolve
 from train.decode import ensemble
@@ -164,7 +166,7 @@ def _finish_one(
     trained = about.config.gate_weight > 0
     why = "which scored higher on val at the best epoch" if trained else "as the gate has no loss"
     print(f"start and end: by the {about.decoding}, {why}")
-    figures = {"curves": plots.curves_figure(history, best_epoch(history))}
+    figures = {"curves": run_plots.curves_figure(history, best_epoch(history))}
     drawn = plots.save_figures(run / plots.FOLDER, figures)
     return _score_one(cache, dataset, model, about, run, "val", pictures, drawn)
 
@@ -178,7 +180,7 @@ def evaluate_run(
     dataset: Dataset | None = None
     for place in runs.members(run):
         model, about, _ = checkpoint.load(place / BEST)
-        runs.check_same_features(cache, about, place)
+        check_same_features(cache, about, place)
         config = about.config if device is None else about.config.revised(device=device)
         if dataset is None:
             dataset = load_dataset(cache, config, (split,))
@@ -217,16 +219,17 @@ def predict_cache(
     out: Path | None = None,
     device: str | None = None,
     pictures: int | None = None,
-) -> list[dict[str, str | float]]:
+) -> list[dict[str, str | float | None]]:
     """Class, confidence, start and end of every clip of a cache; labels are not needed.
 
-    A folder of seeds answers as an ensemble; the pictures show the attention of its first member.
+    `not_looked_at_s` is what of the media lies beyond the clip, None where that isn't known. A
+    folder of seeds answers as an ensemble; the pictures show the attention of its first member.
     """
     cache = open_cache(cache_path)
     places = runs.members(run)
     loaded = [checkpoint.load(place / BEST)[:2] for place in places]
     for place, (_, about) in zip(places, loaded, strict=True):
-        runs.check_same_features(cache, about, place)
+        check_same_features(cache, about, place)
     if not cache.ids:
         raise ConfigError(f"{cache.path}: no clip in this cache; nothing to predict")
     model, about = loaded[0]
@@ -234,25 +237,38 @@ def predict_cache(
     clips = load_clips(cache, config, cache.ids, len(about.classes))
     rows = torch.arange(len(clips.ids), device=clips.device)
     guesses = [predict(member.to(clips.device), clips, rows) for member, _ in loaded]
-    guess = guesses[0][about.decoding]
+    answers, decoding = guesses[0], str(about.decoding)
     if len(loaded) > 1:
-        together = ensemble(guesses, clips.shapes.clip_seconds)
-        guess = together[common_decoding([about for _, about in loaded])]
-        print(f"the ensemble of {len(loaded)} models in {run}")
-    found = [
-        {"id": clip_id, **prediction(guess, row, about.classes)}
+        answers = ensemble(guesses, clips.shapes.clip_seconds)
+        decoding = common_decoding([about for _, about in loaded])
+    say(
+        describe_run(
+            run, [(place, about) for place, (_, about) in zip(places, loaded, strict=True)]
+        )
+    )
+    unseen = unseen_s(cache)
+    found: list[dict[str, str | float | None]] = [
+        {
+            "id": clip_id,
+            **prediction(answers[decoding], row, about.classes),
+            "not_looked_at_s": unseen[clip_id],
+        }
         for row, clip_id in enumerate(clips.ids)
     ]
     folder = out or (run if len(loaded) > 1 else places[0]) / "predictions"
     plain_folder(folder)
     runs.write_json(folder / "predictions.json", found)
-    print(pd.DataFrame(found).to_string(index=False, float_format="{:.2f}".format))
+    say(as_table(found))
+    for note in unseen_notes(cache, unseen):
+        say(note)
     print("pictures:")
     for row in range(len(found))[:pictures]:
-        view = look(model, cache, clips, row, guess, row, about.classes)
+        view = look(
+            model, cache, clips, row, answers, decoding, row, about.classes, models=len(loaded)
+        )
         for path in plots.draw_clip(folder / plots.FOLDER, view):
-            print(f"  {path}")
-    print(f"written: {folder / 'predictions.json'}")
+            say(f"  {path}")
+    say(f"written: {folder / 'predictions.json'}")
     return found
 
 
@@ -289,22 +305,24 @@ def _score_one(
     runs.write_json(run / f"predictions_{split}.json", rows)
     written = write_result(run, result)
     figures = {
-        f"intervals_{split}": plots.intervals_figure(rows, clip_seconds),
-        f"confusion_{split}": plots.confusion_figure(
+        f"intervals_{split}": run_plots.intervals_figure(rows, clip_seconds),
+        f"confusion_{split}": run_plots.confusion_figure(
             np.array(result["confusion"], np.float64), dataset.classes
         ),
     }
     order = hardest(rows, len(rows))
-    views, mels = gallery(model, cache, dataset, split, guess, rows, order[: page.GALLERY])
+    views, mels = gallery(
+        model, cache, dataset, split, guesses, about.decoding, rows, order[: page.GALLERY]
+    )
     ends = list(dict.fromkeys([*order[:_GATES], *order[-_GATES:]]))  # the worst, then the best
-    some, _ = gallery(model, cache, dataset, split, guess, rows, ends)
+    some, _ = gallery(model, cache, dataset, split, guesses, about.decoding, rows, ends)
     figures[f"gates_{split}"] = plots.gates_figure(some)
     drawn += plots.save_figures(run / plots.FOLDER, figures)
     drawn.insert(0, page.write(run, result, rows, views, mels))
     for number in choose(rows, clip_seconds, pictures):
         view = look(
-            model, cache, dataset.clips, int(samples.clip[number]), guess, number, about.classes,
-            rows[number],
+            model, cache, dataset.clips, int(samples.clip[number]), guesses, about.decoding, number,
+            about.classes, rows[number],
         )  # fmt: skip
         drawn += plots.draw_clip(run / plots.FOLDER / split, view)
     print(f"\n{table(result)}\n\nby class, hardest first:\n{class_table(result)}")
