@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
     from yarl import URL
 
+WINDOW_S = 60.0  # over which a server's rate is taken
 UNDECLARED_BYTES = 32 << 20  # read of a file whose size the server doesn't say
 _REQUESTS = 8  # at a time, for one shard
 _BLOCK_BYTES = 1 << 20
@@ -87,7 +88,7 @@ class Rate:
         now = time.monotonic()
         self._waited_s, self._last = self._waited_s + now - self._last, now
         self._bytes += count
-        if self._waited_s < cache.remote_options.WAIT_S:
+        if self._waited_s < WINDOW_S:
             return
         if self._bytes < self._least * self._waited_s:
             raise CacheError(

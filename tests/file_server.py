@@ -78,14 +78,15 @@ def _wrong_range(content: bytes) -> web.Response:
 async def _endless(request: web.Request, how: dict[str, Any]) -> web.StreamResponse:
     """Send until the other end hangs up: as fast as it goes, or a byte now and then.
 
-    Says how long it is if told to (`says`), that it is packed if told to (`packed`), and begins a
-    range that was asked for as if it were one.
+    Says how long it is if told to (`says`), that it is packed if told to (`packed`). A range that
+    was asked for begins as one, and only ends where it drips.
     """
-    response = web.StreamResponse()
+    response, left = web.StreamResponse(), 1 << 60
     if "Range" in request.headers:
-        first = request.headers["Range"].removeprefix("bytes=").split("-")[0]
+        first, last = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
         response.set_status(206)
-        response.headers["Content-Range"] = f"bytes {first}-{int(first) + 10**9}/{10**10}"
+        response.headers["Content-Range"] = f"bytes {first}-{last}/{1 << 60}"
+        left = last + 1 - first if "drip" in how else left
     if "says" in how:
         response.content_length = how["says"]
     if "packed" in how:
@@ -93,8 +94,9 @@ async def _endless(request: web.Request, how: dict[str, Any]) -> web.StreamRespo
     await response.prepare(request)
     block = b"x" if "drip" in how else bytes(1 << 20)
     with contextlib.suppress(ConnectionError):
-        while True:
+        while left > 0:
             await response.write(block)
+            left -= len(block)
             await asyncio.sleep(0.02 if "drip" in how else 0)
     return response
 

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 HOST = "127.0.0.1"
-_START_S = 60.0  # moto imports for seconds on a busy machine
+_START_S = 300.0  # moto imports for seconds on a busy machine
 _SSHD_CONFIG = """\
 ListenAddress {host}:{port}
 HostKey "{folder}/host_key"

@@ -29,7 +29,7 @@ from cache.verify import verify
 
 TESTS = Path(__file__).parent
 HEAD = """
-import sys, time
+import sys
 from pathlib import Path
 from small_media import TinyCache, random_row, tiny_cache
 from cache.errors import CacheError
@@ -58,6 +58,7 @@ def start(script: str, *arguments: object, prefix: tuple[str, ...] = ()) -> subp
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         },
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -65,7 +66,7 @@ def start(script: str, *arguments: object, prefix: tuple[str, ...] = ()) -> subp
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output
 
@@ -74,7 +75,7 @@ HOLD = """
 with writer_lock(folder):
     (folder / ".writing-half").write_text("half a file")
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -393,7 +394,7 @@ class TestAGroup:
         (cache / ".lock").chmod(0o644)
         with writer_lock(cache):
             late = start(TEAMMATE, cache, 61_002, "b", "022")
-            assert "another process is writing this cache" in late.communicate(timeout=60)[1]
+            assert "another process is writing this cache" in late.communicate(timeout=300)[1]
         (cache / ".lock").chmod(0o644)
         assert finish(start(TEAMMATE, cache, 61_002, "b", "022")) == '[["a", "b"], "b", []]\n'
         assert (cache / ".lock").read_text() == ""
@@ -416,7 +417,7 @@ class TestAGroup:
         cache = shared / "ave"
         finish(start(TEAMMATE, cache, 61_001, "a", "077"))
         late = start(TEAMMATE, cache, 61_002, "b", "022")
-        assert "you have no permission" in late.communicate(timeout=60)[1].splitlines()[-1]
+        assert "you have no permission" in late.communicate(timeout=300)[1].splitlines()[-1]
 
 
 READ = """

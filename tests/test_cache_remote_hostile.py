@@ -13,7 +13,7 @@ from remote_places import assert_same, files_at, leftovers, served
 from servers import HttpServer, SshServer
 from small_media import TinyCache
 
-import cache.remote_options
+import cache.remote_web
 from cache.__main__ import main
 from cache.errors import CacheError
 from cache.push import PushOptions, plan_push
@@ -74,7 +74,7 @@ class TestDripping:
         capsys: Capture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(cache.remote_options, "WAIT_S", 1.0)
+        monkeypatch.setattr(cache.remote_web, "WINDOW_S", 2.0)
         shard = min(path.name for path in home.folder.glob("shards/*.h5"))
         only = shard if name == ".h5" else name
         with http_server.behaving(only=only, drip=1, says=5000):
@@ -82,7 +82,7 @@ class TestDripping:
         assert "fewer than 1,000 a second: given up" in error
         assert "--min-rate 0" in error
         assert only in error
-        monkeypatch.setattr(cache.remote_options, "WAIT_S", 60.0)
+        monkeypatch.setattr(cache.remote_web, "WINDOW_S", 60.0)
         assert main(["pull", web, str(tmp_path / "back")]) == 0
         assert_same(home.folder, tmp_path / "back")
 
@@ -94,7 +94,7 @@ class TestDripping:
         capsys: Capture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(cache.remote_options, "WAIT_S", 1.0)
+        monkeypatch.setattr(cache.remote_web, "WINDOW_S", 2.0)
         with http_server.behaving(only=one.shard, drip=1):
             error = refused(capsys, one.url, tmp_path / "back", "--ids", one.ids)
         assert "fewer than 1,000 a second: given up" in error
@@ -108,7 +108,7 @@ class TestDripping:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """(It ends here because 60 bytes are no cache.json.)"""
-        monkeypatch.setattr(cache.remote_options, "WAIT_S", 0.5)
+        monkeypatch.setattr(cache.remote_web, "WINDOW_S", 2.0)
         with http_server.behaving(only="cache.json", drip=1, says=60):
             error = refused(capsys, web, tmp_path / "back", "--min-rate", "0")
         assert "not a cache identity" in error
