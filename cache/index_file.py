@@ -17,6 +17,7 @@ from cache.names import check_id
 from cache.plain import (
     encode_text,
     open_hdf5,
+    parse_json,
     plain_dataset,
     read_attribute,
     reading,
@@ -130,7 +131,7 @@ def _facts(file: h5py.File, count: int, width: int) -> list[ShardFacts]:
 
 
 def _made_by(file: h5py.File, rows: np.ndarray[Any, Any]) -> list[str]:
-    found = json.loads(whole(plain_dataset(file, "made_by_json")).tobytes())
+    found = parse_json(whole(plain_dataset(file, "made_by_json")).tobytes())
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise CacheError(f"{file.filename}: made_by_json is no list of texts; refused")
     numbers = rows["made_by"]
@@ -165,7 +166,7 @@ def _check_places(
 
 def _failures(path: Path, names: Sequence[str], text: bytes) -> list[Reported]:
     found = []
-    for entry in json.loads(text):
+    for entry in parse_json(text):
         shard, when, by = names[entry.pop("shard")], entry.pop("when"), entry.pop("by")
         failure = Failure(**entry)
         values = [*vars(failure).values(), when, by]
@@ -182,6 +183,8 @@ def _check_ids(path: Path, ids: np.ndarray[Any, Any]) -> None:
     """Refuse ids that `check_id` refuses, without a Python call for each of 200,000 plain ones."""
     if ids.dtype.kind != "S" or ids.ndim != 1:
         raise CacheError(f"{path}: clip/id is not a list of texts")
+    if ids.dtype.itemsize > MAX_ID_BYTES:
+        raise CacheError(f"{path}: has an id longer than {MAX_ID_BYTES} bytes; refused")
     if not len(ids):
         return
     data = np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), -1)
@@ -193,5 +196,3 @@ def _check_ids(path: Path, ids: np.ndarray[Any, Any]) -> None:
         problem = check_id(value.decode())
         if problem:
             raise CacheError(f"{path}: {problem}; refused")
-    if data.shape[1] > MAX_ID_BYTES:
-        raise CacheError(f"{path}: has an id longer than {MAX_ID_BYTES} bytes; refused")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,30 @@ import numpy.typing as npt
 
 from cache.errors import CacheError
 from cache.names import check_id
-from cache.plain import open_hdf5, plain_dataset, read_attribute, reading, whole
+from cache.plain import (
+    open_hdf5,
+    parse_json,
+    plain_dataset,
+    read_attribute,
+    reading,
+    room,
+    whole,
+)
 from cache.rows import Layout, layout_names, make_layout
-from cache.schema import FORMAT, JPEG_BYTES, JPEG_END, MAX_TEXT_BYTES, row_layout
+from cache.schema import (
+    FORMAT,
+    JPEG_BYTES,
+    JPEG_END,
+    MAX_TEXT_BYTES,
+    ROW_FIELDS,
+    row_bytes,
+    row_layout,
+)
 from cache.shard import END_OF_TIME_NS, Failure, Origin
 
 Array = npt.NDArray[Any]
+_ROW_BYTES = row_bytes(ROW_FIELDS)
+_FAILURE_BYTES = 64  # the path of its media is in the message of each
 
 
 class Shard:
@@ -36,6 +53,7 @@ class Shard:
             check_fingerprint(self._file, identity)
             self._config = identity["config"]
             self._fields = {spec.name: spec for spec in row_layout(self._config)}
+            self._count_of("rows/id", _ROW_BYTES)
             with reading(path, "rows/id"):
                 self.ids = [value.decode() for value in self.text("rows/id").tolist()]
             for problem in filter(None, map(check_id, self.ids)):
@@ -81,13 +99,13 @@ class Shard:
 
     def origins(self) -> tuple[list[Origin], list[Origin]]:
         """When and by what each row, and each failure, was made."""
-        failures = len(self.text("failures/id"))
+        failures = self._count_of("failures/id", _FAILURE_BYTES)
         if "origin" not in self:
             origin = self.created_ns, self.provenance
             return [origin] * len(self.ids), [origin] * failures
         with reading(self.path, "the origins of its rows"):
             text = whole(self.checked("origin/made_by_json", None, np.dtype(np.uint8))).tobytes()
-            made_by = [self._bounded(entry) for entry in json.loads(text)]
+            made_by = [self._bounded(entry) for entry in parse_json(text)]
             found = []
             for group, count in (("rows", len(self.ids)), ("failures", failures)):
                 when, by = (
@@ -136,8 +154,20 @@ class Shard:
             offsets = [places.get(name, 0) for name in layout_names(self._config)]
             return make_layout(self._config, offsets, chunks)
 
+    def _count_of(self, name: str, bytes_each: int) -> int:
+        """How many texts a list has; CacheError for more than the file has room for.
+
+        Asked before the list is read, as each becomes an object that is larger than itself.
+        """
+        shape = self.checked(name, None, None).shape
+        count = shape[0] if shape else 0
+        if count * bytes_each > room(self.path) + 64 * bytes_each:
+            raise CacheError(f"{self.path}: {name} claims {count:,} entries; refused")
+        return int(count)
+
     def failures(self) -> list[Failure]:
         """The clips that failed in this shard."""
+        self._count_of("failures/id", _FAILURE_BYTES)
         texts = [self.text(f"failures/{name}") for name in ("id", "stage", "message")]
         with reading(self.path, "failures"):
             numbers = [

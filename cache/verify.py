@@ -21,13 +21,13 @@ from cache.folder import read_identity
 from cache.index import shard_files
 from cache.index_file import INDEX_FILE, load_index, parse_index, stored_index
 from cache.labels_file import read_labels
-from cache.plain import read_plain
+from cache.plain import parse_json, read_plain
 from cache.reader import open_cache
 from cache.schema import SHARD_FOLDER
 from cache.sealed import check_seal
 
 RECORD_FILE = "verified.json"
-_RECORD_LIMIT_BYTES = 64 << 20
+_RECORD_LIMIT_BYTES = 16 << 20
 _DERIVED = (
     "nothing is lost, it is derived: `make features` or `python -m cache repair` writes it anew"
 )
@@ -120,7 +120,7 @@ def _store_record(folder: Path, record: dict[str, Any]) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What the last `verify` noted; None where there was none, or its note is unreadable."""
     try:
-        record = json.loads(read_plain(folder / RECORD_FILE, _RECORD_LIMIT_BYTES))
+        record = parse_json(read_plain(folder / RECORD_FILE, _RECORD_LIMIT_BYTES))
         damaged = {str(n): [str(i) for i in ids] for n, ids in record["damaged"].items()}
         counts = {name: int(record[name]) for name in ("shards", "clips", "problems")}
         return {"at": str(record["at"]), **counts, "damaged": damaged}

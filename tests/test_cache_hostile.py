@@ -258,7 +258,7 @@ BENT_DATA: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "fewer rows": (put("rows/sha256", data=np.zeros((1, 32), "u1")), "expected uint8 (2, 32)"),
     "scalar": (put("rows/id", data=np.bytes_(b"a")), "not a list of short texts"),
     "no data": (put("rows/id", dtype="S4", data=h5py.Empty("S4")), "rows/id"),
-    "never written": (put("audio/mel", shape=(2, 44, 8), dtype="f2"), "places"),
+    "never written": (put("audio/mel", shape=(2, 44, 8), dtype="f2"), "never written"),
     "time as text": (lambda f: f.attrs.__setitem__("created_ns", np.bytes_(b"x")), "created_ns"),
     "late time": (lambda f: f.attrs.__setitem__("created_ns", np.uint64(2**64 - 1)), "created_ns"),
     "early time": (lambda f: f.attrs.__setitem__("created_ns", -1), "created_ns"),

@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
+import soundfile
 from small_media import (
     CONFIG,
+    RATE_HZ,
     SMALL_FLAGS,
     TinyCache,
     assert_same_clip,
     assert_same_rows,
+    noise,
     random_row,
     tiny_cache,
     write_set,
@@ -526,6 +530,38 @@ class TestIndexAgainstShards:
             save_index(stored.folder, stored.identity, left)
             assert "says otherwise" in verify(stored.folder).problems[0]
 
+    def test_any_lie_is_refused_or_told(self, stored: TinyCache) -> None:
+        """Columns exchanged, shifted and made up, sealed again: no clip gets another's features."""
+        stored.write("e", "f", seed=30)
+        path = stored.store_index()
+        good, whole = path.read_bytes(), open_cache(stored.folder)
+        rows = dict(zip(whole.ids, whole.read("audio/mel"), strict=True))
+        rng, told = np.random.default_rng(0), 0
+        for _ in range(60):
+            path.write_bytes(good)
+            with h5py.File(path, "r+") as file:
+                for name in rng.choice(["id", *COLUMNS], int(rng.integers(1, 4)), replace=False):
+                    values = file[f"clip/{name}"][()]
+                    a, b = rng.choice(len(values), 2, replace=False)
+                    values[[a, b]] = values[[b, a]]
+                    if rng.random() < 0.3:
+                        values = np.roll(values, 1, axis=0)
+                    file[f"clip/{name}"][...] = values
+            changed = path.read_bytes() != good
+            write_seal(path)
+            problems = verify(stored.folder).problems
+            told += bool(problems)
+            assert changed or not problems
+            found = open_cache(stored.folder)
+            for row, clip_id in enumerate(found.ids):
+                try:
+                    (mel,) = found.read("audio/mel", [row])
+                except CacheError:
+                    assert problems
+                else:
+                    assert mel.tobytes() == rows[clip_id].tobytes()
+        assert told > 30
+
     def test_a_damaged_row_of_a_shard_that_it_swaps(self, stored: TinyCache) -> None:
         """Two faults at a time lose no more than the row that was hit."""
         index = load_index(stored.folder, stored.identity)
@@ -609,3 +645,59 @@ def test_extraction_repeats_exactly_the_damaged_clip(
     assert main([*flags, "--cache", str(folder)]) == 0
     assert extracted == []
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_clip_whose_newer_row_is_damaged_is_missing_until_extracted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its media changed, it was extracted again, then the newer row was hit."""
+    data, folder = tmp_path / "set", tmp_path / "cache"
+    ids = write_set(data, 3)
+    flags = ["--data", str(data), "--weights", "random:0", "--jobs", "1", *SMALL_FLAGS]
+    assert main([*flags, "--cache", str(folder)]) == 0
+    before = open_cache(folder)
+    old = before.read("audio/mel", [before.row(ids[1])]).tobytes()
+    soundfile.write(data / "audio_wav" / f"{ids[1]}.wav", noise(0.9), RATE_HZ, "PCM_16")
+    assert main([*flags, "--cache", str(folder)]) == 0
+    changed = open_cache(folder)
+    new = changed.read("audio/mel", [changed.row(ids[1])]).tobytes()
+    assert new != old
+    entry = changed.index.clips[ids[1]]
+    place = changed.index.layout(entry.shard).span("audio/mel", entry.row, entry.row + 1)[0]
+    flip(folder / "shards" / entry.shard, place)
+
+    for _ in range(2):  # it stays so until it is extracted
+        capsys.readouterr()
+        assert cache_command(["repair", str(folder)]) == 1
+        assert "2 clips; 1 lost, to extract again" in capsys.readouterr().out
+        assert ids[1] not in open_cache(folder)
+    assert cache_command(["verify", str(folder)]) == 0
+    assert main([*flags, "--cache", str(folder)]) == 0
+    found = open_cache(folder)
+    assert found.read("audio/mel", [found.row(ids[1])]).tobytes() == new
+    assert cache_command(["repair", str(folder)]) == 0
+
+
+def test_repair_says_that_a_shard_s_clips_are_not_known(
+    stored: TinyCache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stored.folder / "index.h5").unlink()
+    flip(next((stored.folder / "shards").glob("*.h5")), 0)
+    assert cache_command(["repair", str(stored.folder)]) == 1
+    text = capsys.readouterr().out
+    assert "0 lost, to extract again, and those of 1 shard(s), which nobody knows" in text
+    assert "where they have older rows, `make features` compares those with the media" in text
+
+
+def test_silence_is_whole(tmp_path: Path) -> None:
+    """Extracted from media without a sound, in pictures that are all the same."""
+    data, folder = tmp_path / "set", tmp_path / "cache"
+    ids = write_set(data, 2)
+    soundfile.write(data / "audio_wav" / f"{ids[0]}.wav", np.zeros(RATE_HZ), RATE_HZ, "PCM_16")
+    for path in (data / "video_frames" / ids[0]).iterdir():
+        cv2.imwrite(str(path), np.zeros((48, 64, 3), np.uint8))
+    flags = ["--data", str(data), "--weights", "random:0", "--jobs", "1", *SMALL_FLAGS]
+    assert main([*flags, "--cache", str(folder)]) == 0
+    assert sorted(open_cache(folder).ids) == sorted(ids)
+    assert verify(folder).problems == []

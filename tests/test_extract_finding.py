@@ -18,9 +18,9 @@ from small_media import SMALL_FLAGS, write_set
 import cache.cores
 import extract.clips
 import extract.finding
-from cache.annotations import check_id
 from cache.cores import cores
 from cache.errors import AnnotationError, MediaError
+from cache.names import check_id
 from cache.reader import open_cache
 from cache.schema import MAX_ID_BYTES
 from extract.__main__ import main
