@@ -282,6 +282,8 @@ def _row(clip_id: str, category: str, start: str, end: str) -> Row | str:
         comma = "; write 1.5, not 1,5" if "," in start + end else ""
         return f"expected start and end in seconds, found {start[:40]!r} and {end[:40]!r}{comma}"
     start_s, end_s = float(start) + 0.0, float(end) + 0.0  # -0 is 0
-    if not (math.isfinite(start_s) and math.isfinite(end_s) and 0 <= start_s <= end_s):
-        return f"expected 0 <= start <= end in seconds, found {start_s:g} and {end_s:g}"
+    finite = math.isfinite(start_s) and math.isfinite(end_s)
+    if not (finite and 0 <= start_s <= end_s):
+        both = "" if finite else ", both finite"
+        return f"expected 0 <= start <= end in seconds{both}, found {start_s:g} and {end_s:g}"
     return Row(clip_id, category, start_s, end_s)
