@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import multiprocessing
 import os
@@ -21,6 +20,7 @@ import pytest
 import soundfile
 from small_media import (
     SMALL_FLAGS,
+    Held,
     assert_same_rows,
     noise,
     random_row,
@@ -552,27 +552,6 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 LARGE = ("--resize-px", "256", "--frame-size-px", "224", "--num-frames", "8")
-
-
-class Held:
-    """A clip of a set whose sound is a pipe that nobody writes to, until it is let go."""
-
-    def __init__(self, data: Path, clip_id: str) -> None:
-        self.id, self.path = clip_id, data / "audio_wav" / f"{clip_id}.wav"
-        self._aside = data / "aside.wav"
-        self.path.rename(self._aside)
-        os.mkfifo(self.path)
-
-    def reached(self, cache: Path) -> bool:
-        """Whether a worker is at it."""
-        for note in cache.glob(".working-*"):
-            with contextlib.suppress(FileNotFoundError):
-                if note.read_text() == self.id:
-                    return True
-        return False
-
-    def let_go(self) -> None:
-        self._aside.replace(self.path)
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
