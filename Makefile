@@ -30,12 +30,13 @@ READY := .venv/.installed
 # Only ARGS is more than one word: it is split as a shell splits words, and nothing in it is run.
 define APPEND_ARGS
 import os, shlex, sys
-try:
-    words = shlex.split(os.environ["ARGS"])
-except ValueError as error:
-    print("error: ARGS: expected words, quotes in pairs:", error, file=sys.stderr)
-    sys.exit(2)
-os.execv(sys.argv[1], sys.argv[1:] + words)
+def words(text):
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        print("error: ARGS: expected words, quotes in pairs:", error, file=sys.stderr)
+        sys.exit(2)
+os.execv(sys.argv[1], sys.argv[1:] + words(os.environ["ARGS"]))
 endef
 export APPEND_ARGS
 with_args := $(PY) -c "$$APPEND_ARGS" $(PY)
