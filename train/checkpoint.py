@@ -122,24 +122,43 @@ def tensors_like(
 
     Raises CheckpointError that names what doesn't fit.
     """
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise CheckpointError(f"{path}: {what} holds no tensors; {_AGAIN}")
-    for name in [*wanted, *found]:
-        value, like = found.get(name), wanted.get(name)
-        if like is None or not isinstance(value, Tensor) or value.shape != like.shape:
-            there = tuple(value.shape) if isinstance(value, Tensor) else "nothing"
-            raise CheckpointError(
-                f"{path}: {what}: its tensors don't fit its settings: expected {str(name)[:80]} "
-                f"{'absent' if like is None else tuple(like.shape)}, found {there}; it was made by "
-                "another version of this program, or edited"
-            )
-        if value.dtype != torch.float32 or value.layout != torch.strided or value.is_meta:
-            raise CheckpointError(f"{path}: {what}: {name} is not a float32 tensor; {_AGAIN}")
+    for name, value in found.items():
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            raise CheckpointError(f"{path}: {what}: {name[:80]} is not a float32 tensor; {_AGAIN}")
         if not bool(value.isfinite().all()):
             raise CheckpointError(
-                f"{path}: {what}: {name} holds numbers that are not finite; {_AGAIN}"
+                f"{path}: {what}: {name[:80]} holds numbers that are not finite; {_AGAIN}"
             )
+    _check_fit(path, found, wanted, what)
     return dict(found)
+
+
+def _check_fit(
+    path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str
+) -> None:
+    """Raise CheckpointError, naming the first few, where tensors are not those of the model."""
+    kinds = {
+        "missing": wanted.keys() - found.keys(),
+        "not known here": found.keys() - wanted.keys(),
+        "of another shape": {
+            f"{name} {list(found[name].shape)}, expected {list(value.shape)}"
+            for name, value in wanted.items()
+            if name in found and found[name].shape != value.shape
+        },
+    }
+    parts = [
+        f"{len(names)} {kind}: {', '.join(name[:120] for name in sorted(names)[:3])}"
+        + (", …" if len(names) > 3 else "")
+        for kind, names in kinds.items()
+        if names
+    ]
+    if parts:
+        raise CheckpointError(
+            f"{path}: {what}: its tensors don't fit this program and its settings "
+            f"({'; '.join(parts)}); it was made by another version, or edited"
+        )
 
 
 def _payload(path: Path) -> Mapping[str, Any]:
