@@ -73,10 +73,12 @@ def _blocks(
     for _, time_s, frame in decoded(streams.audio):
         if frame is None or time_s - streams.start_s >= config.clip_seconds:
             return
-        kind = frame.format.name, frame.layout.name, frame.sample_rate
-        if kind[0] != "fltp" and kind not in resamplers:
-            resamplers[kind] = av.AudioResampler(format="fltp")
-        parts = [frame] if kind[0] == "fltp" else resamplers[kind].resample(frame)
+        parts = [frame]
+        if frame.format.name != "fltp":
+            kind = frame.format.name, frame.layout.name, frame.sample_rate
+            if kind not in resamplers:
+                resamplers[kind] = av.AudioResampler(format="fltp")
+            parts = resamplers[kind].resample(frame)
         for part in parts:
             channels = part.to_ndarray()
             mono = channels[0] if len(channels) == 1 else channels.mean(axis=0)

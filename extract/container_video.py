@@ -128,10 +128,11 @@ def _end_s(packets: list[Any], streams: Streams | None = None) -> float:
     shown = [packet for packet in packets if packet.pts is not None]
     if not shown:
         return -math.inf
-    times_s = sorted(seconds(packet.pts, packet.time_base) for packet in shown)
+    time_base = shown[0].time_base
+    times_s = [seconds(stamp, time_base) for stamp in sorted(packet.pts for packet in shown)]
     step = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
     last = max(shown, key=lambda packet: packet.pts)
-    length = seconds(last.duration, last.time_base) if last.duration else step
+    length = seconds(last.duration, time_base) if last.duration else step
     end_s = times_s[-1] + (length if 0 < length <= LONG_STEPS * max(step, 1e-3) else step)
     if streams is None:
         return end_s
@@ -155,7 +156,8 @@ def _needed_frames(
 ) -> list[tuple[float, Any]] | None:
     """(time, frame) on screen at each target by the packets' times, or None."""
     stamps = sorted(packet.pts for packet in packets if packet.pts is not None)
-    times_s = np.array([seconds(stamp, packets[0].time_base) for stamp in stamps])
+    time_base = packets[0].time_base
+    times_s = np.array([seconds(stamp, time_base) for stamp in stamps])
     places = np.maximum(np.searchsorted(times_s, targets_s, side="right") - 1, 0)
     needed = [stamps[place] for place in places]
     frames = {f.pts: (s, f) for _, s, f in decoded(packets, needed) if f and f.pts in needed}

@@ -124,7 +124,7 @@ def _disagreement(paths: list[Path], length_s: float) -> str:
 
     Names tell a time only where all of them are seconds, one at least with a decimal point.
     """
-    if not any("." in path.stem for path in paths):
+    if max(path.name.count(".") for path in paths) < 2:
         return ""
     if not all(_SECONDS.fullmatch(path.stem) for path in paths):
         return ""

@@ -51,7 +51,8 @@ def read_picture(path: Path, digest: Any) -> cv2.typing.MatLike:
     """
     try:
         with open_media(path) as file:
-            data = file.read(MAX_PICTURE_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, MAX_PICTURE_BYTES) + 1)
         digest.update(data)
         _check(path, data)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
