@@ -17,6 +17,7 @@ from extract.clips import centres_s
 from extract.config import ExtractConfig
 from extract.decoded import Decoded, Picture
 from extract.media_file import MAX_PIXELS
+from extract.mp4_track import track_end_s
 from extract.streams import Streams, declared_end_s, decoded, seconds
 
 MINIMUM_S = 0.08
@@ -123,7 +124,7 @@ def _end_s(packets: list[Any], streams: Streams | None = None) -> float:
 
     With `streams`, by all that the file says, for a picture may stay: a still, a slide, motion
     and then rest. It stays until the next one, be that after the clip, or for its packet's
-    duration, or until the stream's declared end; within the container's length.
+    duration, or until the stream's or the track's declared end; within the container's length.
     """
     shown = [packet for packet in packets if packet.pts is not None]
     if not shown:
@@ -146,9 +147,16 @@ def _end_s(packets: list[Any], streams: Streams | None = None) -> float:
             stays_s = min(stays_s, _end_s(streams.audio))
     if container_s > end_s:
         stays_s = min(stays_s, container_s)
+    if "mp4" in streams.format and last is not packets[-1] and _complete(packets):
+        stays_s = float(np.fmax(stays_s, track_end_s(streams.path, last.stream.id)))
     if stays_s > end_s + step:
         end_s = stays_s
     return streams.next_s if streams.next_s > end_s else end_s
+
+
+def _complete(packets: list[Any]) -> bool:
+    """Whether all that the stream's table lists is there: nothing is beyond the clip, or cut."""
+    return len(packets) >= packets[0].stream.frames and not packets[-1].is_corrupt
 
 
 def _needed_frames(

@@ -35,18 +35,25 @@ class Streams:
 
     Attributes
     ----------
+    path: the file.
+    format: FFmpeg's name of the container's kind.
     start_s: the container's start, which is the clip's.
     media_s: length that the container declares; NaN where it declares none.
     next_s: time of the first picture that comes too late for the clip; NaN where none does.
-    stores_pts: whether the container stores presentation times; AVI doesn't.
     """
 
+    path: Path
+    format: str
     start_s: float
     media_s: float
-    stores_pts: bool = True
     audio: list[Any] = field(default_factory=list)
     video: list[Any] = field(default_factory=list)
     next_s: float = math.nan
+
+    @property
+    def stores_pts(self) -> bool:
+        """Whether the container stores presentation times at all."""
+        return self.format != "avi"
 
 
 def read_packets(path: Path, container: Any, config: ExtractConfig) -> Streams:
@@ -61,9 +68,10 @@ def read_packets(path: Path, container: Any, config: ExtractConfig) -> Streams:
     }
     begin, length = container.start_time, container.duration
     streams = Streams(
+        path=path,
+        format=container.format.name,
         start_s=begin / av.time_base if begin is not None else 0.0,
         media_s=length / av.time_base if length is not None else math.nan,
-        stores_pts=container.format.name != "avi",
     )
     packets, beyond = _demux(container, list(chain(*wanted.values())), streams.start_s, config)
     if "audio" in wanted:

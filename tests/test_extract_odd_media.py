@@ -21,6 +21,7 @@ from extract.config import ExtractConfig
 from extract.decoded import Decoded
 from extract.demo import write_mp4
 from extract.media import decode
+from extract.mp4_track import track_end_s
 from extract.video import preprocess
 
 BOTH = ExtractConfig.parse({"clip_seconds": 10.0})
@@ -159,6 +160,18 @@ class TestStaying:
         write_pictures(tmp_path / name, [0.0, 2.0, 3.0], 7.0, bf="0")
         assert_on_screen(take(tmp_path / name), [0.0, 2.0, 3.0])
 
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+    @pytest.mark.parametrize("heard", [False, True])
+    def test_slides_with_b_frames(self, tmp_path: Path, name: str, heard: bool) -> None:
+        """The picture that is shown last is not the one that is decoded last."""
+        sound = tone(10.0) if heard and name != "a.mov" else None
+        path, times_s = tmp_path / name, [0.0, 2.0, 3.0]
+        write_pictures(path, times_s, 7.0, sound=sound, bf="2", b_strategy="0")
+        with av.open(str(path)) as file:
+            stamps = [packet.pts for packet in file.demux(video=0) if packet.size]
+        assert stamps != sorted(stamps)
+        assert_on_screen(take(path), times_s)
+
     @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
     def test_the_next_slide_comes_after_the_clip(self, tmp_path: Path, name: str) -> None:
         write_pictures(tmp_path / name, [0.0, 60.0], 3.0, bf="0")
@@ -177,6 +190,47 @@ class TestStaying:
         write_pictures(path, np.arange(40) / 10, 6.1, bf="0")
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 4 // 5])
         assert 0.5 < take(path).valid_s < 3.5
+
+    @pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+    def test_nor_a_cut_mp4(self, tmp_path: Path, share: float) -> None:
+        path = tmp_path / "a.mp4"
+        with av.open(str(path), "w", options={"movflags": "faststart"}) as out:
+            write_pictures(tmp_path / "b.mp4", np.arange(40) / 10, 6.1, bf="2", b_strategy="0")
+            with av.open(str(tmp_path / "b.mp4")) as file:
+                stream = out.add_stream_from_template(file.streams.video[0])
+                for packet in file.demux(video=0):
+                    if packet.size:
+                        packet.stream = stream
+                        out.mux(packet)
+        data = path.read_bytes()
+        begin = data.index(b"mdat")
+        path.write_bytes(data[: begin + round(share * (len(data) - begin))])
+        clip = take(path)
+        assert clip.valid_s < 4.1
+        assert levels(clip) == pytest.approx(20 + 50 * clip.frame_time_s, abs=3)
+
+
+class TestTrackHeader:
+    def test_bent_boxes_say_nothing_or_a_length(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.mp4"
+        write_mp4(path, None, RATE_HZ, grey_frames(range(20, 220, 5)), 10)
+        whole = path.read_bytes()
+        assert track_end_s(path, 1) == pytest.approx(4.0)
+        assert np.isnan(track_end_s(path, 2))
+        begin = whole.rindex(b"moov")
+        rng = np.random.default_rng(0)
+        for _ in range(300):
+            bent = bytearray(whole)
+            for place in rng.integers(begin - 4, len(whole), 3):
+                bent[place] = rng.integers(0, 256)
+            path.write_bytes(bent[: rng.integers(begin, len(whole))])
+            found = track_end_s(path, 1)
+            assert np.isnan(found) or found >= 0
+
+    def test_other_files_say_nothing(self, tmp_path: Path) -> None:
+        for data in (b"", b"moov", bytes(1000), b"\0\0\0\x08moov" * 100):
+            (tmp_path / "a").write_bytes(data)
+            assert np.isnan(track_end_s(tmp_path / "a", 1))
 
 
 def add_cover(path: Path, first: bool) -> None:
