@@ -42,11 +42,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Done:
-    """What a worker reports of a shard: its name and counts, who made it, in which time."""
+    """What a worker reports of a shard: its name and counts, who made it, in which time.
+
+    `notes` are sentences about clips whose rows are made, but not without a doubt.
+    """
 
     written: Written
     worker: str
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def clips(self) -> int:
@@ -112,7 +116,7 @@ class ShardJob:
                     message = f"{source.path}: unforeseen {type(error).__name__}: {error}"
                     failures.append(self.failure(source, "unforeseen", message))
             written = self.write(clips, failures)
-        return Done(written, _worker(), time.perf_counter() - started)
+        return Done(written, _worker(), time.perf_counter() - started, tuple(extractor.notes))
 
     def write(self, clips: Sequence[Clip], failures: Sequence[Failure]) -> Written:
         """Write a shard to where this job's shards go."""

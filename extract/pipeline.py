@@ -25,6 +25,7 @@ from extract.workers import Workers
 
 SHARD_CLIPS = 32
 _SHOWN_WORKERS = 12
+_SHOWN_NOTES = 12
 
 
 def run(
@@ -121,17 +122,26 @@ def _receiver(store: str, folder: Path) -> Iterator[Callable[[str, int], None]]:
 
 @dataclass
 class Tally:
-    """Clips and seconds of each worker."""
+    """Clips and seconds of each worker, and what they noted about clips."""
 
     workers: dict[str, tuple[int, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, done: Done) -> None:
         """Count a shard."""
         clips, seconds = self.workers.get(done.worker, (0, 0.0))
         self.workers[done.worker] = clips + done.clips, seconds + done.seconds
+        self.notes += done.notes
 
     def show(self) -> None:
-        """Print each worker's own rate, the slowest first, where there are several."""
+        """Print the notes, and each worker's own rate, the slowest first, where there are several.
+
+        Of either as many as fit a screen.
+        """
+        for note in self.notes[:_SHOWN_NOTES]:
+            say(f"note      {note}")
+        if len(self.notes) > _SHOWN_NOTES:
+            print(f"note      and {len(self.notes) - _SHOWN_NOTES} more clips with such notes")
         rates = sorted((c / max(s, 1e-9), name, c) for name, (c, s) in self.workers.items())
         if len(rates) < 2:
             return
