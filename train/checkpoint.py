@@ -104,6 +104,7 @@ def load(path: Path) -> tuple[FusionModel, About, Mapping[str, Any]]:
         with torch.device("meta"):
             model = FusionModel(shapes, about.config)
         state = _tensors(path, payload["model"])
+        _check_fit(path, model, state)
         model.load_state_dict(state, strict=True, assign=True)
     except AvelError:
         raise
@@ -151,6 +152,32 @@ def _tensors(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
         if not bool(value.isfinite().all()):
             raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
     return dict(state)
+
+
+def _check_fit(path: Path, model: FusionModel, state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError, naming the first few, where tensors are not those of the model."""
+    wanted = model.state_dict()
+    shaped = {
+        f"{name} {list(state[name].shape)}, expected {list(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    }
+    kinds = {
+        "missing": wanted.keys() - state.keys(),
+        "not known here": state.keys() - wanted.keys(),
+        "of another shape": shaped,
+    }
+    parts = [
+        f"{len(names)} {kind}: {', '.join(name[:120] for name in sorted(names)[:3])}"
+        + (", …" if len(names) > 3 else "")
+        for kind, names in kinds.items()
+        if names
+    ]
+    if parts:
+        raise CheckpointError(
+            f"{path}: its tensors don't fit this program ({'; '.join(parts)}); it was made by "
+            "another version, which record.json beside it names, or edited"
+        )
 
 
 def _first_line(error: BaseException) -> str:
