@@ -204,11 +204,12 @@ def _ave_lines(lines: _Lines) -> Iterator[tuple[int, Row | str]]:
         if len(parts) == 5:
             yield lines.number, _row(parts[1], parts[0], parts[3], parts[4])
         else:
-            shown = line.rstrip("\r\n")[:80]
+            hint = "; no name may have a & in it" if len(parts) > 5 else ""
+            hint = "; a CSV's name ends in .csv" if len(parts) == 1 and "," in line else hint
             yield (
                 lines.number,
-                f"expected Category&VideoID&Quality&StartTime&EndTime, found {shown!r}"
-                + ("; no name may have a & in it" if len(parts) > 5 else ""),
+                "expected Category&VideoID&Quality&StartTime&EndTime, found "
+                f"{line.rstrip()[:80]!r}{hint}",
             )
 
 

@@ -46,7 +46,11 @@ _COLUMNS = {
 
 
 def write_labels(folder: Path, labels: Labels) -> None:
-    """Store labels in the cache, replacing what was there and recording that."""
+    """Store labels in the cache, replacing what was there and recording that.
+
+    Raises CacheError for labels that nobody could read again.
+    """
+    _check(folder / LABELS_FILE, labels)
     history = _history_after(folder, labels)
     image = sealed_image(lambda file: fill_labels(file, labels, history))
     replace_file(folder / LABELS_FILE, image)
@@ -197,6 +201,11 @@ def _arrays(labels: Labels) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
 
 
 def _check(path: Path, labels: Labels) -> None:
+    if len(labels.ids) > MAX_EVENTS or len(labels.classes) > MAX_CLASSES:
+        raise CacheError(
+            f"{path}: {len(labels.ids):,} events of {len(labels.classes):,} classes; at most "
+            f"{MAX_EVENTS:,} of {MAX_CLASSES:,} can be"
+        )
     if not np.all((labels.category >= 0) & (labels.category < len(labels.classes))):
         raise CacheError(f"{path}: a category is out of range")
     if not np.all((labels.split >= NO_SPLIT) & (labels.split < len(SPLITS))):
@@ -209,5 +218,5 @@ def _check(path: Path, labels: Labels) -> None:
         raise CacheError(f"{path}: {problem}")
     for problem in filter(None, map(check_class, labels.classes)):
         raise CacheError(f"{path}: {problem}")
-    if len({one_form(name).strip() for name in labels.classes}) < len(labels.classes):
+    if len({one_form(name) for name in labels.classes}) < len(labels.classes):
         raise CacheError(f"{path}: a class stands twice in it")

@@ -9,6 +9,7 @@ import numpy as np
 
 from cache.annotations import Labels
 from cache.errors import CacheError
+from cache.names import one_form
 from cache.reader import Cache
 
 Event = tuple[str, float, float, int]
@@ -46,7 +47,7 @@ def merge_labels(caches: Sequence[Cache], first: int | None) -> Labels | None:
             f"{some}{' …' if len(contradictions) > 10 else ''}; settle it with --prefer PATH, "
             "or give all of them the same labels with `python -m cache relabel`"
         )
-    lists = {tuple(labels.classes) for labels in tables}
+    lists = {tuple(map(one_form, labels.classes)) for labels in tables}
     classes = list(lists.pop()) if len(lists) == 1 else sorted({c for part in lists for c in part})
     return _table(joined, classes, tables)
 
@@ -56,11 +57,11 @@ def _same(one: Labels, other: Labels) -> bool:
 
 
 def events_by_clip(labels: Labels) -> dict[str, list[Event]]:
-    """Each clip's events, sorted: class name, start, end, split."""
+    """Each clip's events, sorted: class name (in NFC), start, end, split."""
     found: dict[str, list[Event]] = defaultdict(list)
     columns = (labels.category, labels.start_s, labels.end_s, labels.split)
     for clip_id, category, *rest in zip(labels.ids, *(c.tolist() for c in columns), strict=True):
-        found[clip_id].append((labels.classes[category], *rest))
+        found[clip_id].append((one_form(labels.classes[category]), *rest))
     return {clip_id: sorted(rows) for clip_id, rows in found.items()}
 
 

@@ -26,6 +26,7 @@ from cache.labels_file import (
     read_labels,
     write_labels,
 )
+from cache.merge import merge
 from cache.plain import write_text
 from cache.reader import open_cache
 from cache.sealed import write_seal
@@ -166,7 +167,7 @@ def put(name: str, values: Any) -> Callable[[h5py.File], None]:
     ("change", "why"),
     [
         (put("classes", np.array([b"Bark", b"Bark"])), "a class stands twice"),
-        (put("classes", np.array([b"Bark", b"Bark "])), "a class stands twice"),
+        (put("classes", np.array([b"Bark", b"Bark "])), "begins or ends with a space"),
         (put("classes", np.array(["é".encode(), "e\u0301".encode()])), "a class stands twice"),
         (put("classes", np.array([b"Bark", b"a\nb"])), "control character"),
         (put("classes", np.array([b"Bark", b"a\0b"])), "control character"),
@@ -228,6 +229,35 @@ def test_a_history_that_is_no_json(tiny: TinyCache, text: bytes) -> None:
     bend(tiny, lambda file: put_history(file, text))
     with pytest.raises(CacheError, match=r"labels\.h5: history_json can't be read"):
         open_cache(tiny.folder).label_history()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"classes": [f"c{n}" for n in range(MAX_CLASSES + 1)]}, "2 events of 16,385 classes"),
+        ({"classes": ["Bark", "Bark"]}, "a class stands twice"),
+        ({"classes": ["Bark", "a\nb"]}, "control character"),
+        ({"end_s": np.array([1.0, np.inf])}, "end finite"),
+        ({"ids": ["a", "b/c"]}, "slash"),
+    ],
+)
+def test_what_nobody_could_read_is_not_written(
+    tiny: TinyCache, changes: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(CacheError, match=why):
+        write_labels(tiny.folder, Labels(**{**vars(LABELS), **changes}))
+    found = read_labels(tiny.folder)
+    assert found is not None
+    assert found.equals(LABELS)
+
+
+def test_classes_composed_and_decomposed_are_one_when_merged(tmp_path: Path) -> None:
+    tables = {"a": ["Caf\u00e9", "Horn"], "b": ["Cafe\u0301", "Bark"]}
+    for name, classes in tables.items():
+        ids = [f"{name}0", f"{name}1"]
+        tiny_cache(tmp_path / name, Labels(**{**vars(LABELS), "ids": ids, "classes": classes}))
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    assert open_cache(tmp_path / "both").labels.classes == ["Bark", "Caf\u00e9", "Horn"]
 
 
 def test_names_of_any_script_stay(tiny: TinyCache) -> None:
