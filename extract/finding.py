@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cache.annotation_files import AVE_FILE, SPLIT_FILES
 from cache.errors import AnnotationError, MediaError
 from extract.clips import PICTURE_SUFFIXES, Source, entries, picture_files, signature
 
@@ -39,7 +40,10 @@ _File = os.DirEntry[str]
 
 
 def find_annotations(data: Path) -> Path:
-    """The annotation file of a data folder: AVE's, or the only CSV there."""
+    """The annotation file of a data folder: AVE's, or the only CSV there.
+
+    AVE's split files do without `Annotations.txt`: its path then stands for those that are there.
+    """
     try:
         if not stat.S_ISDIR(data.stat().st_mode):
             return data
@@ -49,12 +53,15 @@ def find_annotations(data: Path) -> Path:
         raise AnnotationError(f"{data}: {problem}; {_EXPECTED}") from None
     for folder in _roots(data):
         names = {file.name for file in _listed(folder)}
-        for name in ("Annotations.txt", "annotations.csv"):
+        for name in (AVE_FILE, "annotations.csv"):
             if name in names:
                 return folder / name
     tables = [file.name for file in _listed(data) if _split(file.name)[1] == "csv"]
     if len(tables) == 1:
         return data / tables[0]
+    for folder in _roots(data):
+        if not tables and any(file.name in SPLIT_FILES.values() for file in _listed(folder)):
+            return folder / AVE_FILE
     shown = f" ({', '.join(tables[:5])})" if tables else ""
     raise AnnotationError(
         f"{data}: {_EXPECTED}; found {len(tables)} CSV files{shown}. Name the file with "

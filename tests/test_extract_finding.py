@@ -18,6 +18,7 @@ from small_media import SMALL_FLAGS, write_set
 import cache.cores
 import extract.clips
 import extract.finding
+from cache.annotations import read_annotations
 from cache.cores import cores
 from cache.errors import AnnotationError, MediaError
 from cache.names import check_id
@@ -82,6 +83,15 @@ class TestAnnotations:
             find_annotations(tmp_path)
         touch(tmp_path / "Labels.CSV")
         assert find_annotations(tmp_path).name == "Labels.CSV"
+
+    def test_split_files_alone_will_do(self, tmp_path: Path) -> None:
+        (tmp_path / "AVE_Dataset").mkdir()
+        for name in ("testSet.txt", "valSet.txt"):
+            touch(tmp_path / "AVE_Dataset" / name, data=f"Bark&{name[0]}&good&0&1\n".encode())
+        labels = read_annotations(find_annotations(tmp_path), 10.0)
+        assert (labels.ids, labels.split.tolist()) == (["v", "t"], [1, 2])
+        touch(tmp_path / "own.csv")
+        assert find_annotations(tmp_path).name == "own.csv"
 
     def test_several_are_named(self, tmp_path: Path) -> None:
         touch(tmp_path / "a.csv", tmp_path / "b.csv")
