@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import difflib
 import inspect
+import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 import tyro
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from cache.command import Parser, say
 from cache.errors import ConfigError
+from cache.strict_json import read_json
 
 S = TypeVar("S", bound="Settings")
 
@@ -62,7 +66,7 @@ def _explain(cls: type[BaseModel], error: ValidationError) -> str:
             sentences.append(f"unknown key {name!r}; {hint}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            found = f", found {problem['input']!r}" if name else ""
+            found = f", found {repr(problem['input'])[:200]}" if name else ""
             sentences.append(f"{name}: {message}{found}" if name else message)
     return "; ".join(sentences)
 
@@ -85,7 +89,7 @@ def command_line(
     prints the result as JSON and ends. Unknown flags end the program with exit code 2 and the
     nearest match.
     """
-    first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    first = Parser(prog=prog, add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--print-config", action="store_true")
     first.add_argument("--preset", choices=sorted(presets or {}))
@@ -93,21 +97,35 @@ def command_line(
     start = presets[known.preset] if presets and known.preset else None
     if known.config is not None:
         below = start.model_dump() if start is not None else {}
-        values = {**below, **_json_object(known.config)}
+        # A link that somebody names on purpose is followed.
+        values = {**below, **_json_object(Path(os.path.realpath(known.config)))}
         start = _relaxed(cls, values).parse(values, str(known.config))
     text = f"{inspect.getdoc(cls)}\n\n--config FILE.json gives any of these fields; "
     text += "flags win over it. --print-config shows the result as JSON."
     if presets:
         text += f" --preset {'|'.join(sorted(presets))} starts from a named set."
     try:
-        given = cast(S, tyro.cli(cls, args=rest, prog=prog, description=text, default=start))
+        with _heard():
+            given = cast(S, tyro.cli(cls, args=rest, prog=prog, description=text, default=start))
         settings = cls.model_validate(dict(given))
     except ValidationError as error:
         raise ConfigError("command line: " + _explain(cls, error)) from None
     if known.print_config:
-        print(settings.to_json(), end="")
+        say(settings.to_json().rstrip("\n"))
         raise SystemExit(0)
     return settings
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Let what tyro says of arguments, which it repeats as they are, do a terminal no harm."""
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            yield
+    finally:
+        if words.getvalue():
+            say(words.getvalue().rstrip("\n"), error=True)
 
 
 def _relaxed(cls: type[S], values: dict[str, Any]) -> type[S]:
@@ -121,12 +139,7 @@ def _relaxed(cls: type[S], values: dict[str, Any]) -> type[S]:
 
 
 def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: expected a JSON object; this is not JSON ({error})") from None
+    values = read_json(path, "expected a JSON object of settings")
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,9 @@ def run(
     config = ExtractConfig.of(identity)
     note = f"{WORKING}{secrets.token_hex(4)}-"
     job = ShardJob(
-        folder, identity, config, workers.weights, workers.device, attempts, workers.stall_s,
-        store=workers.store, note="" if workers.dask else note,
+        folder, identity, config, workers.weights, workers.device, attempts,
+        newest_ns(index, (source.id for source in todo)), workers.stall_s, workers.store,
+        note="" if workers.dask else note,
     )  # fmt: skip
     tally = Tally()
     try:
@@ -66,7 +66,7 @@ def run(
         finished = True
     except KeyboardInterrupt:
         finished = False
-        print("\nstopping: what is finished is kept", file=sys.stderr)
+        say("\nstopping: what is finished is kept", error=True)
         if not workers.dask:
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
     finally:
@@ -76,6 +76,17 @@ def run(
             save_index(folder, identity, load_index(folder, identity))
     tally.show()
     return load_index(folder, identity), finished
+
+
+def newest_ns(index: Index, ids: Iterable[str]) -> dict[str, int]:
+    """When the newest row or failure of each clip was made that has any, ns since 1970."""
+    found: dict[str, int] = {}
+    for one in index.reported:
+        found[one.failure.id] = max(one.created_ns, found.get(one.failure.id, 0))
+    wanted = set(ids)
+    for clip_id in wanted & set(index.clips):
+        found[clip_id] = max(index.clips[clip_id].created_ns, found.get(clip_id, 0))
+    return {clip_id: when for clip_id, when in found.items() if clip_id in wanted}
 
 
 Engine = Callable[[list[Source]], Iterator[Done]]
@@ -135,9 +146,9 @@ class Tally:
         if len(rates) < 2:
             return
         for rate, name, clips in rates[:_SHOWN_WORKERS]:
-            print(f"worker    {name}: {clips} clips, {rate:.1f} clips/s")
+            say(f"worker    {name}: {clips} clips, {rate:.1f} clips/s")
         if len(rates) > _SHOWN_WORKERS:
-            print(f"worker    and {len(rates) - _SHOWN_WORKERS} more, none slower")
+            say(f"worker    and {len(rates) - _SHOWN_WORKERS} more, none slower")
 
 
 def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
@@ -147,6 +158,13 @@ def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
         try:
             yield from _parallel(job, groups_of(remaining, jobs), jobs)
             return
+        except OSError as error:  # no room for their semaphores in /dev/shm, no more processes, …
+            if jobs == 1:
+                raise
+            say(f"note      no worker processes ({error}): going on in this one alone", error=True)
+            jobs = 1
+            index = load_index(job.folder, job.identity)
+            remaining = [source for source in remaining if not job.finished(source, index)]
         except TerminatedWorkerError:
             index = load_index(job.folder, job.identity)
             suspects = interrupted(job.folder, job.note)

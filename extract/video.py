@@ -7,6 +7,7 @@ The network is torchvision's (Howard et al., "Searching for MobileNetV3", ICCV 2
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from collections.abc import Mapping
 from functools import lru_cache
@@ -22,7 +23,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import mobilenet_v3_large, mobilenet_v3_small
 
-from cache.errors import ConfigError
+from cache.errors import CacheError, ConfigError
+from cache.torch_file import read_torch_file
 from extract.config import ExtractConfig
 from extract.weights import imagenet_file
 
@@ -30,7 +32,9 @@ BUILDERS = {"small": mobilenet_v3_small, "large": mobilenet_v3_large}
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Picture = npt.NDArray[np.uint8]
 # What torch.load raises on files that are none of its own: bytes taken for pickle opcodes.
-_UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError)
+_UNREADABLE = (
+    *(CacheError, OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError),
+)
 
 
 def preprocess(frames: list[Picture], config: ExtractConfig) -> torch.Tensor:
@@ -132,7 +136,9 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 def _load_state(features: nn.Module, path: Path, variant: str) -> None:
     wanted = features.state_dict()
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        # A link that somebody names on purpose is followed.
+        file = read_torch_file(Path(os.path.realpath(path)), legacy=True)
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
@@ -152,6 +158,11 @@ def _load_state(features: nn.Module, path: Path, variant: str) -> None:
             raise ConfigError(
                 f"{path}: not the weights of mobilenet_v3_{variant}: expected "
                 f"features.{name} {tuple(values.shape)}, found {have}"
+            )
+        if not bool(given.isfinite().all()):
+            raise ConfigError(
+                f"{path}: features.{name} holds numbers that are not finite: the file is damaged; "
+                "get it anew"
             )
     features.load_state_dict({name: found[name] for name in wanted})
 

@@ -21,13 +21,21 @@ def check_weights(weights: str) -> None:
     if weights == "imagenet":
         return
     if weights.startswith("random:"):
-        if not weights.removeprefix("random:").isdecimal():
-            raise ConfigError(f"--weights {weights}: expected random:SEED with a whole number")
-    elif not Path(weights).is_file():
+        seed = weights.removeprefix("random:")
+        if not (seed.isdecimal() and seed.isascii() and len(seed) < 19):
+            raise ConfigError(f"--weights {weights[:80]}: expected random:SEED, a whole number")
+    elif not _is_file(weights):
         raise ConfigError(
             f"--weights {weights}: no such file; expected imagenet, random:SEED, or the path of a "
             "MobileNetV3 state dict"
         )
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def weights_file_sha256(weights: str) -> str:

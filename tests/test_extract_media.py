@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from small_media import grey_frames, noise, tone
 
 from cache.errors import MediaError
-from extract.clips import Source, centres_s, file_source, find_sources, pictures
+from extract.clips import Source, centres_s, file_source, pictures
 from extract.config import ExtractConfig
 from extract.container import _placed
 from extract.decoded import Decoded
 from extract.demo import write_jpegs, write_mp4
+from extract.finding import find_sources
 from extract.media import decode
 
 RATE_HZ = 22_050

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
 
-from train import commands, page, plots
+from train import commands, fitting, page, plots
 from train.config import TrainConfig
 from train.look import hardest
 
@@ -49,7 +49,7 @@ class Tags(html.parser.HTMLParser):
 def report(folder, modality="both", labels=None):
     cache = make_cache(folder / "cache", labels=labels or labels_for(30, 3))
     run = folder / "run"
-    commands.fit(cache, run, CONFIG.revised(modality=modality), pictures=0)
+    fitting.fit(cache, run, CONFIG.revised(modality=modality), pictures=0)
     return run / page.FILE, cache
 
 
@@ -132,11 +132,13 @@ def noisy_view(number):
     return plots.View(
         id=f"clip{number}",
         attention={
-            "gate": rng.random(20),
             "audio": rng.random((8, 20, 20)),
             "spatial": rng.random((8, 7, 7)),
             "audio_to_video": rng.random((8, 20, 8)),
         },
+        attention_of="",
+        on=rng.random(10),
+        by_gate=True,
         clip_seconds=10.0,
         step_s=0.5,
         frame_time_s=0.625 + 1.25 * np.arange(8),

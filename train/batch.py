@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cache.errors import CacheError
+
 
 @dataclass(frozen=True)
 class Sound:
@@ -76,3 +78,17 @@ class Shapes:
     cells: int
     classes: int
     clip_seconds: float
+
+
+def check_shapes(model: Shapes, clips: Shapes, modality: str) -> None:
+    """Raise CacheError unless a model reads what the clips have, of the streams that it reads."""
+    names = ["classes", "clip_seconds"]
+    names += ["audio_features"] if modality != "video" else []
+    names += ["map_channels", "cells"] if modality != "audio" else []
+    for name in names:
+        expected, found = getattr(model, name), getattr(clips, name)
+        if expected != found:
+            raise CacheError(
+                f"{name}: the model expects {expected:g}, the cache gives {found:g}; use a run "
+                "that was trained on such features"
+            )

@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cache.errors import CacheError
+from cache.finite import all_finite
 from cache.reader import Cache
 from cache.schema import AUDIO_FEATURES
 from train.batch import Batch, Frames, Shapes, Sound
@@ -209,16 +211,30 @@ class Source:
         video = ["video/maps", "video/frame_time_s"] if "video" in streams else []
         names = [*audio, *video, "rows/valid_s", "rows/audio_steps"]
         ((_, arrays),) = self.cache.by_shard(names, self.rows[clips])
+        for name in (*video, "rows/valid_s"):
+            if not all_finite(arrays[name]):
+                finite = np.array([np.isfinite(one).all() for one in arrays[name]])
+                self._check(clips, finite, name)
         return arrays
+
+    def _check(self, clips: Numbers, finite: npt.NDArray[np.bool_], what: str) -> None:
+        """Raise CacheError that names the first clip of which something is not finite."""
+        if not finite.all():
+            named = self.cache.ids[self.rows[clips[int(finite.argmin())]]]
+            raise CacheError(
+                f"{self.cache.path}: the clip {named}: {what} is not finite; "
+                f"`python -m cache verify {self.cache.path}` finds all such clips, then extract "
+                "them again"
+            )
 
     def _part(self, clips: Numbers, arrays: Arrays) -> Part:
         if self.kept is None:
-            return self._decoded(arrays)
+            return self._decoded(clips, arrays)
         if arrays:
-            self.kept[clips.tobytes()] = self._decoded(arrays)
+            self.kept[clips.tobytes()] = self._decoded(clips, arrays)
         return self.kept[clips.tobytes()]
 
-    def _decoded(self, arrays: Arrays) -> Part:
+    def _decoded(self, clips: Numbers, arrays: Arrays) -> Part:
         found: dict[str, Any] = {}
         audio = [arrays[f"audio/{n}"] for n in AUDIO_FEATURES if f"audio/{n}" in arrays]
         if audio:
@@ -227,6 +243,8 @@ class Source:
             found["audio"], found["audio_valid"] = pool_steps(
                 audio, arrays["rows/audio_steps"], hop_s, self.step_s, self.steps
             )
+            finite = found["audio"].isfinite().all(dim=2).all(dim=1).numpy()
+            self._check(clips, finite, "the mean of its sound's features (or they are too large)")
         if "video/maps" in arrays:
             time_s = arrays["video/frame_time_s"].astype(np.float32)
             span_s = (arrays["rows/valid_s"] / time_s.shape[1]).astype(np.float32)

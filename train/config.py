@@ -12,15 +12,15 @@ from cache.settings import Settings
 class TrainConfig(Settings):
     """Settings of a training run."""
 
-    num_classes: int | None = Field(default=None, ge=2)
+    num_classes: int | None = Field(default=None, ge=1, le=1 << 20)
     """Classes to tell apart; None takes the cache's own. Another number than the cache's is
     refused."""
-    num_frames: int | None = Field(default=None, ge=1)
+    num_frames: int | None = Field(default=None, ge=1, le=1 << 20)
     """Video frames per clip; None takes the cache's own. Another number is refused."""
     modality: Literal["both", "audio", "video"] = "both"
     """Which streams the model gets: one flag for the audio-only and video-only ablations."""
 
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=1 << 20)
     """Label rows per optimizer step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """AdamW's step size before any plateau."""
@@ -37,7 +37,7 @@ class TrainConfig(Settings):
     gate_weight: float = Field(default=1.0, ge=0)
     """Weight of the event gate's loss: for each step, is the event heard and seen? With 0 the gate
     learns from the interval alone, and the interval's own decoding is used."""
-    average_epochs: float = Field(default=5.0, ge=0)
+    average_epochs: float = Field(default=5.0, ge=0, le=1e6)
     """The weights that are validated and kept are an average over about this many epochs; 0 keeps
     the last step's."""
     reversed_share: float = Field(default=0.5, ge=0, le=1)
@@ -49,24 +49,24 @@ class TrainConfig(Settings):
     scheduler_patience: int = Field(default=3, ge=0)
     """Epochs without a better validation score before the learning rate falls."""
 
-    audio_feat_dim: int = Field(default=128, ge=8)
+    audio_feat_dim: int = Field(default=128, ge=8, le=4096)
     """Width of the audio stream."""
-    video_feat_dim: int = Field(default=128, ge=8)
+    video_feat_dim: int = Field(default=128, ge=8, le=4096)
     """Width of the video stream."""
-    map_channels: int = Field(default=64, ge=8)
+    map_channels: int = Field(default=64, ge=8, le=4096)
     """Channels that the wide frame maps are projected to before channel and spatial attention."""
-    num_heads: int = Field(default=8, ge=1)
+    num_heads: int = Field(default=8, ge=1, le=1024)
     """Heads of every temporal and cross-modal attention; divides both widths."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout after every attention, feed-forward and pooled vector."""
     input_dropout: float = Field(default=0.5, ge=0, lt=1)
     """Dropout on the standardised audio features and on the pooled channels of each frame."""
-    audio_rate_hz: float = Field(default=2.0, gt=0)
+    audio_rate_hz: float = Field(default=2.0, gt=0, le=1000)
     """Audio steps per second that the model sees: cached steps are averaged at load time."""
 
     drop_leaks: bool = False
     """Leave out of training (and validation) the ids that also stand in a later split."""
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=1 << 32)
     """Seeds weights, dropout and the order of rows."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes CUDA, then MPS, then the CPU."""

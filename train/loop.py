@@ -7,14 +7,12 @@ the product's question ("which event, and when") in one number.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cache.errors import AvelError, ConfigError
-from train.batch import Batch
+from train.batch import Batch, check_shapes
 from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.clips import Clips
 from train.config import TrainConfig
@@ -30,6 +28,7 @@ from train.data import Dataset, Samples
 from train.decode import read_off_seconds, second_probability
 from train.metrics import Array, Events, Predictions, classification, localization, second_count
 from train.model import FusionModel
+from train.progress import History, restore, state_of
 from train.step import (
     LOSSES,
     Average,
@@ -42,7 +41,6 @@ from train.step import (
 from train.world import ALONE, World
 
 CRITERION = "localized_iou"
-History = list[dict[str, float]]
 _EVALUATION_ROWS = 64
 
 
@@ -73,8 +71,8 @@ def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
     means: list[float] = (total / count).tolist()
     if not np.isfinite(means).all():
         raise TrainingError(
-            f"epoch {epoch}: the loss is not finite ({means[0]}); the last good weights are kept. "
-            "Lower --learning-rate, or check the cache with `python -m cache verify`"
+            f"the loss is not finite ({means[0]}): train anew with a lower --learning-rate, or "
+            "check the cache with `python -m cache verify`"
         )
     return means
 
@@ -89,6 +87,7 @@ def predict(
     start and end head. A model that was trained on clips run backwards as well is asked both ways,
     and the mean of its two answers counts.
     """
+    check_shapes(model.shapes, clips.shapes, model.config.modality)
     model.eval()
     clip_seconds, classes = clips.shapes.clip_seconds, clips.shapes.classes
     seconds = second_count(clip_seconds)
@@ -102,6 +101,11 @@ def predict(
             answer = (answer + _forwards(_answer(model, turned, seconds), classes)) / 2
         answers[mine[places]] = answer
     values: Array = world.total(answers).double().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise TrainingError(
+            "the model's answers are not finite, its training diverged: train anew with a lower "
+            "--learning-rate"
+        )
     probability, spans, on = np.split(values, [classes, classes + 2], axis=1)
     return {
         "gate": read_off_seconds(probability, on, clip_seconds),
@@ -183,7 +187,11 @@ def fit(
     silent = None if world.leads else True
     with tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=silent) as bar:
         while len(history) < config.epochs and not stopped_early(history, config):
-            entry, decoding = _epoch(epoch_step, dataset, len(history) + 1)
+            number = len(history) + 1
+            try:
+                entry, decoding = _epoch(epoch_step, dataset, number)
+            except TrainingError as error:
+                raise TrainingError(_diverged(run, number, error)) from None
             best = max((past[f"val_{CRITERION}"] for past in history), default=-1.0)
             history.append(entry)
             scheduler.step(entry[f"val_{CRITERION}"])
@@ -194,16 +202,7 @@ def fit(
             )
             if entry[f"val_{CRITERION}"] > best:
                 save(run / BEST, average.model, now)
-            save(
-                run / LAST,
-                model,
-                now,
-                optimizer=optimizer.state_dict(),
-                scheduler=scheduler.state_dict(),
-                average=average.weights(),
-                average_steps=float(average.steps),
-                history=json.dumps(history),
-            )
+            save(run / LAST, model, now, **state_of(average, optimizer, scheduler, history))
             bar.update()
             tqdm.write(_line(entry, config, best), file=sys.stderr)
     return history
@@ -226,6 +225,15 @@ def _epoch(epoch_step: EpochStep, dataset: Dataset, number: int) -> tuple[dict[s
         "seconds": time.perf_counter() - started,
     }
     return entry, decoding
+
+
+def _diverged(run: Path, number: int, error: TrainingError) -> str:
+    kept = (
+        "the weights of the epochs before are kept: `python -m train evaluate` scores them"
+        if number > 1
+        else "no epoch before it was good, so there are no weights"
+    )
+    return f"{run}: epoch {number}: {error}; {kept}"
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:
@@ -256,19 +264,7 @@ def _restore(
     scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau,
     about: About,
 ) -> History:
-    stored, found, payload = load(path)
+    _, found, payload = load(path)
     if found.fingerprint != about.fingerprint:
         raise CheckpointError(f"{path}: was trained on another cache ({found.fingerprint[:16]}…)")
-    model.load_state_dict(stored.state_dict())
-    try:
-        state: dict[str, Any] = payload["optimizer"]
-        optimizer.load_state_dict(state)
-        for group in optimizer.param_groups:  # the run may have begun on another device
-            group["capturable"] = group["params"][0].device.type == "cuda"
-        scheduler.load_state_dict(payload["scheduler"])
-        average.load(payload["average"], payload["average_steps"])
-        history: History = json.loads(payload["history"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(f"{path}: holds no training to go on with ({told})") from None
-    return history
+    return restore(path, found, payload, model, average, optimizer, scheduler)

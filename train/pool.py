@@ -10,8 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache.errors import CacheError
-
 
 def pool_steps(
     features: Sequence[npt.NDArray[Any]],
@@ -24,7 +22,8 @@ def pool_steps(
 
     Each of `features` is (n, steps, D_i), of which step k is at k × hop_s and is valid where
     k < steps[n]. Returns the means of all, then the deviations of all: (n, windows, 2 ΣD) float32,
-    zero in windows without a valid step; and which windows have one, (n, windows) bool.
+    zero in windows without a valid step, not finite where one of its valid steps is not; and which
+    windows have one, (n, windows) bool.
     """
     total = features[0].shape[1]
     window = np.minimum((np.arange(total) * hop_s / window_s).astype(np.int64), windows - 1)
@@ -51,8 +50,6 @@ def pool_steps(
         values.square_()
         for k, (begin, end) in enumerate(spans):
             deviations[:, k] = values[:, begin:end].sum(dim=1).mul_(share[:, k]).sqrt_()
-    if not torch.isfinite(pooled).all():
-        raise CacheError("a valid audio step is not finite; run `python -m cache verify`")
     return pooled, counts > 0
 
 

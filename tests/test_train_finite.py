@@ -1,0 +1,106 @@
+"""Features that are not finite: training names the clip, wherever its features are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic_cache import CONFIG, labels_for
+
+from cache.errors import CacheError
+from cache.finite import all_finite
+from cache.folder import claim, make_identity
+from cache.labels_file import write_labels
+from cache.reader import Cache, open_cache
+from cache.schema import feature_fields
+from cache.shard import Clip, write_shard
+from train import clips as clips_module
+from train import data
+from train.config import TrainConfig
+from train.data import load_clips, load_dataset
+from train.stream import Streamed
+
+TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
+SMALL = TrainConfig(
+    device="cpu", audio_feat_dim=16, video_feat_dim=16, map_channels=8, num_heads=2, batch_size=2
+)
+CLIPS, BAD = 12, "clip00007"
+
+
+def cache_with(folder: Path, name: str, value: float, place: int = 0) -> Cache:
+    """A cache of ones in which one number of one clip is `value`."""
+    settings = {**CONFIG, **TINY, "audio_profile": "librosa"}
+    fields = feature_fields(settings)
+    labels = labels_for(CLIPS, 2)
+    labels.start_s[:], labels.end_s[:] = 0.0, 2.0
+    identity = make_identity(settings, 1, {"made_by": "test"})
+    claim(folder, identity)
+    write_labels(folder, labels)
+    made = []
+    for clip_id in labels.ids:
+        features = {field.name: np.ones(field.shape, field.dtype) for field in fields}
+        if clip_id == BAD:
+            features[name].reshape(-1)[place] = value
+        pictures = [b"\xff\xd8\xff\xd9"] * 2
+        made.append(Clip(clip_id, features, pictures, valid_s=2.0, media_s=2.0, audio_steps=80))
+    write_shard(folder, identity, made)
+    return open_cache(folder)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("video/maps", np.nan),
+        ("video/maps", -np.inf),
+        ("video/frame_time_s", np.inf),
+        ("audio/mel", np.nan),
+        ("audio/mfcc", -np.inf),
+    ],
+)
+def test_training_names_the_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float, streamed: bool
+) -> None:
+    cache = cache_with(tmp_path, name, value)
+    if streamed:
+        for module in (clips_module, data):
+            monkeypatch.setattr(module, "PART_CLIPS", 3)
+        monkeypatch.setattr(data, "_where", lambda *_: (6, "streamed", False))
+
+    def read() -> None:
+        dataset = load_dataset(cache, SMALL)
+        assert isinstance(dataset.clips, Streamed), "all in memory would have been read by now"
+        list(dataset.clips.batches(torch.arange(len(dataset.clips.ids)), 4))
+
+    with pytest.raises(CacheError, match=rf"the clip {BAD}: .*not finite.*cache verify"):
+        read()
+
+
+def test_steps_that_a_clip_does_not_have_may_hold_anything(tmp_path: Path) -> None:
+    cache = cache_with(tmp_path, "audio/mel", np.nan, -1)
+    assert load_clips(cache, SMALL, cache.ids, 2).audio.isfinite().all()
+
+
+def test_a_number_too_large_to_be_squared_names_the_clip_too(tmp_path: Path) -> None:
+    cache = cache_with(tmp_path, "audio/mel", 1e30)
+    with pytest.raises(CacheError, match=rf"the clip {BAD}: .*too large"):
+        load_dataset(cache, SMALL)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_all_finite_says_what_numpy_says(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    info = np.finfo(dtype)
+    edges = [0.0, -0.0, info.max, info.min, info.tiny, info.smallest_subnormal, -info.tiny]
+    values = np.array([*edges, *rng.standard_normal(50)], dtype).reshape(3, -1)
+    assert all_finite(values)
+    assert all_finite(values.T)
+    assert all_finite(values[:0])
+    for odd in (np.nan, -np.nan, np.inf, -np.inf):
+        for place in range(values.size):
+            bad = values.copy()
+            bad.reshape(-1)[place] = odd
+            assert not all_finite(bad)
+            assert not all_finite(bad.T)
