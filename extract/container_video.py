@@ -29,6 +29,8 @@ USUAL_RATE = Fraction(25)
 
 def decode_video(path: Path, streams: Streams, config: ExtractConfig, clip: Decoded) -> None:
     """Fill in the frames. Decodes again over a shorter extent when a packet turns out damaged."""
+    if not streams.video:
+        _check_first(path, streams.next_s - streams.start_s, config)
     packets = presented(streams)
     whole = len(packets) == len(streams.video)
     chosen = None
@@ -48,7 +50,9 @@ def decode_video(path: Path, streams: Streams, config: ExtractConfig, clip: Deco
         if chosen is None:
             chosen, good = _frames_in_passing(packets, targets_s)
             packets, whole = packets[: min(good, len(packets) - 1)], False
-    clip.frame_time_s = np.array([time_s - streams.start_s for time_s, _ in chosen])
+    # What was on screen before the clip begins is there from its beginning.
+    clip.frame_time_s = np.array([max(time_s - streams.start_s, 0.0) for time_s, _ in chosen])
+    _check_first(path, clip.frame_time_s[0], config)
     upright: dict[int, Picture] = {}
     reformatter = VideoReformatter()
     for _, frame in chosen:
@@ -57,6 +61,16 @@ def decode_video(path: Path, streams: Streams, config: ExtractConfig, clip: Deco
             upright[id(frame)] = np.ascontiguousarray(np.rot90(picture, (frame.rotation // 90) % 4))
     clip.frames = [upright[id(frame)] for _, frame in chosen]
     clip.valid_s = max(clip.valid_s, extent_s)
+
+
+def _check_first(path: Path, first_s: float, config: ExtractConfig) -> None:
+    if first_s >= config.clip_seconds:
+        raise MediaError(
+            path,
+            "video",
+            f"expected pictures in the first {config.clip_seconds:g} s, found the first at "
+            f"{first_s:.2f} s",
+        )
 
 
 def presented(streams: Streams) -> list[Any]:

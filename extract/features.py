@@ -32,7 +32,8 @@ class Extractor:
         self.notes: list[str] = []
         wants_video = config.modalities != "audio"
         self._backbone = load_backbone(config.backbone, weights, device) if wants_video else None
-        self._fields = {spec.name: spec for spec in feature_fields(config.model_dump(mode="json"))}
+        self._settings = config.model_dump(mode="json")
+        self._fields = {spec.name: spec for spec in feature_fields(self._settings)}
 
     @property
     def weights_sha256(self) -> str:
@@ -52,7 +53,7 @@ class Extractor:
                 try:
                     audio = audio_features(decoded.waveform, self.config)
                 except OverflowError as error:
-                    raise _not_finite(source, decoded, f"audio: {error}") from None
+                    raise _unstorable(source, decoded, f"audio: {error}") from None
                 steps = len(audio["mel"])
                 for name, values in audio.items():
                     features[f"audio/{name}"] = pad_steps(values, self._fields[f"audio/{name}"])
@@ -62,19 +63,21 @@ class Extractor:
                 features["video/frame_time_s"] = decoded.frame_time_s
                 jpegs = encode_jpegs(pixels, self.config.jpeg_quality)
         clip = _row(source, decoded, features, jpegs, steps)
-        if problem := clip_problem(clip):
-            raise _not_finite(source, decoded, problem)
+        if problem := clip_problem(clip, self._settings):
+            raise _unstorable(source, decoded, problem)
         return clip
 
 
-def _not_finite(source: Source, decoded: Decoded, problem: str) -> MediaError:
+def _unstorable(source: Source, decoded: Decoded, problem: str) -> MediaError:
     """What to do about numbers that a row can't hold."""
-    if problem.startswith("video/"):
+    if problem.startswith("video/maps"):
         advice = (
             "the network's activations exceed what float16 holds: use weights that were trained "
             "for this network, as --weights imagenet"
         )
         return MediaError(source.path, "video", f"{problem}; {advice}")
+    if not problem.startswith(("audio:", "audio/")):
+        return MediaError(source.path, "find", f"{problem}; encode the file anew")
     peak = 0.0 if decoded.waveform is None else float(np.abs(decoded.waveform).max(initial=0))
     advice = (
         f"the sound's peak is {peak:.3g} where full scale is 1: write it anew within full scale, "

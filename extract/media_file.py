@@ -59,7 +59,11 @@ def read_picture(path: Path, digest: Any) -> cv2.typing.MatLike:
     except (OSError, cv2.error) as error:
         raise MediaError(path, "video", f"expected a picture, found: {error}") from None
     if picture is None:
-        raise MediaError(path, "video", f"expected a picture, found {len(data)} unreadable bytes")
+        raise MediaError(
+            path,
+            "video",
+            f"expected a whole picture, found {len(data)} unreadable bytes; copy or make it again",
+        )
     return picture
 
 
@@ -76,7 +80,8 @@ def _check(path: Path, data: bytes) -> None:
         raise MediaError(
             path,
             "video",
-            f"expected a picture (JPEG, PNG or WebP), found {len(data)} unreadable bytes",
+            f"expected a picture (JPEG, PNG or WebP), found {len(data)} unreadable bytes; "
+            "copy or make it again",
         )
     if size[0] * size[1] > MAX_PIXELS:
         raise MediaError(

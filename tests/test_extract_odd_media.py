@@ -137,6 +137,15 @@ class TestTimes:
             write_pictures(path, times_s, 0.1, bf="3", b_strategy="0")
             assert_on_screen(take(path), times_s, 4.0)
 
+    def test_pictures_that_begin_after_the_clip(self, tmp_path: Path) -> None:
+        for start_s in (4.5, 8.0):
+            path = tmp_path / f"{start_s}.mp4"
+            times_s = list(start_s + np.arange(20) / 10)
+            pictures = grey_frames(range(20, 120, 5))
+            write_mp4(path, tone(10.0), RATE_HZ, pictures, 10, frame_times_s=times_s)
+            with pytest.raises(MediaError, match=rf"first 4 s, found the first at {start_s}0 s"):
+                take(path, BOTH.revised(clip_seconds=4.0))
+
 
 class TestStaying:
     @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.avi", "a.webm"])
