@@ -5,9 +5,7 @@ The media is real (WAV and JPEG or H.264 and AAC), the settings are extraction's
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,31 +81,6 @@ def write_set(folder: Path, clips: int = 8, mp4: int = 0) -> list[str]:
             cv2.imwrite(str(pictures / clip_id / f"{place}.jpg"), frame)
     (folder / "events.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return ids
-
-
-class Held:
-    """A clip of a set whose sound is a pipe that nobody writes to, until it is let go.
-
-    No extraction ends before that, however fast it is.
-    """
-
-    def __init__(self, data: Path, clip_id: str) -> None:
-        self.id, self.path = clip_id, data / "audio_wav" / f"{clip_id}.wav"
-        self.aside = data / "aside.wav"
-        self.path.rename(self.aside)
-        os.mkfifo(self.path)
-
-    def reached(self, cache: Path) -> bool:
-        """Whether a worker is at it."""
-        for note in cache.glob(".working-*"):
-            with contextlib.suppress(FileNotFoundError):
-                if note.read_text() == self.id:
-                    return True
-        return False
-
-    def let_go(self) -> None:
-        """Put the sound back."""
-        self.aside.replace(self.path)
 
 
 @dataclass(frozen=True)

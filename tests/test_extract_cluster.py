@@ -13,20 +13,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dask_cluster import Cluster
+from held_extract import Held
 from hosts import LOOPBACK, Host, two_hosts
-from small_media import SMALL_FLAGS, Held, assert_same_rows, write_set
+from small_media import SMALL_FLAGS, assert_same_rows, write_set
 from test_cache_lock import in_own_mounts
 
 from cache.errors import CacheError, ConfigError
 from cache.index_file import load_index
 from cache.lock import part_lock, writer_lock
 from cache.reader import Cache, open_cache
+from cache.shard import Clip
 from cache.verify import verify
 from extract.__main__ import main
+from extract.clips import Source
+from extract.features import Extractor
 from extract.job import Patience
 from extract.part import ids_of_part, parse_part
 
@@ -64,10 +67,14 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     made.stop()
 
 
-def start(data: Path, cache: Path, *more: str, host: Host = LOOPBACK) -> subprocess.Popen[str]:
+def start(
+    data: Path, cache: Path, *more: str, host: Host = LOOPBACK, held: Held | None = None
+) -> subprocess.Popen[str]:
+    program = held.program if held else ("-m", "extract")
     return subprocess.Popen(
-        [*host.enter, sys.executable, "-m", "extract", *arguments(data, cache, *more)],
+        [*host.enter, sys.executable, *program, *arguments(data, cache, *more)],
         cwd=ROOT,
+        env=held.environment if held else None,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -272,9 +279,9 @@ class TestParts:
     def test_a_part_that_is_killed_costs_nobody_else_anything(
         self, data: Path, whole: Cache, tmp_path: Path
     ) -> None:
-        data, cache = Path(shutil.copytree(data, tmp_path / "set")), tmp_path / "cache"
-        held = Held(data, max(ids_of_part(whole.ids, "1/2") - {"clip 22", "clip 23"}))
-        parts = [start(data, cache, "--part", k, "--jobs", "2") for k in ("1/2", "2/2")]
+        cache, held = tmp_path / "cache", Held(tmp_path, max(ids_of_part(whole.ids, "1/2")))
+        more = ("--jobs", "2")
+        parts = [start(data, cache, "--part", k, *more, held=held) for k in ("1/2", "2/2")]
         wait_for(lambda: shards(cache) >= 2 and held.reached(cache), parts[0])
         parts[0].kill()
         parts[0].communicate(timeout=300)
@@ -303,9 +310,8 @@ FULL = """
 "$@" & started=$!
 until ls {disk}/cache/shards/*.h5 >/dev/null 2>&1; do sleep 0.02; done
 cat /dev/zero >{disk}/fill 2>/dev/null
-(while :; do : >"{held.path}"; done) & opener=$!  # let the held clip go: it reads nothing
+rm {held.gate}
 wait $started; echo "on the full disk $?"
-kill $opener; mv -f "{held.aside}" "{held.path}"
 rm {disk}/fill; "$@"; echo "with room again $?"
 cp -r {disk}/cache {out}
 """
@@ -316,14 +322,14 @@ def test_a_disk_that_fills_up_costs_what_was_under_way(
 ) -> None:
     disk, out = tmp_path / "disk", tmp_path / "out"
     disk.mkdir()
-    data = Path(shutil.copytree(data, tmp_path / "set"))
-    held = Held(data, "clip 20")
+    held = Held(tmp_path, "clip 20")
     prefix = in_own_mounts(f"mount -t tmpfs -o size=40m none {disk}")
     script = FULL.format(disk=disk, out=out, held=held)
-    command = [sys.executable, "-m", "extract", *arguments(data, disk / "cache", "--jobs", "2")]
+    command = [sys.executable, *held.program, *arguments(data, disk / "cache", "--jobs", "2")]
     done = subprocess.run(
         [*prefix, "bash", "-c", script, "bash", *command],
         cwd=ROOT,
+        env=held.environment,
         capture_output=True,
         text=True,
         check=False,
@@ -343,26 +349,28 @@ def test_a_clip_that_hangs_is_a_failure_and_the_others_finish(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A pipe that nobody writes to is a file that never answers; the others get all the time."""
-    broken = Path(shutil.copytree(data, tmp_path / "set"))
-    path = Held(broken, "clip 5").path
-    call = Patience.call
+    """It has little patience with the one that waits, and all the time for the others."""
+    answers, works, call = threading.Event(), Extractor.__call__, Patience.call
 
-    def patient(self: Patience, action: functools.partial[Any]) -> Any:
-        self.limit_s = 1.5 if action.args[0].id == "clip 5" else 600
+    def hanging(self: Extractor, source: Source) -> Clip:
+        if source.id == "clip 5":
+            answers.wait()
+        return works(self, source)
+
+    def patient(self: Patience, action: functools.partial[Clip]) -> Clip:
+        self.limit_s = 0.5 if action.args[0].id == "clip 5" else 600
         return call(self, action)
 
+    monkeypatch.setattr(Extractor, "__call__", hanging)
     monkeypatch.setattr(Patience, "call", patient)
     cache = tmp_path / "cache"
-    assert main([*arguments(broken, cache, "--jobs", "1"), "--max-failures", "1"]) == 0
+    assert main([*arguments(data, cache, "--jobs", "1"), "--max-failures", "1"]) == 0
     captured = capsys.readouterr()
     assert "failed    clip 5 (stalled)" in captured.err
-    assert "took longer than 1.5 s" in captured.err
+    assert "took longer than 0.5 s" in captured.err
     found = open_cache(cache)
     assert set(whole.ids) - set(found.ids) == {"clip 5"} == set(found.index.failures)
-    until = time.monotonic() + 300
-    while any(thread.name == "clips" for thread in threading.enumerate()):
-        assert time.monotonic() < until
-        with contextlib.suppress(OSError):  # now it answers, each time it is opened: empty
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-        time.sleep(0.01)
+    answers.set()
+    for thread in threading.enumerate():
+        if thread.name == "clips":
+            thread.join()

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from held_extract import Held
 from small_media import (
     SMALL_FLAGS,
-    Held,
     assert_same_rows,
     noise,
     random_row,
@@ -535,10 +535,11 @@ def test_a_clip_that_kills_its_worker_is_a_failure_and_the_others_finish(
     assert_same_rows(open_cache(cache), whole)
 
 
-def start(data: Path, cache: Path, *more: str, jobs: int = 1) -> subprocess.Popen[str]:
+def start(data: Path, cache: Path, held: Held, *more: str, jobs: int = 1) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "extract", *flags(data, cache, *more, jobs=jobs)],
+        [sys.executable, *held.program, *flags(data, cache, *more, jobs=jobs)],
         cwd=ROOT,
+        env=held.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -557,8 +558,8 @@ LARGE = ("--resize-px", "256", "--frame-size-px", "224", "--num-frames", "8")
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, cache = tmp_path / "set", tmp_path / "cache"
     ids = write_set(data, 24)
-    held = Held(data, ids[13])  # shards have six clips: it is in the third
-    process = start(data, cache)
+    held = Held(tmp_path, ids[13])  # shards have six clips: it is in the third
+    process = start(data, cache, held)
     wait_for(lambda: held.reached(cache), process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=300)
@@ -580,13 +581,13 @@ def test_killed_again_and_again_the_cache_is_the_same(
 ) -> None:
     data, cache = tmp_path / "set", tmp_path / "cache"
     ids = write_set(data, 20 + 10 * kills)
-    held = Held(data, ids[-1])  # no run ends before it is killed
+    held = Held(tmp_path, ids[-1])  # no run ends before it is killed
     instants = random.Random(0)
     for _ in range(kills):
         before = len(open_cache(cache)) if (cache / "cache.json").exists() else 0
         for note in cache.glob(".working-*"):
             note.unlink()
-        process = start(data, cache, *LARGE, jobs=jobs)
+        process = start(data, cache, held, *LARGE, jobs=jobs)
         wait_for(
             lambda: len(list(cache.glob(".working-*"))) == jobs or held.reached(cache), process
         )
