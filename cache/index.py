@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import CacheError
+from cache.plain import encode_text
 from cache.row_table import COLUMNS, Clips, Entry, Member, row_members, row_table
 from cache.rows import Layout, layout_names, make_layout
 from cache.schema import JPEG_END, SHARD_FOLDER
@@ -261,7 +262,7 @@ def index_of(
     stored = ("valid_s", "media_s", "media_size", "media_mtime_ns", "sha256")
     columns: dict[str, Any] = {column: shard.read(f"rows/{column}") for column in stored}
     table = row_table(
-        shard.text("rows/id"),
+        encode_text(shard.ids),  # as wide as they are: the widest table decides for all of them
         row=np.arange(len(shard.ids)),
         created_ns=[when for when, _ in by_row],
         made_by=[number[text] for _, text in by_row],

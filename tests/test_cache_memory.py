@@ -187,6 +187,18 @@ def test_identity(stored: TinyCache) -> None:
     assert peak_bytes(stored.folder) < CONSTANT_BYTES
 
 
+def test_one_shard_s_wide_ids_do_not_widen_those_of_all(stored: TinyCache) -> None:
+    (path,) = (stored.folder / "shards").iterdir()
+    with h5py.File(path, "r+") as file:
+        put(file, "rows/id", np.array([b"a", b"b"], "S4096"))
+    path.rename(path.with_name(shard_name(file_sha256(path))))
+    stored.write("c")
+    found = open_cache(stored.folder)
+    assert found.ids == ["a", "b", "c"]
+    assert found.index.rows["id"].dtype.itemsize == 1
+    assert len(found.read("audio/mel")) == 3
+
+
 def test_what_is_large_in_earnest_is_read(tmp_path: Path) -> None:
     """A shard of failures alone, and provenances of the usual kind by the thousand."""
     tiny = tiny_cache(tmp_path / "cache")
