@@ -14,7 +14,7 @@ from cache.command import say
 from cache.errors import ConfigError
 from cache.reader import Cache, open_cache
 from train import checkpoint, page, plots, run_plots, runs
-from train.answers import as_table, describe_run, unseen_notes, unseen_s
+from train.answers import as_table, check_alike, describe_run, unseen_notes, unseen_s
 from train.checkpoint import BEST, About
 from train.clip_features import check_same_features
 from train.config import TrainConfig
@@ -227,8 +227,10 @@ def predict_cache(
     cache = open_cache(cache_path)
     places = runs.members(run)
     loaded = [checkpoint.load(place / BEST)[:2] for place in places]
-    for place, (_, about) in zip(places, loaded, strict=True):
+    members = [(place, about) for place, (_, about) in zip(places, loaded, strict=True)]
+    for place, about in members:
         check_same_features(cache, about, place)
+    check_alike(members)
     if not cache.ids:
         raise ConfigError(f"{cache.path}: no clip in this cache; nothing to predict")
     model, about = loaded[0]
@@ -240,11 +242,7 @@ def predict_cache(
     if len(loaded) > 1:
         answers = ensemble(guesses, clips.shapes.clip_seconds)
         decoding = common_decoding([about for _, about in loaded])
-    say(
-        describe_run(
-            run, [(place, about) for place, (_, about) in zip(places, loaded, strict=True)]
-        )
-    )
+    say(describe_run(run, members))
     unseen = unseen_s(cache)
     found: list[dict[str, str | float | None]] = [
         {
