@@ -19,7 +19,7 @@ from synthetic_cache import make_cache
 from cache.folder import read_identity
 from cache.reader import open_cache
 from cache.schema import fingerprint
-from cache.shard import write_shard
+from cache.shard import Failure, write_shard
 from extract.__main__ import main as extract
 from extract.demo import write_mp4
 from train import __main__ as cli
@@ -210,6 +210,23 @@ def test_the_run_that_answered_is_told(trained, tmp_path, capsys):
     assert "localized_iou on val " in shown
 
 
+def test_models_that_are_no_seeds_of_one_training_do_not_answer_together(trained, tmp_path, capsys):
+    for seed, stream in enumerate(("audio", "both")):
+        place = tmp_path / "run" / f"seed-{seed}"
+        place.mkdir(parents=True)
+        (place / BEST).write_bytes((trained / "run" / stream / BEST).read_bytes())
+    argv = ["predict", "--run", tmp_path / "run", "--cache", trained / "cache"]
+    assert cli.main([str(word) for word in argv]) == 2
+    assert "seed-1: trained with other streams than" in capsys.readouterr().err
+
+
+def test_clips_without_features_are_named(trained, tmp_path, capsys):
+    failures = [Failure("gone", "audio", "no sound")]
+    found = predicted_with(trained, tmp_path, {"a": 1.0}, failures)
+    assert [one["id"] for one in found] == ["a"]
+    assert "no answer for 1 clip(s) that could not be extracted: gone;" in capsys.readouterr().out
+
+
 def test_ids_in_the_table_steer_no_terminal():
     row = {"id": "a\x1b[31m\u202eb\nc", "predicted": "$x", "confidence": 0.5, "unseen": None}
     shown = answers.as_table([row])
@@ -217,7 +234,7 @@ def test_ids_in_the_table_steer_no_terminal():
     assert len(shown.splitlines()) == 2
 
 
-def predicted_with(trained, tmp_path, media_s):
+def predicted_with(trained, tmp_path, media_s, failures=()):
     """Predictions for clips that are 1 s of recordings of these lengths."""
     folder = tmp_path / "cache"
     cache = open_cache(trained / "cache")
@@ -228,7 +245,7 @@ def predicted_with(trained, tmp_path, media_s):
         dataclasses.replace(clip, id=name, valid_s=1.0, media_s=length)
         for name, length in media_s.items()
     ]
-    write_shard(folder, cache.identity, clips)
+    write_shard(folder, cache.identity, clips, failures)
     run = trained / "run" / "audio"
     return commands.predict_cache(run, folder, out=tmp_path / "out", pictures=0)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cache.command import printable
+from cache.errors import ConfigError
 from cache.reader import Cache
 from train import runs
 from train.checkpoint import BEST, About
@@ -18,6 +19,22 @@ from train.loop import CRITERION
 
 _WORTH_TELLING_S = 0.5  # sound and pictures of one recording end that far apart
 _NAMED = 10
+
+
+def check_alike(members: Sequence[tuple[Path, About]]) -> None:
+    """Raise ConfigError unless the models' answers may be averaged: same input, same classes."""
+    first, one = members[0]
+    for place, about in members[1:]:
+        for what, ours, theirs in (
+            ("classes", one.classes, about.classes),
+            ("streams", one.config.modality, about.config.modality),
+            ("input shapes", one.shapes, about.shapes),
+        ):
+            if ours != theirs:
+                raise ConfigError(
+                    f"{place}: trained with other {what} than {first}: they are no seeds of one "
+                    "training, and can't answer together; name one of them"
+                )
 
 
 def describe_run(run: Path, members: Sequence[tuple[Path, About]]) -> str:
@@ -45,7 +62,10 @@ def unseen_s(cache: Cache) -> dict[str, float | None]:
 
 
 def unseen_notes(cache: Cache, unseen: Mapping[str, float | None]) -> list[str]:
-    """A sentence for each recording of which much was not looked at, the longest first."""
+    """A sentence for each recording of which much was not looked at, the longest first.
+
+    And one for the clips that have no features, since they get no answer.
+    """
     clip_seconds = cache.config["clip_seconds"]
     much = sorted(
         (clip_id for clip_id, value in unseen.items() if (value or 0.0) >= _WORTH_TELLING_S),
@@ -60,6 +80,13 @@ def unseen_notes(cache: Cache, unseen: Mapping[str, float | None]) -> list[str]:
         rest = sum(unseen[clip_id] or 0.0 for clip_id in much[_NAMED:])
         notes.append(
             f"note: of {len(much) - _NAMED} more, {rest:.1f} s were not looked at (not_looked_at_s)"
+        )
+    failed = sorted(cache.index.failures)
+    if failed:
+        more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+        notes.append(
+            f"note: no answer for {len(failed)} clip(s) that could not be extracted: "
+            f"{', '.join(failed[:_NAMED])}{more}; `python -m cache info` says why"
         )
     return notes
 

@@ -15,7 +15,7 @@ from cache.errors import ConfigError
 from cache.labels_file import labels_sha256
 from cache.reader import Cache, open_cache
 from train import checkpoint, page, plots, record, run_plots, runs
-from train.answers import as_table, describe_run, unseen_notes, unseen_s
+from train.answers import as_table, check_alike, describe_run, unseen_notes, unseen_s
 from train.checkpoint import BEST, About
 from train.clip_features import check_same_features
 from train.data import Dataset, load_clips, load_dataset
@@ -75,8 +75,7 @@ def load_run(run: Path, cache: Cache) -> list[Loaded]:
         model, about, _ = checkpoint.load(place / BEST)
         check_same_features(cache, about, place)
         found.append(Loaded(place, model, about, record.read(place, about)))
-        if about.classes != found[0].about.classes:
-            raise ConfigError(f"{place}: its classes are not those of {found[0].run}")
+    check_alike([(one.run, one.about) for one in found])
     for text in dict.fromkeys(t for one in found for t in record.cautions(run, one.record)):
         say(f"warning: {text}", error=True)
     return found
