@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cache.command import exit_code
+from cache.command import exit_code, say
 from cache.errors import ConfigError
 from cache.settings import command_line
 from train.config import PRESETS, TrainConfig
@@ -166,7 +166,7 @@ def report(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     from train import commands
 
-    print(commands.report(options.runs, options.split))
+    say(commands.report(options.runs, options.split))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import torch
 
@@ -76,8 +77,8 @@ class Record:
     making: Making | None
 
     def ids(self, split: str) -> set[str]:
-        """Ids of the clips that the run was trained ("train") or selected ("val") on."""
-        return {self.rows.ids[row] for row in self.rows.rows(split)}
+        """Ids (NFC) of the clips that the run was trained ("train") or selected ("val") on."""
+        return {normalize("NFC", self.rows.ids[row]) for row in self.rows.rows(split)}
 
     def other_code(self) -> list[str]:
         """The modules that differ from those that the run was trained with."""
@@ -142,12 +143,13 @@ def read(run: Path, about: About) -> Record | None:
 
 def seen(records: Sequence[Record], ids: Iterable[str]) -> dict[str, list[str]]:
     """Which of the ids any of the runs was trained on ("train"), or else selected on ("val")."""
-    wanted = set(ids)
-    trained, selected = (
-        wanted & set().union(*(record.ids(split) for record in records))
-        for split in ("train", "val")
-    )
-    return {"train": sorted(trained), "val": sorted(selected - trained)}
+    named = {clip_id: normalize("NFC", clip_id) for clip_id in ids}
+    before = {split: set().union(*(r.ids(split) for r in records)) for split in ("train", "val")}
+    before["val"] -= before["train"]
+    return {
+        split: sorted(clip_id for clip_id, name in named.items() if name in known)
+        for split, known in before.items()
+    }
 
 
 def is_own(record: Record, labels: Labels) -> bool:
@@ -205,8 +207,8 @@ def cautions(run: Path, record: Record | None) -> list[str]:
 def _rows(labels: Labels, split: str) -> Counter[Row]:
     return Counter(
         (
-            labels.ids[row],
-            labels.classes[labels.category[row]],
+            normalize("NFC", labels.ids[row]),
+            normalize("NFC", labels.classes[labels.category[row]]),
             round(float(labels.start_s[row]), 4),
             round(float(labels.end_s[row]), 4),
         )
