@@ -199,6 +199,8 @@ def report(paths: Sequence[Path], split: str) -> str:
         for path in paths
     }
     runs.check_same_data({name: seeds for name, (seeds, _) in stored.items()})
+    if len({result.get("code") for seeds, _ in stored.values() for result in seeds}) > 1:
+        say("warning: not all were scored by the same code; evaluate them again", error=True)
     return comparison(stored)
 
 
@@ -213,7 +215,7 @@ def score_one(
     guesses = predict(model, dataset.clips, samples.clip)
     guess = guesses[about.decoding]
     result = evaluate(guesses, about.decoding, about, dataset, split, [known])
-    result["other_cache"] = None if place == run else cache.path.name
+    result["other_cache"] = None if place == run else cache.path.resolve().name
     rows = prediction_rows(dataset, split, guess)
     written = write_result(run, place, result, rows)
     figures = {
