@@ -63,7 +63,7 @@ def start(script: str, *arguments: object, prefix: tuple[str, ...] = ()) -> subp
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=600)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     return output
 
