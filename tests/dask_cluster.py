@@ -41,7 +41,7 @@ class Cluster:
 
     def _logged(self, kind: str, pattern: str, count: int = 1) -> str:
         """Wait until a line was logged so often; gives its group of the last time."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + 600
         while time.monotonic() < until:
             found = re.findall(pattern, (self.folder / f"{kind}.log").read_text())
             if len(found) >= count:

@@ -137,7 +137,7 @@ def test_a_cluster_makes_the_same_rows_though_a_worker_and_the_scheduler_die(
     os.kill(victim, signal.SIGKILL)  # its nanny starts another
     wait_for(lambda: shards(cache) >= 3, process)
     cluster.scheduler.kill()
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=1200)
     assert process.returncode == 2, output
     assert "the scheduler is gone; what is finished is kept" in output
     assert "Traceback" not in output
@@ -149,7 +149,7 @@ def test_a_cluster_makes_the_same_rows_though_a_worker_and_the_scheduler_die(
     second = Cluster(tmp_path / "another")
     try:
         second.add_workers(3)
-        output, _ = start(data, cache, "--dask", second.address).communicate(timeout=300)
+        output, _ = start(data, cache, "--dask", second.address).communicate(timeout=1200)
     finally:
         second.stop()
     assert f"finished  {CLIPS} of {CLIPS} clips" in output
@@ -174,7 +174,7 @@ def test_a_host_that_is_cut_off_costs_its_shard(
             wait_for(lambda: shards(cache) >= 2, process)
             far.unplug()
             cluster.add_workers(1, host=near)
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=1200)
         finally:
             gate.open()
             cluster.stop()
@@ -205,7 +205,7 @@ def test_a_clip_that_kills_every_worker_is_a_failure(
     cluster.add_workers(1, "--nthreads", "1", "--preload", str(preload))
     cache, store = tmp_path / "cache", tmp_path / "store"
     more = ("--dask", cluster.address, "--store", f"file://{store}")
-    output, _ = start(data, cache, *more).communicate(timeout=300)
+    output, _ = start(data, cache, *more).communicate(timeout=1200)
     assert "the process died while it worked on this clip" in output
     assert f"finished  {CLIPS - 1} of {CLIPS} clips" in output
     found = open_cache(cache)
@@ -267,7 +267,7 @@ class TestParts:
         cache = tmp_path / "cache"
         order = ["3/3", "1/3", "2/3"]
         parts = [start(data, cache, "--part", k, "--jobs", "1") for k in order]
-        outputs = [part.communicate(timeout=300)[0] for part in parts]
+        outputs = [part.communicate(timeout=1200)[0] for part in parts]
         assert [part.returncode for part in parts] == [0, 0, 0], outputs
         assert all("finished  8 of 8 clips" in text for text in outputs)
         assert_same_rows(open_cache(cache), whole)
@@ -284,11 +284,11 @@ class TestParts:
         parts = [start(data, cache, "--part", k, *more, held=held) for k in ("1/2", "2/2")]
         wait_for(lambda: shards(cache) >= 2 and held.reached(cache), parts[0])
         parts[0].kill()
-        parts[0].communicate(timeout=300)
+        parts[0].communicate(timeout=1200)
         held.let_go()
-        output, _ = parts[1].communicate(timeout=300)
+        output, _ = parts[1].communicate(timeout=1200)
         assert parts[1].returncode == 0, output
-        again, _ = start(data, cache, "--part", "1/2", "--jobs", "1").communicate(timeout=300)
+        again, _ = start(data, cache, "--part", "1/2", "--jobs", "1").communicate(timeout=1200)
         assert "finished  12 of 12 clips" in again
         assert main(arguments(data, cache)) == 0
         assert_same_rows(open_cache(cache), whole)

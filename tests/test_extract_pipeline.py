@@ -562,7 +562,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture
     process = start(data, cache, held)
     wait_for(lambda: held.reached(cache), process)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=1200)
     assert process.returncode == 130, output
     assert "what is finished is kept" in output
     assert "Traceback" not in output
@@ -594,7 +594,7 @@ def test_killed_again_and_again_the_cache_is_the_same(
         time.sleep(instants.random())
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=300)  # ends when the workers do: they share its output
+        process.communicate(timeout=1200)  # ends when the workers do: they share its output
         assert verify(cache).problems == []
         assert len(open_cache(cache)) >= before
     held.let_go()
