@@ -168,7 +168,7 @@ def test_names_are_drawn_as_they_are(tmp_path):
         **{str(place): plots.timeline_figure(named(name)) for place, name in enumerate(NAMES)},
     }
     ticks = figures["confusion"].axes[0].get_yticklabels()
-    assert [text.get_text() for text in ticks] == [label(name, 24) for name in NAMES]
+    assert [text.get_text() for text in ticks] == [label(name, 30) for name in NAMES]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plots.save_figures(tmp_path, figures)

@@ -188,8 +188,8 @@ def gates_figure(views: Sequence[View]) -> Figure:
     )
     for axis, view in zip(axes.flat, views, strict=False):
         _timeline(axis, view)
-        said = "" if view.predicted == view.category else f", said {label(view.predicted, 16)}"
-        title = f"{label(view.category or '', 16)}{said}  ({label(view.id, 20)})"
+        said = "" if view.predicted == view.category else f", said {label(view.predicted, 26)}"
+        title = f"{label(view.category or '', 26)}{said}  ({label(view.id, 20)})"
         axis.set_title(title, fontsize=9, parse_math=False)
     for axis in axes.flat[len(views) :]:
         axis.axis("off")

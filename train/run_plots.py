@@ -33,8 +33,8 @@ def intervals_figure(rows: Sequence[Mapping[str, Any]], clip_seconds: float) -> 
             color=PREDICTED,
         )
         wrong = row["predicted"] != row["category"]
-        said = f"  (said {label(row['predicted'], 24)})" if wrong else ""
-        names.append(label(row["category"], 24) + said)
+        said = f"  (said {label(row['predicted'], 30)})" if wrong else ""
+        names.append(label(row["category"], 30) + said)
     axis.set_yticks(range(len(picks)), names, fontsize=8, parse_math=False)
     axis.set(xlim=(0, clip_seconds), ylim=(len(picks) - 0.4, -0.6), xlabel="time (s)")
     axis.grid(axis="x", color="#dddddd")
@@ -93,7 +93,7 @@ def confusion_figure(counts: Array, classes: Sequence[str]) -> Figure:
     side = max(4.5, 0.34 * number + 2.6)
     figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
     image = axis.imshow(share, cmap="cividis", vmin=0, vmax=1)
-    names = [label(name, 24) for name in classes]
+    names = [label(name, 30) for name in classes]
     axis.set_xticks(range(number), names, rotation=90, fontsize=8, parse_math=False)
     axis.set_yticks(range(number), names, fontsize=8, parse_math=False)
     axis.set(xlabel="predicted", ylabel="true")
