@@ -35,8 +35,8 @@ def claimed(
 
 
 @contextlib.contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
-    """Be the cache's only writer, or raise CacheError saying who is, and since when.
+def writer_lock(folder: Path, what: str = "cache") -> Iterator[None]:
+    """Be the only writer of a cache (or of a run), or raise CacheError: who is, and since when.
 
     The lock is the kernel's (flock): it goes with its process, however that ends, so one that a
     dead process left is simply free. The file's text is for people; it is empty after a clean end.
@@ -44,7 +44,7 @@ def writer_lock(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK_FILE
     with _opened(path) as descriptor:
-        _take(folder, descriptor, fcntl.LOCK_EX)
+        _take(folder, descriptor, fcntl.LOCK_EX, what)
         last = _holder(descriptor)
         if last:
             print(
@@ -92,13 +92,13 @@ def _myself() -> str:
     return f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
 
 
-def _take(folder: Path, descriptor: int, kind: int) -> None:
+def _take(folder: Path, descriptor: int, kind: int, what: str = "cache") -> None:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         who = _holder(descriptor) or "name unknown"
         raise CacheError(
-            f"{folder}: another process is writing this cache: {who}. "
+            f"{folder}: another process is writing this {what}: {who}. "
             "Wait for it to end, or stop it; what it finished is kept."
         ) from None
     except OSError as error:

@@ -48,6 +48,20 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def few_pictures() -> Iterator[None]:
+    """Runs draw hardly anything: that takes most of a tiny run's time, and is tested elsewhere."""
+    from matplotlib import pyplot as plt
+
+    from train import commands, page, plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "GALLERY", 1)
+        patch.setattr(commands, "_GATES", 1)
+        patch.setattr(plots, "_save", lambda figure, path: plt.close(figure) or path)
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a six-clip set in both layouts. Shared: tests that change it must copy it."""

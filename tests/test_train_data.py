@@ -117,7 +117,7 @@ def test_samples_join_labels_with_features(cache):
             assert samples.category[place] == labels.category[row]
             expected = [labels.start_s[row] / 10, labels.end_s[row] / 10]
             np.testing.assert_allclose(samples.interval[place], expected, rtol=1e-6)
-    assert len(dataset.train_truth) == len(labels.rows("train"))
+    assert len(dataset.rows.used().rows("train")) == len(labels.rows("train"))
 
 
 def test_an_id_with_two_rows_gives_two_samples_of_one_clip(tmp_path):
@@ -132,7 +132,7 @@ def test_an_id_with_two_rows_gives_two_samples_of_one_clip(tmp_path):
 def test_rows_without_features_are_named_and_left_out(tmp_path):
     cache = open_cache(make_cache(tmp_path / "c", clips=12, missing=["clip00001", "clip00004"]))
     dataset = load_dataset(cache, resolved(cache))
-    assert dataset.without_features == ["clip00001", "clip00004"]
+    assert dataset.rows.without_features == ["clip00001", "clip00004"]
     assert sum(map(len, dataset.splits.values())) == 10
 
 
@@ -144,13 +144,13 @@ def test_leaks_are_reported_and_dropped_on_demand(tmp_path):
     labels.ids[row["test"]] = labels.ids[second]
     cache = open_cache(make_cache(tmp_path / "c", labels=labels))
     kept = load_dataset(cache, resolved(cache))
-    assert set(kept.leaks) == {("train", "val"), ("train", "test")}
+    assert set(kept.rows.leaks) == {("train", "val"), ("train", "test")}
     dropped = load_dataset(cache, resolved(cache, drop_leaks=True))
     expected = [r for r in labels.rows("train") if r not in (row["train"], second)]
     np.testing.assert_array_equal(dropped.splits["train"].rows, expected)
     np.testing.assert_array_equal(dropped.splits["val"].rows, kept.splits["val"].rows)
-    assert len(dropped.train_truth) == len(expected)
-    assert any("2 row(s) of train dropped" in note for note in dropped.notes)
+    assert len(dropped.rows.used().rows("train")) == len(expected)
+    assert any("2 row(s) of train dropped" in note for note in dropped.rows.notes)
 
 
 def test_standardising_uses_the_training_rows_alone(cache):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
 
-from train import commands, page, plots
+from train import commands, fitting, page, plots
 from train.config import TrainConfig
 from train.look import hardest
 
@@ -49,7 +49,7 @@ class Tags(html.parser.HTMLParser):
 def report(folder, modality="both", labels=None):
     cache = make_cache(folder / "cache", labels=labels or labels_for(30, 3))
     run = folder / "run"
-    commands.fit(cache, run, CONFIG.revised(modality=modality), pictures=0)
+    fitting.fit(cache, run, CONFIG.revised(modality=modality), pictures=0)
     return run / page.FILE, cache
 
 

@@ -13,7 +13,7 @@ from synthetic_cache import labels_for, make_cache
 from cache.errors import CacheError, ConfigError
 from cache.reader import open_cache
 from train import clips as clips_module
-from train import commands, data, loop
+from train import commands, data, fitting, loop
 from train import memory as memory_module
 from train import stream as stream_module
 from train.checkpoint import BEST
@@ -184,9 +184,9 @@ def test_the_command_streams_ablations_seeds_and_pictures(
     run = tmp_path / "run"
     monkeypatch.setattr(commands.page, "GALLERY", 2)
     config = CONFIG.revised(epochs=1)
-    commands.fit(cache.path, run, config, seeds=[0], ablations=True, pictures=1)
+    fitting.fit(cache.path, run, config, seeds=[0], ablations=True, pictures=1)
     assert "streamed" in capsys.readouterr().out
-    for name in commands.ABLATIONS:
+    for name in fitting.ABLATIONS:
         assert (run / name / "seed-0" / "report.html").exists()
     assert commands.evaluate_run(run / "both", cache.path, "test", pictures=0)
     assert len(commands.predict_cache(run / "both", cache.path, pictures=1)) == len(cache)
@@ -196,8 +196,8 @@ def test_a_resumed_streamed_run_equals_an_uninterrupted_one(cache, tight, tmp_pa
     for name, epochs, resume in (("whole", 2, False), ("parts", 1, False), ("parts", 2, True)):
         config, dataset = prepare(cache, epochs=epochs)
         (tmp_path / name).mkdir(exist_ok=True)
-        about = commands._about(cache, dataset, config)
-        commands._train_one(cache, dataset, tmp_path / name, about, resume, ALONE)
+        about = fitting._about(cache, dataset, config)
+        fitting._train_one(cache, dataset, tmp_path / name, about, resume, ALONE)
     paths = [tmp_path / name / BEST for name in ("whole", "parts")]
     models = [torch.load(path, weights_only=True)["model"] for path in paths]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cache.command import exit_code
+from cache.command import exit_code, say
 from cache.errors import ConfigError
 from cache.settings import command_line
 from train.config import PRESETS, TrainConfig
@@ -74,12 +74,11 @@ def fit(argv: Sequence[str]) -> None:
     if len(options.seeds) == 1:
         options.seeds = list(range(options.seeds[0])) or options.seeds
     config = _fit_config(options, rest, parser.prog)
-    from train import commands, runs
+    from train import fitting
 
-    run = options.run or runs.new_run()
-    commands.fit(
+    fitting.fit(
         options.cache,
-        run,
+        options.run,
         config,
         resume=options.resume,
         seeds=options.seeds,
@@ -94,11 +93,12 @@ def _fit_config(options: argparse.Namespace, rest: Sequence[str], prog: str) -> 
         return command_line(TrainConfig, rest, prog=prog, presets=PRESETS)
     if options.run is None:
         raise ConfigError("--resume needs --run: which run should go on?")
-    stored = options.run / "config.json"
-    if options.ablations:
-        stored = options.run / "both" / "config.json"
-    if options.seeds:
-        stored = stored.parent / f"seed-{options.seeds[0]}" / "config.json"
+    top = options.run / "both" if options.ablations else options.run
+    places = [top / f"seed-{seed}" for seed in options.seeds] or [top]
+    stored = next((p for place in places if (p := place / "config.json").exists()), None)
+    if stored is None and options.run.is_dir():  # stopped before training began
+        return command_line(TrainConfig, rest, prog=prog, presets=PRESETS)
+    stored = stored or places[0] / "config.json"
     before = TrainConfig.from_json(stored)
     config = command_line(TrainConfig, ["--config", str(stored), *rest], prog=prog)
     changed = [
@@ -166,7 +166,7 @@ def report(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     from train import commands
 
-    print(commands.report(options.runs, options.split))
+    say(commands.report(options.runs, options.split))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0 if words else 2
     if words[0] not in COMMANDS:
-        print(f"unknown command {words[0]!r}; expected {', '.join(COMMANDS)}", file=sys.stderr)
+        say(f"unknown command {words[0]!r}; expected {', '.join(COMMANDS)}", error=True)
         return 2
     return exit_code(lambda: _run(words[0], words[1:]))
 

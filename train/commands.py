@@ -1,4 +1,4 @@
-"""What the subcommands do, as plain functions: the command line is a thin shell over them."""
+"""What the subcommands do with trained runs, as plain functions; `train.fitting` makes them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cache.atomic import plain_folder, replace_file
+from cache.atomic import plain_folder
+from cache.command import say
 from cache.errors import ConfigError
+from cache.labels_file import labels_sha256
 from cache.reader import Cache, open_cache
-from train import checkpoint, page, plots, runs
+from train import checkpoint, page, plots, record, runs
 from train.checkpoint import BEST, About
-from train.config import TrainConfig
-from train.data import Dataset, load_clips, load_dataset, pick_device, resolve
+from train.data import Dataset, load_clips, load_dataset
 from train.decode import ensemble
 from train.evaluate import (
     Result,
@@ -27,146 +28,57 @@ from train.evaluate import (
     write_result,
 )
 from train.look import choose, gallery, hardest, look
-from train.loop import best_epoch, predict
-from train.loop import fit as train_model
+from train.loop import predict
 from train.metrics import Predictions
 from train.model import FusionModel
-from train.progress import History
-from train.standardise import standardise
+from train.record import Record
+from train.rows import choose_rows
 from train.tables import class_table, comparison, seeds_table, table
-from train.world import World, joined
 
-ABLATIONS = ("both", "audio", "video")
 _GATES = 6  # clips drawn from either end of the list
 Guesses = Mapping[str, Predictions]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A trained model, scored on a split: its folder, what it knows of itself, what it said."""
+    """A trained model, scored on a split: its folder, what it knows of itself, what it said.
+
+    place: where its scores are, the run or a folder in it.
+    """
 
     run: Path
+    place: Path
     about: About
+    record: Record
     guesses: Guesses
     result: Result
 
 
-def fit(
-    cache_path: Path,
-    run: Path,
-    config: TrainConfig,
-    *,
-    resume: bool = False,
-    seeds: Sequence[int] = (),
-    ablations: bool = False,
-    pictures: int = 4,
-) -> list[Result]:
-    """Train, evaluate on val, draw; one result (see `evaluate`) per model.
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model from its run: what it knows of itself, and its record, if it has any."""
 
-    The features are read once for all seeds and, with `ablations`, for the three models of both
-    streams, of audio alone and of video alone, which are trained the same way. Of the processes
-    that `torchrun` started all train together, and the first does the rest.
+    run: Path
+    model: FusionModel
+    about: About
+    record: Record | None
+
+
+def load_run(run: Path, cache: Cache) -> list[Loaded]:
+    """The models of a run, checked against the cache's features, with their records.
+
+    What a person should know before they are used goes to stderr.
     """
-    with joined(pick_device(config.device)) as world:
-        return _fit(world, cache_path, run, config, resume, seeds, ablations, pictures)
-
-
-def _fit(
-    world: World,
-    cache_path: Path,
-    run: Path,
-    config: TrainConfig,
-    resume: bool,
-    seeds: Sequence[int],
-    ablations: bool,
-    pictures: int,
-) -> list[Result]:
-    cache = open_cache(cache_path)
-    config = resolve(config, cache, cache.labels.classes)
-    if ablations and config.modality != "both":
-        raise ConfigError(
-            f"modality: --ablations trains all three; drop --modality {config.modality}"
-        )
-    configs = {run: config}
-    if ablations:
-        configs = {run / name: config.revised(modality=name) for name in ABLATIONS}
-    places = {place: [place / f"seed-{seed}" for seed in seeds] or [place] for place in configs}
-    if config.batch_size < world.size:
-        raise ConfigError(f"batch_size: {config.batch_size}, for {world.size} processes")
-    for one in [one for members in places.values() for one in members if world.leads]:
-        runs.claim_run(one, resume and (one / checkpoint.LAST).exists() if seeds else resume)
-    dataset = load_dataset(cache, config, ("train", "val"))
-    if world.leads:
-        print(describe(cache, dataset), flush=True)
-    results = []
-    for place, settings in configs.items():
-        narrowed = only(dataset, settings.modality)
-        chosen = dict(zip(places[place], seeds or [config.seed], strict=True))
-        members = []
-        for one, seed in chosen.items():
-            about = _about(cache, narrowed, settings.revised(seed=seed))
-            history = _train_one(cache, narrowed, one, about, resume, world)
-            if world.leads:
-                members.append(_finish_one(cache, narrowed, one, history, pictures))
-        results += [member.result for member in members]
-        _together(place, members, narrowed, "val")
-    if ablations and world.leads:
-        print(f"\n{report([run / name for name in ABLATIONS], 'val')}")
-    return results
-
-
-def only(dataset: Dataset, modality: str) -> Dataset:
-    """The same data with the streams that a model of this modality reads; nothing is copied."""
-    clips = dataset.clips
-    return replace(
-        dataset,
-        clips=replace(
-            clips,
-            audio=None if modality == "video" else clips.audio,
-            maps=None if modality == "audio" else clips.maps,
-        ),
-    )
-
-
-def _about(cache: Cache, dataset: Dataset, config: TrainConfig) -> About:
-    return About(
-        config=config,
-        classes=dataset.classes,
-        shapes=checkpoint.shapes_as_json(dataset.clips.shapes),
-        fingerprint=cache.fingerprint,
-        features=cache.config,
-    )
-
-
-def _train_one(
-    cache: Cache, dataset: Dataset, run: Path, about: About, resume: bool, world: World
-) -> History:
-    config, device = about.config, dataset.clips.device
-    torch.manual_seed(config.seed)
-    model = FusionModel(dataset.clips.shapes, config).to(device)
-    standardise(model, dataset.clips, dataset.splits["train"], world)
-    again = resume and (run / checkpoint.LAST).exists()
-    if world.leads:
-        count = sum(parameter.numel() for parameter in model.parameters())
-        where = device.type if world.size == 1 else f"{world.size} processes, {device.type}"
-        print(f"run {run}: {count:,} parameters on {where}, seed {config.seed}")
-        replace_file(run / runs.CONFIG_FILE, config.to_json().encode())
-        runs.write_json(run / runs.FEATURES_FILE, runs.features_of(cache))
-    return train_model(model, dataset, about, run, again, world)
-
-
-def _finish_one(
-    cache: Cache, dataset: Dataset, run: Path, history: History, pictures: int
-) -> Member:
-    runs.write_json(run / runs.HISTORY_FILE, history)
-    model, about, _ = checkpoint.load(run / BEST)
-    model.to(dataset.clips.device)
-    trained = about.config.gate_weight > 0
-    why = "which scored higher on val at the best epoch" if trained else "as the gate has no loss"
-    print(f"start and end: by the {about.decoding}, {why}")
-    figures = {"curves": plots.curves_figure(history, best_epoch(history))}
-    drawn = plots.save_figures(run / plots.FOLDER, figures)
-    return _score_one(cache, dataset, model, about, run, "val", pictures, drawn)
+    found: list[Loaded] = []
+    for place in runs.members(run):
+        model, about, _ = checkpoint.load(place / BEST)
+        runs.check_same_features(cache, about, place)
+        found.append(Loaded(place, model, about, record.read(place, about)))
+        if about.classes != found[0].about.classes:
+            raise ConfigError(f"{place}: its classes are not those of {found[0].run}")
+    for text in dict.fromkeys(t for one in found for t in record.cautions(run, one.record)):
+        say(f"warning: {text}", error=True)
+    return found
 
 
 def evaluate_run(
@@ -174,40 +86,35 @@ def evaluate_run(
 ) -> list[Result]:
     """Score a run (or each seed of it, and their ensemble) on a split; writes what it finds."""
     cache = open_cache(cache_path)
-    members = []
-    dataset: Dataset | None = None
-    for place in runs.members(run):
-        model, about, _ = checkpoint.load(place / BEST)
-        runs.check_same_features(cache, about, place)
-        config = about.config if device is None else about.config.revised(device=device)
-        if dataset is None:
-            dataset = load_dataset(cache, config, (split,))
-        if dataset.classes != about.classes:
-            raise ConfigError(
-                f"{cache.path}: its classes are not those the run {place} was trained on; "
-                f"expected {', '.join(about.classes)}"
-            )
-        model.to(dataset.clips.device)
-        members.append(_score_one(cache, dataset, model, about, place, split, pictures, []))
-    assert dataset is not None
-    _together(run, members, dataset, split)
+    loaded = load_run(run, cache)
+    about = loaded[0].about
+    config = about.config if device is None else about.config.revised(device=device)
+    rows = choose_rows(cache, config, about.classes)
+    dataset = load_dataset(cache, config, (split,), rows)
+    members = [
+        score_one(cache, dataset, one, split, pictures, [])
+        for one in (replace(one, model=one.model.to(dataset.clips.device)) for one in loaded)
+    ]
+    together(run, members, dataset, split)
     return [member.result for member in members]
 
 
-def _together(run: Path, members: Sequence[Member], dataset: Dataset, split: str) -> None:
+def together(run: Path, members: Sequence[Member], dataset: Dataset, split: str) -> None:
     """Score the ensemble of a run's seeds, write it beside them, and print the seeds' table."""
     if len(members) < 2:
         return
     abouts = [member.about for member in members]
     decoding = common_decoding(abouts)
     guesses = ensemble([member.guesses for member in members], dataset.clips.shapes.clip_seconds)
-    result = evaluate(guesses, decoding, abouts[0], dataset, split)
+    records = [member.record for member in members]
+    result = evaluate(guesses, decoding, abouts[0], dataset, split, records)
     result["seeds"] = [about.config.seed for about in abouts]
-    write_result(run, result)
+    result["other_cache"] = members[0].result["other_cache"]
+    place = plain_folder(run / members[0].place.relative_to(members[0].run))
     rows = prediction_rows(dataset, split, guesses[decoding])
-    runs.write_json(run / f"predictions_{split}.json", rows)
-    print(f"\n{seeds_table([member.result for member in members], result)}")
-    print(f"runs: {run}/seed-*; the ensemble's scores: {run}/metrics_{split}.json")
+    written = write_result(run, place, result, rows)
+    say(f"\n{seeds_table([member.result for member in members], result)}")
+    say(f"runs: {run}/seed-*; the ensemble's scores: {written}")
 
 
 def predict_cache(
@@ -223,36 +130,51 @@ def predict_cache(
     A folder of seeds answers as an ensemble; the pictures show the attention of its first member.
     """
     cache = open_cache(cache_path)
-    places = runs.members(run)
-    loaded = [checkpoint.load(place / BEST)[:2] for place in places]
-    for place, (_, about) in zip(places, loaded, strict=True):
-        runs.check_same_features(cache, about, place)
+    loaded = load_run(run, cache)
     if not cache.ids:
         raise ConfigError(f"{cache.path}: no clip in this cache; nothing to predict")
-    model, about = loaded[0]
+    model, about = loaded[0].model, loaded[0].about
     config = about.config if device is None else about.config.revised(device=device)
     clips = load_clips(cache, config, cache.ids, len(about.classes))
     rows = torch.arange(len(clips.ids), device=clips.device)
-    guesses = [predict(member.to(clips.device), clips, rows) for member, _ in loaded]
+    guesses = [predict(one.model.to(clips.device), clips, rows) for one in loaded]
     guess = guesses[0][about.decoding]
     if len(loaded) > 1:
-        together = ensemble(guesses, clips.shapes.clip_seconds)
-        guess = together[common_decoding([about for _, about in loaded])]
-        print(f"the ensemble of {len(loaded)} models in {run}")
+        answers = ensemble(guesses, clips.shapes.clip_seconds)
+        guess = answers[common_decoding([one.about for one in loaded])]
+        say(f"the ensemble of {len(loaded)} models in {run}")
+    seen = _seen_by(loaded, clips.ids)
     found = [
-        {"id": clip_id, **prediction(guess, row, about.classes)}
+        {"id": clip_id, **prediction(guess, row, about.classes), "seen": seen[clip_id]}
         for row, clip_id in enumerate(clips.ids)
     ]
-    folder = out or (run if len(loaded) > 1 else places[0]) / "predictions"
+    folder = out or (run if len(loaded) > 1 else loaded[0].run) / "predictions"
     plain_folder(folder)
     runs.write_json(folder / "predictions.json", found)
-    print(pd.DataFrame(found).to_string(index=False, float_format="{:.2f}".format))
-    print("pictures:")
+    say(pd.DataFrame(found).to_string(index=False, float_format="{:.2f}".format))
+    say("pictures:")
     for row in range(len(found))[:pictures]:
         view = look(model, cache, clips, row, guess, row, about.classes)
         for path in plots.draw_clip(folder / plots.FOLDER, view):
-            print(f"  {path}")
-    print(f"written: {folder / 'predictions.json'}")
+            say(f"  {path}")
+    say(f"written: {folder / 'predictions.json'}")
+    return found
+
+
+def _seen_by(loaded: Sequence[Loaded], ids: Sequence[str]) -> dict[str, str]:
+    """For each clip: "train" where a model was trained on it, "val" where one was selected on it.
+
+    "no" for the others, "unknown" where a model has no record.
+    """
+    records = [one.record for one in loaded if one.record is not None]
+    found = dict.fromkeys(ids, "no" if len(records) == len(loaded) else "unknown")
+    for split, some in record.seen(records, ids).items():
+        found.update(dict.fromkeys(some, split))
+        if some:
+            what = "trained" if split == "train" else "selected"
+            say(
+                f"{len(some)} of {len(ids)} clips are such as the run was {what} on (seen: {split})"
+            )
     return found
 
 
@@ -270,24 +192,20 @@ def report(paths: Sequence[Path], split: str) -> str:
     return comparison(stored)
 
 
-def _score_one(
-    cache: Cache,
-    dataset: Dataset,
-    model: FusionModel,
-    about: About,
-    run: Path,
-    split: str,
-    pictures: int,
-    drawn: list[Path],
+def score_one(
+    cache: Cache, dataset: Dataset, one: Loaded, split: str, pictures: int, drawn: list[Path]
 ) -> Member:
     """Evaluate, write, draw, print."""
+    run, model, about = one.run, one.model, one.about
+    known = one.record or Record(dataset.rows.used(), None)
+    place = run if one.record is None else _place(run, one.record, cache, dataset)
     samples, clip_seconds = dataset.splits[split], dataset.clips.shapes.clip_seconds
     guesses = predict(model, dataset.clips, samples.clip)
     guess = guesses[about.decoding]
-    result = evaluate(guesses, about.decoding, about, dataset, split)
+    result = evaluate(guesses, about.decoding, about, dataset, split, [known])
+    result["other_cache"] = None if place == run else cache.path.name
     rows = prediction_rows(dataset, split, guess)
-    runs.write_json(run / f"predictions_{split}.json", rows)
-    written = write_result(run, result)
+    written = write_result(run, place, result, rows)
     figures = {
         f"intervals_{split}": plots.intervals_figure(rows, clip_seconds),
         f"confusion_{split}": plots.confusion_figure(
@@ -299,36 +217,24 @@ def _score_one(
     ends = list(dict.fromkeys([*order[:_GATES], *order[-_GATES:]]))  # the worst, then the best
     some, _ = gallery(model, cache, dataset, split, guess, rows, ends)
     figures[f"gates_{split}"] = plots.gates_figure(some)
-    drawn += plots.save_figures(run / plots.FOLDER, figures)
-    drawn.insert(0, page.write(run, result, rows, views, mels))
+    drawn += plots.save_figures(place / plots.FOLDER, figures)
+    drawn.insert(0, page.write(place, result, rows, views, mels))
     for number in choose(rows, clip_seconds, pictures):
         view = look(
             model, cache, dataset.clips, int(samples.clip[number]), guess, number, about.classes,
             rows[number],
         )  # fmt: skip
-        drawn += plots.draw_clip(run / plots.FOLDER / split, view)
-    print(f"\n{table(result)}\n\nby class, hardest first:\n{class_table(result)}")
-    print(f"scores: {written}\npictures:")
+        drawn += plots.draw_clip(place / plots.FOLDER / split, view)
+    say(f"\n{table(result)}\n\nby class, hardest first:\n{class_table(result)}")
+    say(f"scores: {written}\npictures:")
     for path in drawn:
-        print(f"  {path}")
-    return Member(run, about, guesses, result)
+        say(f"  {path}")
+    return Member(run, place, about, known, guesses, result)
 
 
-def describe(cache: Cache, dataset: Dataset) -> str:
-    """Which data a run sees, and what was left out, for people."""
-    sizes = ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())
-    lines = [f"cache {cache.path}: {len(cache)} clips; rows: {sizes}", dataset.clips.mode]
-    lines += dataset.notes
-    if dataset.without_features:
-        named = ", ".join(dataset.without_features[:10])
-        more = len(dataset.without_features) - 10
-        lines.append(
-            f"{len(dataset.without_features)} labelled clip(s) without features left out: {named}"
-            + (f" and {more} more" if more > 0 else "")
-        )
-    for (early, late), ids in dataset.leaks.items():
-        lines.append(
-            f"{len(ids)} id(s) stand in both {early} and {late} "
-            "(--drop-leaks keeps them in the later split only)"
-        )
-    return "\n".join(lines)
+def _place(run: Path, own: Record, cache: Cache, dataset: Dataset) -> Path:
+    """Where scores go: into the run those of its own cache's labels, apart those of another's."""
+    labels = dataset.rows.labels
+    if record.is_own(own, labels):
+        return run
+    return plain_folder(run / f"on-{labels_sha256(labels)[:8]}")

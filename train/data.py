@@ -23,7 +23,7 @@ from train.batch import Shapes
 from train.clips import AHEAD, PART_CLIPS, READERS, Clips, Source
 from train.config import TrainConfig
 from train.memory import room
-from train.metrics import Events
+from train.rows import Rows, choose_rows
 from train.stream import Streamed, least_slots
 
 
@@ -50,16 +50,17 @@ class Dataset:
 
     clips: Clips
     splits: dict[str, Samples]
-    classes: list[str]
-    without_features: list[str]
-    ids: list[str]
-    """Clip id of each label row."""
-    leaks: dict[tuple[str, str], list[str]]
-    notes: list[str]
-    train_truth: Events
-    """The training events, for baselines: known also when their features were not loaded."""
-    train_ids: list[str]
-    """Clip id of each training event."""
+    rows: Rows
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; place in the list is the class number."""
+        return self.rows.labels.classes
+
+    @property
+    def ids(self) -> list[str]:
+        """Clip id of each label row."""
+        return self.rows.labels.ids
 
 
 def pick_device(name: str) -> torch.device:
@@ -104,51 +105,42 @@ def _check_modality(config: TrainConfig, cache: Cache) -> None:
         )
 
 
-def load_dataset(cache: Cache, config: TrainConfig, splits: Sequence[str] = SPLITS) -> Dataset:
-    """Labels joined with features, on the config's device. `config` must be resolved.
+def load_dataset(
+    cache: Cache,
+    config: TrainConfig,
+    splits: Sequence[str] = SPLITS,
+    rows: Rows | None = None,
+) -> Dataset:
+    """Label rows (see `choose_rows`) joined with features, on the config's device.
 
-    Label rows whose clip has no features are left out and named; where `drop_leaks` is set, so
-    are rows whose id stands in a later split as well (train < val < test).
+    `config` must be resolved.
     """
-    labels = cache.labels
-    leaks = labels.leaks()
-    notes = list(labels.notes)
-    without = sorted({clip_id for clip_id in labels.ids if clip_id not in cache})
-    kept: dict[str, npt.NDArray[np.int64]] = {}
-    for name in SPLITS:
-        leaked = {i for (early, _), ids in leaks.items() if early == name for i in ids}
-        dropped = leaked if config.drop_leaks else set()
-        rows = [r for r in labels.rows(name) if labels.ids[r] in cache]
-        kept[name] = np.array([r for r in rows if labels.ids[r] not in dropped], np.int64)
-        if len(kept[name]) < len(rows):
-            count = len(rows) - len(kept[name])
-            notes.append(f"{count} row(s) of {name} dropped: their ids stand in a later split")
-    chosen = {name: kept[name] for name in splits}
+    rows = rows or choose_rows(cache, config)
+    labels = rows.labels
+    chosen = {name: rows.kept[name] for name in splits}
     if not any(map(len, chosen.values())):
+        foreign = sorted({name for split in splits for name in rows.unknown[split]})
         raise CacheError(
             f"{cache.path}: no label row of {', '.join(splits)} has features; see "
             "`python -m cache info`"
+            + (f"; classes that the run doesn't know: {', '.join(foreign[:10])}" if foreign else "")
         )
-    used = sorted({labels.ids[row] for rows in chosen.values() for row in rows})
+    used = sorted({labels.ids[row] for some in chosen.values() for row in some})
     clips = load_clips(cache, config, used, len(labels.classes))
     place = {clip_id: row for row, clip_id in enumerate(used)}
     ends = np.stack([labels.start_s, labels.end_s], 1) / cache.config["clip_seconds"]
 
-    def samples(rows: npt.NDArray[np.int64]) -> Samples:
+    def samples(some: npt.NDArray[np.int64]) -> Samples:
         return Samples(
-            clip=torch.tensor([place[labels.ids[row]] for row in rows], dtype=torch.int64).to(
+            clip=torch.tensor([place[labels.ids[row]] for row in some], dtype=torch.int64).to(
                 clips.device
             ),
-            category=torch.from_numpy(labels.category[rows]).to(clips.device),
-            interval=torch.from_numpy(ends[rows].astype(np.float32)).to(clips.device),
-            rows=rows,
+            category=torch.from_numpy(labels.category[some]).to(clips.device),
+            interval=torch.from_numpy(ends[some].astype(np.float32)).to(clips.device),
+            rows=some,
         )
 
-    named = {name: samples(rows) for name, rows in chosen.items()}
-    train = kept["train"]
-    truth = Events(labels.category[train], labels.start_s[train], labels.end_s[train])
-    ids = [labels.ids[row] for row in train]
-    return Dataset(clips, named, labels.classes, without, labels.ids, leaks, notes, truth, ids)
+    return Dataset(clips, {name: samples(some) for name, some in chosen.items()}, rows)
 
 
 def load_clips(cache: Cache, config: TrainConfig, ids: Sequence[str], classes: int) -> Clips:

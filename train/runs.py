@@ -2,6 +2,7 @@
 
 config.json                     resolved settings (portable)
 features.json                   the cache's fingerprint, extraction settings and provenance
+record.json, trained_on.h5      by which code and when it was trained, on which label rows
 history.json                    one record per epoch
 best_model_with_attention.pth   the selected weights; last.pth: to go on from
 metrics_val.json, metrics_test.json, predictions_val.json, test_evaluations.jsonl
@@ -9,18 +10,22 @@ report.html                     scores and clips, to look at
 attention_visualization/        pictures
 seed-0/ seed-1/ …               with --seeds: one such folder each, and the ensemble's scores
 both/ audio/ video/             with --ablations: one such run each
+on-1a2b3c4d/                    scores and pictures of the labels of another cache
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.atomic import replace_file
+from cache.atomic import plain_folder, replace_file, writing
 from cache.errors import CacheError, ConfigError
+from cache.lock import LOCK_FILE, writer_lock
 from cache.reader import Cache
 from cache.schema import config_differences
 from train.checkpoint import BEST, LAST, About
@@ -77,13 +82,66 @@ def members(run: Path) -> list[Path]:
     return seeds
 
 
-def claim_run(run: Path, resume: bool) -> None:
-    """Make the run's folder; refuse to write over a run, or to resume what is not there."""
-    if resume and not (run / LAST).exists():
-        raise ConfigError(f"{run}: nothing to resume here; expected {LAST} (drop --resume)")
-    if not resume and any((run / name).exists() for name in (LAST, BEST, CONFIG_FILE)):
-        raise ConfigError(f"{run}: holds a run already; pass --resume to go on, or another --run")
-    run.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def claimed(run: Path | None, members: Sequence[str], resume: bool) -> Iterator[Path]:
+    """Be the only one that trains in a run's folder while the block runs; make it where needed.
+
+    members: the folders inside it ("." for itself) that get a model each. Without `run` a new
+    folder is made under `runs/`. Raises ConfigError where one holds a run already, or nothing to
+    resume; CacheError, saying who and since when, where somebody trains in it. A folder that the
+    block leaves empty is removed.
+    """
+    made = [] if run is not None else [_fresh()]
+    run = run or made[0]
+    places = [run / member for member in members]
+    inside = (folder for place in places for folder in (place, *place.parents))
+    folders = sorted({folder for folder in inside if folder.is_relative_to(run)})
+    _check_free(run, places, resume)
+    with contextlib.ExitStack() as held:
+        try:
+            for folder in folders:
+                if not folder.exists():
+                    made.append(plain_folder(folder))
+                held.enter_context(writer_lock(plain_folder(folder), "run"))
+            _check_free(run, places, resume)  # once more: another may have ended just now
+            yield run
+        finally:
+            for folder in reversed(made):
+                if {path.name for path in folder.iterdir()} <= {LOCK_FILE}:
+                    (folder / LOCK_FILE).unlink(missing_ok=True)
+                    folder.rmdir()
+
+
+def _fresh() -> Path:
+    """A new folder under `runs/`, nobody else's even if they ask within the same second."""
+    name = new_run()
+    plain_folder(ROOT)
+    for number in itertools.count(1):
+        path = name if number == 1 else name.with_name(f"{name.name}-{number}")
+        with writing(path):
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                continue
+    return path
+
+
+def _check_free(run: Path, places: Sequence[Path], resume: bool) -> None:
+    """Refuse to write over a run. One without a checkpoint may begin anew."""
+    for place in places:
+        if not resume and any((place / name).exists() for name in (LAST, BEST)):
+            raise ConfigError(
+                f"{place}: holds a run already; pass --resume to go on, or another --run"
+            )
+    alone = run in places
+    inside = run.glob(f"seed-*/{BEST}") if alone else [run / BEST]
+    for path in inside:
+        if path.exists():
+            raise ConfigError(
+                f"{path.parent}: holds a run already, which would stand "
+                f"{'inside' if alone else 'beside'} the new one; pass another --run"
+            )
 
 
 def write_json(path: Path, value: object) -> None:

@@ -69,9 +69,12 @@ def baselines(
     """Predictors that look at nothing but the training labels, for `count` events.
 
     Both answer with the training split's class frequencies (so top-1 is the majority class);
-    one says "the whole clip", the other the mean training interval.
+    one says "the whole clip", the other the mean training interval. Without training events there
+    are none.
     """
-    frequency = np.bincount(train.category, minlength=classes) / max(1, len(train))
+    if not len(train):
+        return {}
+    frequency = np.bincount(train.category, minlength=classes) / len(train)
     probability = np.tile(frequency, (count, 1))
     spans = {
         "majority class, whole clip": (0.0, clip_seconds),

@@ -49,7 +49,7 @@ Columns = Mapping[str, Mapping[str, str]]
 
 def table(result: Result) -> str:
     """The scores of one evaluation, baselines beside each."""
-    return render(result, {name: plain(scores) for name, scores in result["scores"].items()})
+    return render(title(result), {name: plain(scores) for name, scores in result["scores"].items()})
 
 
 def seeds_table(results: Sequence[Result], together: Result | None) -> str:
@@ -62,18 +62,21 @@ def comparison(runs: Mapping[str, tuple[Sequence[Result], Result | None]]) -> st
     columns: dict[str, Mapping[str, str]] = {}
     for name, (seeds, together) in runs.items():
         for predictor in [key for key in seeds[0]["scores"] if key.startswith(MODEL)]:
-            if predictor != MODEL and len(runs) > 1:
+            if predictor.endswith("decoding") and len(runs) > 1:
                 continue
-            title = predictor.replace(MODEL, name, 1)
-            title += f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
-            columns[title] = spread([result["scores"].get(predictor, {}) for result in seeds])
+            heading = predictor.replace(MODEL, name, 1)
+            heading += f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
+            columns[heading] = spread([result["scores"].get(predictor, {}) for result in seeds])
         if together is not None:
             columns[f"{name}, ensemble of {len(seeds)}"] = plain(together["scores"][MODEL])
     first = next(iter(runs.values()))[0][0]
     for name, scores in first["scores"].items():
         if not name.startswith(MODEL):
             columns[name] = plain(scores)
-    return render(first, columns)
+    if len(runs) == 1:
+        return render(title(first), columns)
+    told = [f"{name}: {text}" for name, (seeds, _) in runs.items() for text in cautions(seeds[0])]
+    return "\n".join([render(scored(first), columns), *told])
 
 
 def plain(scores: Scores) -> dict[str, str]:
@@ -90,8 +93,8 @@ def spread(runs: Sequence[Scores]) -> dict[str, str]:
     }
 
 
-def render(result: Result, columns: Columns) -> str:
-    """A title line that says what was scored, then the groups of scores."""
+def render(heading: str, columns: Columns) -> str:
+    """A line that says what was scored, then the groups of scores."""
     frame = pd.DataFrame(
         [
             [column.get(key, "–") for column in columns.values()]
@@ -102,7 +105,7 @@ def render(result: Result, columns: Columns) -> str:
         columns=list(columns),
     )
     header, *lines = frame.to_string().splitlines()
-    text = [title(result), header]
+    text = [heading, header]
     for name, labels in GROUPS.items():
         text += [f"{name}:", *lines[: len(labels)]]
         lines = lines[len(labels) :]
@@ -110,14 +113,43 @@ def render(result: Result, columns: Columns) -> str:
 
 
 def title(result: Mapping[str, Any]) -> str:
-    """Which events were scored, and how often this run has looked at test."""
-    left_out, looks = len(result["clips_without_features"]), result.get("test_looks", 1)
+    """Which events were scored, and what must be known to read the scores."""
+    return "; ".join([scored(result), *cautions(result)])
+
+
+def scored(result: Mapping[str, Any]) -> str:
+    """Which events were scored."""
+    left_out = len(result["clips_without_features"])
     return (
         f"{result['split']}: {result['events']} events, {result['events_shorter_than_clip']} of "
         f"them shorter than the clip, {result['classes_in_split']} classes"
         + (f"; {left_out} labelled clip(s) without features left out" if left_out else "")
-        + (f"; this run has now been scored on test {looks} times" if looks > 1 else "")
     )
+
+
+def cautions(result: Mapping[str, Any]) -> list[str]:
+    """What makes scores other than they seem: seen clips, other code, another cache, many looks."""
+    found = []
+    if result.get("other_cache") is not None:
+        found.append(f"of another cache than the run's: {result['other_cache']}")
+    for split, what in (("train", "trained"), ("val", "selected")):
+        ids = result.get("seen", {}).get(split, [])
+        if ids:
+            named = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+            found.append(f"{len(ids)} of its clips the run was {what} on ({named})")
+    if not result.get("seen_known", False):
+        found.append("which clips the run has seen is not known (it has no record)")
+    if result.get("code_differs"):
+        changed = ", ".join(f"{name}.py" for name in result["code_differs"])
+        found.append(f"by other code than it was trained by ({changed} changed)")
+    unknown = result.get("unknown_classes", {})
+    if unknown:
+        named = ", ".join(f"{name} ({count})" for name, count in unknown.items())
+        found.append(f"left out: {sum(unknown.values())} events of unknown classes: {named}")
+    looks = result.get("test_looks", 1)
+    if looks > 1:
+        found.append(f"this run has now been scored on test {looks} times")
+    return found
 
 
 def class_table(result: Result) -> str:

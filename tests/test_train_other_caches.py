@@ -1,0 +1,183 @@
+"""A run scored on other caches: classes by name, any of the splits, looks that count."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_cache import make_cache
+from tiny_runs import FLAGS, TINY, tiny_labels
+
+from cache.errors import AvelError, CacheError
+from cache.labels_file import write_labels
+from train import __main__ as cli
+from train import commands, evaluate, plots
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "few_pictures")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, few_pictures):
+    folder = tmp_path_factory.mktemp("made")
+    make_cache(folder / "cache", labels=tiny_labels(), **TINY)
+    words = ["fit", "--cache", str(folder / "cache"), "--run", str(folder / "run"), *FLAGS]
+    assert cli.main(words) == 0
+    commands.evaluate_run(folder / "run", folder / "cache", "test", pictures=0)
+    return folder
+
+
+@pytest.fixture
+def cache(made, tmp_path):
+    return Path(shutil.copytree(made / "cache", tmp_path / "cache"))
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    return Path(shutil.copytree(made / "run", tmp_path / "run"))
+
+
+def score(run, cache, split="test"):
+    return commands.evaluate_run(run, cache, split, pictures=0)[0]
+
+
+def stored(run, name="metrics_test.json"):
+    return json.loads((run / name).read_text())
+
+
+def looks(run):
+    return len((run / "test_evaluations.jsonl").read_text().splitlines())
+
+
+def renumbered(order):
+    """The same label rows with the classes in another order."""
+    labels = tiny_labels()
+    place = np.argsort(order)
+    names = [labels.classes[number] for number in order]
+    return dataclasses.replace(labels, classes=names, category=place[labels.category])
+
+
+def test_classes_in_another_order_are_scored_alike(run, cache):
+    before = stored(run)
+    write_labels(cache, renumbered([2, 0, 1]))
+    result = score(run, cache)
+    for name in ("scores", "per_class", "confusion", "classes", "scored_rows", "training_rows"):
+        assert result[name] == before[name], name
+    assert result["other_cache"] is None, "the rows are the very same"
+    assert [row["category"] for row in stored(run, "predictions_test.json")] == [
+        tiny_labels().classes[tiny_labels().category[row]] for row in tiny_labels().rows("test")
+    ]
+
+
+def only_split(labels, split, **changes):
+    """Labels that hold one split alone, as a person is handed them."""
+    rows = labels.rows(split)
+    found = dataclasses.replace(
+        labels,
+        ids=[labels.ids[row] for row in rows],
+        **{name: getattr(labels, name)[rows] for name in ("category", "start_s", "end_s", "split")},
+    )
+    return dataclasses.replace(found, **changes)
+
+
+def test_a_test_set_alone_is_scored_beside_the_runs_own_baselines(run, cache):
+    before = stored(run)
+    write_labels(cache, only_split(tiny_labels(), "test"))
+    result = score(run, cache)
+    assert result["scores"] == before["scores"]
+    assert result["training_rows"] == before["training_rows"]
+    assert result["other_cache"] == "cache"
+    assert stored(run) == before
+    (other,) = run.glob("on-*")
+    assert stored(other) == result
+    assert (other / "predictions_test.json").exists()
+    assert (other / "report.html").exists()
+    assert "test_looks" in result
+    with pytest.raises(CacheError, match="no label row of val"):
+        score(run, cache, "val")
+
+
+def test_a_subset_of_the_classes_is_matched_by_name(run, cache):
+    labels = only_split(tiny_labels(), "test")
+    names = labels.classes
+    kept = np.flatnonzero(labels.category != 0)
+    some = dataclasses.replace(
+        labels,
+        ids=[labels.ids[row] for row in kept],
+        classes=[names[2], names[1]],
+        category=np.where(labels.category[kept] == 2, 0, 1),
+        **{name: getattr(labels, name)[kept] for name in ("start_s", "end_s", "split")},
+    )
+    write_labels(cache, some)
+    result = score(run, cache)
+    assert result["events"] == 4
+    assert result["classes"] == names
+    own = {row["id"]: row for row in stored(run, "predictions_test.json")}
+    (other,) = run.glob("on-*")
+    for row in stored(other, "predictions_test.json"):
+        assert row["category"] == own[row["id"]]["category"]
+        assert row["predicted"] == own[row["id"]]["predicted"]
+    top1 = np.mean([own[i]["predicted"] == own[i]["category"] for i in some.ids])
+    assert result["scores"]["model"]["top1"] == pytest.approx(top1)
+
+
+def test_events_of_classes_that_the_run_does_not_know_are_left_out_and_told(run, cache, capsys):
+    labels = tiny_labels()
+    rows = labels.rows("test")
+    labels.category[rows[:2]] = 3
+    write_labels(cache, dataclasses.replace(labels, classes=[*labels.classes, "Drum"]))
+    result = score(run, cache)
+    assert result["events"] == 4
+    assert result["unknown_classes"] == {"Drum": 2}
+    assert "left out: 2 events of unknown classes: Drum (2)" in capsys.readouterr().out
+    labels.category[rows] = 3
+    write_labels(cache, dataclasses.replace(labels, classes=[*labels.classes, "Drum"]))
+    with pytest.raises(CacheError, match="classes that the run doesn't know: Drum"):
+        score(run, cache)
+
+
+def test_a_look_that_failed_is_not_counted(run, cache, monkeypatch):
+    assert looks(run) == 1
+
+    def fails(*_, **__):
+        raise CacheError("no room")
+
+    monkeypatch.setattr(evaluate.runs, "write_json", fails)
+    with pytest.raises(CacheError, match="no room"):
+        score(run, cache)
+    monkeypatch.undo()
+    write_labels(cache, only_split(tiny_labels(), "train"))
+    with pytest.raises(AvelError):
+        score(run, cache)
+    assert looks(run) == 1
+    write_labels(cache, tiny_labels())
+    assert score(run, cache)["test_looks"] == looks(run) == 2
+
+
+def test_report_tells_of_each_run_what_was_seen(made, cache, tmp_path, capsys):
+    for name in ("one", "two"):
+        shutil.copytree(made / "run", tmp_path / name)
+    labels = tiny_labels()
+    moved = labels.rows("test")[0]
+    labels.ids[moved] = labels.ids[labels.rows("train")[0]]
+    write_labels(cache, labels)
+    for name in ("one", "two"):
+        score(tmp_path / name, cache)
+    capsys.readouterr()
+    assert (
+        cli.main(["report", str(tmp_path / "one"), str(tmp_path / "two"), "--split", "test"]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "one: 1 of its clips the run was trained on (clip00000)" in shown
+    assert "two: 1 of its clips" in shown
+    assert "one, without 1 seen" in shown
+
+
+def test_pictures_of_another_cache_do_not_replace_the_runs_own(run, cache):
+    own = {path: path.stat().st_mtime_ns for path in (run / plots.FOLDER).rglob("*")}
+    page = (run / "report.html").read_bytes()
+    write_labels(cache, only_split(tiny_labels(), "test"))
+    score(run, cache)
+    assert own == {path: path.stat().st_mtime_ns for path in (run / plots.FOLDER).rglob("*")}
+    assert (run / "report.html").read_bytes() == page
