@@ -282,9 +282,13 @@ def test_bad_checkpoints_are_refused_with_a_sentence(cache, tmp_path):
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for changes, words in [
         ({"version": 99}, "99"),
-        ({"model": {}}, "don't fit"),
+        ({"model": {}}, r"don't fit .* missing: audio\.deviation, audio\.first\.bias, .*, …"),
+        ({"model": {**state, "new.bias": torch.zeros(2)}}, "1 not known here: new.bias"),
         ({"model": {**state, "gate.bias": torch.tensor([torch.nan])}}, "not finite"),
-        ({"model": {**state, "gate.bias": torch.zeros(2)}}, "don't fit"),
+        (
+            {"model": {**state, "gate.bias": torch.zeros(2), "gate.weight": torch.zeros(1)}},
+            r"2 of another shape: gate.bias \[2\], expected \[1\], gate.weight \[1\], exp",
+        ),
         ({"about": about.revised(classes=["one"]).model_dump_json()}, "class names"),
         (
             {"about": about.revised(shapes={**about.shapes, "classes": 10**12}).model_dump_json()},

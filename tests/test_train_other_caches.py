@@ -172,6 +172,10 @@ def test_report_tells_of_each_run_what_was_seen(made, cache, tmp_path, capsys):
     assert "one: 1 of its clips the run was trained on (clip00000)" in shown
     assert "two: 1 of its clips" in shown
     assert "one, without 1 seen" in shown
+    path = tmp_path / "one" / "metrics_test.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "code": "0" * 16}))
+    commands.report([tmp_path / "one", tmp_path / "two"], "test")
+    assert "not all were scored by the same code" in capsys.readouterr().err
 
 
 def test_pictures_of_another_cache_do_not_replace_the_runs_own(run, cache):

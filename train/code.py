@@ -32,8 +32,13 @@ _GIT_SECONDS = 20
 
 
 def digests() -> dict[str, str]:
-    """16 hex digits for each module that decides a run's numbers."""
-    return {name: source_digest((FOLDER / f"{name}.py").read_text("utf-8")) for name in DECIDING}
+    """16 hex digits for each module that decides a run's numbers, as they were at first asking."""
+    return dict(_digests(FOLDER))
+
+
+@functools.cache
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: source_digest((folder / f"{name}.py").read_text("utf-8")) for name in DECIDING}
 
 
 def source_digest(source: str) -> str:

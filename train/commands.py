@@ -189,6 +189,8 @@ def report(paths: Sequence[Path], split: str) -> str:
         for path in paths
     }
     runs.check_same_data({name: seeds for name, (seeds, _) in stored.items()})
+    if len({result.get("code") for seeds, _ in stored.values() for result in seeds}) > 1:
+        say("warning: not all were scored by the same code; evaluate them again", error=True)
     return comparison(stored)
 
 
