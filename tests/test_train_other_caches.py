@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,24 @@ def test_classes_in_another_order_are_scored_alike(run, cache):
     assert [row["category"] for row in stored(run, "predictions_test.json")] == [
         tiny_labels().classes[tiny_labels().category[row]] for row in tiny_labels().rows("test")
     ]
+
+
+def test_names_are_matched_however_their_accents_are_written(cache, tmp_path):
+    labels, form = tiny_labels(), unicodedata.normalize
+
+    def written(how):
+        ids = [form(how, f"é{clip_id}") for clip_id in labels.ids]
+        classes = [form(how, f"café {name}") for name in labels.classes]
+        return dataclasses.replace(labels, ids=ids, classes=classes)
+
+    one = make_cache(tmp_path / "one", labels=written("NFD"), **TINY)
+    assert cli.main(["fit", "--cache", str(one), "--run", str(tmp_path / "r"), *FLAGS]) == 0
+    moved = written("NFC")
+    moved.split[:] = 2 - moved.split
+    other = make_cache(tmp_path / "other", labels=moved, **TINY)
+    result = score(tmp_path / "r", other)
+    assert result["unknown_classes"] == {}
+    assert len(result["seen"]["train"]) == result["events"] == 18
 
 
 def only_split(labels, split, **changes):

@@ -205,7 +205,7 @@ def score_one(
     guesses = predict(model, dataset.clips, samples.clip)
     guess = guesses[about.decoding]
     result = evaluate(guesses, about.decoding, about, dataset, split, [known])
-    result["other_cache"] = None if place == run else cache.path.name
+    result["other_cache"] = None if place == run else cache.path.resolve().name
     rows = prediction_rows(dataset, split, guess)
     written = write_result(run, place, result, rows)
     figures = {

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import torch
 
@@ -77,8 +78,8 @@ class Record:
     making: Making | None
 
     def ids(self, split: str) -> set[str]:
-        """Ids of the clips that the run was trained ("train") or selected ("val") on."""
-        return {self.rows.ids[row] for row in self.rows.rows(split)}
+        """Ids (NFC) of the clips that the run was trained ("train") or selected ("val") on."""
+        return {_nfc(self.rows.ids[row]) for row in self.rows.rows(split)}
 
     def other_code(self) -> list[str]:
         """The modules that differ from those that the run was trained with."""
@@ -143,12 +144,13 @@ def read(run: Path, about: About) -> Record | None:
 
 def seen(records: Sequence[Record], ids: Iterable[str]) -> dict[str, list[str]]:
     """Which of the ids any of the runs was trained on ("train"), or else selected on ("val")."""
-    wanted = set(ids)
-    trained, selected = (
-        wanted & set().union(*(record.ids(split) for record in records))
-        for split in ("train", "val")
-    )
-    return {"train": sorted(trained), "val": sorted(selected - trained)}
+    named = {clip_id: _nfc(clip_id) for clip_id in ids}
+    before = {split: set().union(*(r.ids(split) for r in records)) for split in ("train", "val")}
+    before["val"] -= before["train"]
+    return {
+        split: sorted(clip_id for clip_id, name in named.items() if name in known)
+        for split, known in before.items()
+    }
 
 
 def is_own(record: Record, labels: Labels) -> bool:
@@ -162,7 +164,7 @@ def check_same_rows(run: Path, classes: Sequence[str], before: Labels | None, no
     before: its rows, or None where they are not known: then its classes alone are compared.
     """
     advice = "Relabel the cache back to resume it, or train anew into another --run"
-    if list(classes) != now.classes:
+    if [*map(_nfc, classes)] != [*map(_nfc, now.classes)]:
         raise ConfigError(
             f"{run}: can't be resumed: its classes are {_differing(classes, now.classes)}; the "
             f"cache has {_differing(now.classes, classes)}. {advice}"
@@ -206,8 +208,8 @@ def cautions(run: Path, record: Record | None) -> list[str]:
 def _rows(labels: Labels, split: str) -> Counter[Row]:
     return Counter(
         (
-            labels.ids[row],
-            labels.classes[labels.category[row]],
+            _nfc(labels.ids[row]),
+            _nfc(labels.classes[labels.category[row]]),
             round(float(labels.start_s[row]), 4),
             round(float(labels.end_s[row]), 4),
         )
@@ -221,10 +223,14 @@ def _differing(mine: Sequence[str], others: Sequence[str]) -> str:
     far = [
         f"{number}: {name}"
         for number, name in enumerate(mine)
-        if number >= len(others) or others[number] != name
+        if number >= len(others) or _nfc(others[number]) != _nfc(name)
     ]
     named = ", ".join(far[:8]) or "the same but for more"
     return named + (", …" if len(far) > 8 else "")
+
+
+def _nfc(text: str) -> str:
+    return normalize("NFC", text)
 
 
 def _some(rows: Counter[Row]) -> str:

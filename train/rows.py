@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
@@ -65,8 +66,9 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
     kept: dict[str, npt.NDArray[np.int64]] = {}
     category = labels.category
     if classes is not None:
-        numbers = {name: number for number, name in enumerate(classes)}
-        category = np.array([numbers.get(name, -1) for name in labels.classes], np.int64)[category]
+        numbers = {normalize("NFC", name): number for number, name in enumerate(classes)}
+        found = [numbers.get(normalize("NFC", name), -1) for name in labels.classes]
+        category = np.array(found, np.int64)[category]
     for name in SPLITS:
         leaked = {i for (early, _), ids in leaks.items() if early == name for i in ids}
         dropped = leaked if config.drop_leaks else set()
