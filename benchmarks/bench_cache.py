@@ -35,7 +35,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from synthetic_cache import CONFIG, labels_for, make_cache  # noqa: E402
+from synthetic_cache import CONFIG, labels_for, make_cache, picture  # noqa: E402
 
 import cache.shard as shard_module  # noqa: E402
 from cache.folder import claim, make_identity, read_identity  # noqa: E402
@@ -156,10 +156,11 @@ def make_large(folder: Path, clips: int) -> dict[str, Any]:
     labels = replace(labels_for(clips, 28), source="synthetic")
     rng = np.random.default_rng(0)
     features = {
-        spec.name: rng.random(spec.shape, np.float32).astype(spec.dtype)
+        spec.name: 0.1 * rng.random(spec.shape, np.float32).astype(spec.dtype)
         for spec in feature_fields(config)
     }
-    row = Clip("", features, [b"\xff\xd8picture"], valid_s=0.1, media_s=0.1, audio_steps=5)
+    shown = picture(False, 0, SMALL["frame_size_px"])
+    row = Clip("", features, [shown], valid_s=0.1, media_s=0.1, audio_steps=5)
     cache = folder / "cache"
     claim(cache, identity)
     with mock.patch("cache.atomic.sync"):  # nothing here is worth a flush

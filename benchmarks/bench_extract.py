@@ -46,10 +46,11 @@ from cache.annotations import read_annotations  # noqa: E402
 from cache.errors import MediaError  # noqa: E402
 from cache.folder import make_identity  # noqa: E402
 from cache.lock import claimed  # noqa: E402
-from extract.clips import Source, find_annotations, find_sources  # noqa: E402
+from extract.clips import Source  # noqa: E402
 from extract.config import FEATURE_VERSION, ExtractConfig  # noqa: E402
 from extract.demo import make_demo_set  # noqa: E402
 from extract.features import Extractor  # noqa: E402
+from extract.finding import find_annotations, find_sources  # noqa: E402
 from extract.identity import provenance  # noqa: E402
 from extract.media import decode  # noqa: E402
 from extract.pipeline import run  # noqa: E402

@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import cache.shard
 import extract.audio
 import extract.container
+import extract.container_video
 import extract.features
 import extract.media
 import extract.video
@@ -44,13 +45,14 @@ from extract.media import decode
 
 WRAPPED: tuple[tuple[str, Any, str], ...] = (
     ("open and hash the container", extract.media, "decode_container"),
-    ("demux", extract.container, "_packets"),
-    ("decode pictures", extract.container, "_needed_frames"),
-    ("decode pictures again", extract.container, "_frames_in_passing"),
-    ("pictures to RGB", extract.container, "_decode_video"),
+    ("demux", extract.container, "read_packets"),
+    ("decode pictures for their order", extract.container_video, "presented"),
+    ("decode pictures", extract.container_video, "_needed_frames"),
+    ("decode pictures again", extract.container_video, "_frames_in_passing"),
+    ("pictures to RGB", extract.container, "decode_video"),
     ("decode sound", extract.container, "_decode_audio"),
     ("place sound", extract.container, "_placed"),
-    ("read and hash WAV", extract.media, "_read_wav"),
+    ("read and hash WAV", extract.media, "_read_sound"),
     ("list pictures", extract.media, "pictures"),
     ("read, hash, decode pictures", extract.media, "_read_pictures"),
     ("cut and check sound (WAV)", extract.media, "finish_waveform"),

@@ -10,12 +10,13 @@ from pathlib import Path
 from cache.atomic import TEMPORARY
 from cache.diff import describe_difference, difference
 from cache.errors import CacheError
+from cache.examine import matches_name
 from cache.folder import IDENTITY_FILE
 from cache.reader import Cache, open_cache
 from cache.remote import Remote
 from cache.remote_cache import RemoteCache
 from cache.schema import SHARD_FOLDER
-from cache.verify import matches_name, verify
+from cache.verify import verify
 from extract.job import WORKING
 
 Digests = dict[Path, str]

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from cache.annotations import read_annotations
-from cache.command import exit_code, printable
+from cache.annotations import (
+    DEFAULT_SEED,
+    Labels,
+    changed_splits,
+    describe_changes,
+    read_annotations,
+)
+from cache.command import Parser, exit_code, printable, say
 from cache.diff import describe_difference, difference
 from cache.errors import CacheError
 from cache.folder import read_identity
+from cache.index import shard_files
 from cache.index_file import load_index
 from cache.info import describe, facts_of
 from cache.labels_file import write_labels
@@ -23,6 +29,7 @@ from cache.pack import pack
 from cache.progress import Progress
 from cache.reader import Cache, open_cache
 from cache.repair import damaged_shards, repair
+from cache.shard import DAMAGED
 from cache.transfer_commands import add_transfer_commands
 from cache.verify import verify, write_record
 
@@ -34,12 +41,16 @@ difference found, 2 an error, 130 stopped by Ctrl-C. docs/sharing.md shows whole
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    return exit_code(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
-    return exit_code(lambda: int(arguments.run(arguments)))
+    return int(arguments.run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m cache",
         description="Look at a feature cache, prove that it is whole, join, hand over, relabel it.",
         epilog=_EPILOG,
@@ -88,7 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     one = command("relabel", "put new annotations or splits onto a cache; features stay untouched")
     one.add_argument("folder", type=Path, metavar="FOLDER")
     one.add_argument("annotations", type=Path, help="Annotations.txt (with split files) or a CSV")
-    one.add_argument("--split-seed", type=int, default=42, help="where there are no splits")
+    one.add_argument(
+        "--split-seed",
+        type=int,
+        help="divide all ids anew where the annotations have no splits (without it, ids keep "
+        "their split, and new ones get theirs with seed 42)",
+    )
     one.set_defaults(run=_relabel)
     add_transfer_commands(command)
     return parser
@@ -111,34 +127,29 @@ def _add_looking(
 
 def _info(arguments: argparse.Namespace) -> int:
     cache = open_cache(arguments.cache)
-    print(json.dumps(facts_of(cache), indent=2) if arguments.json else describe(cache))
+    say(json.dumps(facts_of(cache), indent=2) if arguments.json else describe(cache))
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     path: Path = arguments.cache
-    total = path.stat().st_size if path.is_file() else _shard_bytes(path)
+    total = path.stat().st_size if path.is_file() else sum(shard_files(path).values())
     with Progress(total, "B", "verify", _QUIET_S) as progress:
         report = verify(path, progress.add)
     for problem in report.problems:
-        print(printable(problem))
+        say(printable(problem))
     state = "damaged" if report.problems else "whole"
-    print(f"{path}: {state}; {report.clips} clips in {report.shards} shards checked")
+    say(f"{path}: {state}; {report.clips} clips in {report.shards} shards checked")
     if report.damaged_ids and not path.is_file():
-        print(f"{len(report.damaged_ids)} clip(s) to extract again: `make features` does that")
+        say(f"{len(report.damaged_ids)} clip(s) to extract again: `make features` does that")
     elif report.damaged_ids:
-        print(f"damaged rows: {', '.join(report.damaged_ids)}; get the file anew from its maker")
+        say(f"damaged rows: {', '.join(report.damaged_ids)}; get the file anew from its maker")
     if not path.is_file():
         try:
             write_record(path, report)
         except CacheError as error:
-            print(f"note      the result can't be noted in the cache: {error}", file=sys.stderr)
+            say(f"note      the result can't be noted in the cache: {error}", error=True)
     return 1 if report.problems else 0
-
-
-def _shard_bytes(folder: Path) -> int:
-    index = load_index(folder, read_identity(folder))
-    return sum(facts.size for facts in index.shards.values())
 
 
 def _repair(arguments: argparse.Namespace) -> int:
@@ -146,27 +157,32 @@ def _repair(arguments: argparse.Namespace) -> int:
     if folder.is_file():
         raise CacheError(f"{folder}: a packed file is never changed; get it anew from its maker")
     identity = read_identity(folder)
-    with Progress(_shard_bytes(folder), "B", "verify", _QUIET_S) as progress:
+    with Progress(sum(shard_files(folder).values()), "B", "verify", _QUIET_S) as progress:
         report = verify(folder, progress.add)
     with writer_lock(folder):
         suspects = {*report.damaged, *damaged_shards(folder, load_index(folder, identity))}
-        for sentence in repair(folder, identity, sorted(suspects)):
-            print(printable(sentence))
+        for sentence in repair(folder, identity, suspects):
+            say(printable(sentence))
     after = verify(folder)
     write_record(folder, after)
     for problem in after.problems:
-        print(printable(problem))
-    lost = [i for i in report.damaged_ids if i not in open_cache(folder)]
-    print(f"{folder}: {len(open_cache(folder))} clips; {len(lost)} lost, to extract again")
-    return 1 if lost or after.problems else 0
+        say(printable(problem))
+    index = load_index(folder, identity)
+    lost = [i for i, failure in index.failures.items() if failure.stage == DAMAGED]
+    unknown = f", and those of {len(report.unknown)} shard(s), which nobody knows"
+    say(
+        f"{folder}: {len(index.clips)} clips; {len(lost)} lost, to extract again"
+        f"{unknown if report.unknown else ''}"
+    )
+    return 1 if lost or report.unknown or after.problems else 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:
     found = difference(open_cache(arguments.a), open_cache(arguments.cache))
     if arguments.json:
-        print(json.dumps(asdict(found), indent=2))
+        say(json.dumps(asdict(found), indent=2))
     else:
-        print(describe_difference(found, arguments.limit))
+        say(describe_difference(found, arguments.limit))
     return 1 if found else 0
 
 
@@ -185,10 +201,12 @@ def _join(sources: list[Path], into: Path, prefer: str | None, title: str) -> in
     with Progress(total, "clip", title, _QUIET_S) as progress:
         done = merge(sources, into, prefer, progress.add)
     settled = f", {len(done.settled)} conflicts settled by {prefer}" if done.settled else ""
-    print(
+    say(
         f"{into}: {done.added} clips added, {done.there_already} were there already, "
         f"{done.failures} failures added{settled}"
     )
+    if done.changed_splits:
+        say(f"splits    {describe_changes(done.changed_splits)}")
     return 0
 
 
@@ -196,7 +214,7 @@ def _pack(arguments: argparse.Namespace) -> int:
     cache = open_cache(arguments.cache)
     with Progress(len(cache), "clip", "pack", _QUIET_S) as progress:
         size = pack(cache, arguments.file, arguments.compress, progress.add)
-    print(f"{arguments.file}: {len(cache)} clips, {size / 1e9:.2f} GB ({size / 2**30:.2f} GiB)")
+    say(f"{arguments.file}: {len(cache)} clips, {size / 1e9:.2f} GB ({size / 2**30:.2f} GiB)")
     return 0
 
 
@@ -206,32 +224,38 @@ def _relabel(arguments: argparse.Namespace) -> int:
         raise CacheError(
             f"{folder}: a packed file is never changed; unpack it, relabel, pack again"
         )
-    cache = open_cache(folder)
-    labels = read_annotations(
-        arguments.annotations, cache.config["clip_seconds"], arguments.split_seed
-    )
+    cache, seed = open_cache(folder), arguments.split_seed
     with writer_lock(folder):
-        before = _events_before(cache)
+        before, told = _labels_before(cache)
+        labels = read_annotations(
+            arguments.annotations,
+            cache.config["clip_seconds"],
+            DEFAULT_SEED if seed is None else seed,
+            before if seed is None else None,
+        )
         write_labels(folder, labels)
     ids = set(labels.ids)
-    print(
-        f"{folder}: {before} before, {len(labels)} of "
+    say(
+        f"{folder}: {told} before, {len(labels)} of "
         f"{len(labels.classes)} classes now ({labels.source}); features untouched, "
         f"{sum(clip_id not in cache for clip_id in ids)} of {len(ids)} clips without features"
     )
+    if changes := changed_splits(before, labels):
+        say(f"splits    {describe_changes(changes)}")
     for (a, b), shared in labels.leaks().items():
-        print(f"leak      {len(shared)} id(s) in both {a} and {b}; see --drop-leaks of train")
+        say(f"leak      {len(shared)} id(s) in both {a} and {b}; see --drop-leaks of train")
     for note in labels.notes:
-        print(f"note      {note}")
+        say(f"note      {printable(note)}")
     return 0
 
 
-def _events_before(cache: Cache) -> str:
+def _labels_before(cache: Cache) -> tuple[Labels | None, str]:
     try:
         labels = cache.stored_labels()
-    except CacheError:  # to be replaced is what such labels need
-        return "damaged labels"
-    return f"{len(labels) if labels else 0} events"
+    except CacheError as error:  # to be replaced is what such labels need
+        say(f"note      {error}; which splits the ids were in is lost", error=True)
+        return None, "damaged labels"
+    return labels, f"{len(labels) if labels else 0} events"
 
 
 if __name__ == "__main__":

@@ -1,18 +1,9 @@
-"""Annotation and split files → labels.
-
-The AVE dataset (Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV
-2018) writes one event a line, `Category&VideoID&Quality&StartTime&EndTime`; a user's own set is
-a CSV with the columns `id,category,start,end` and optionally `split`. Labels are kept per row: an
-id may have several rows with different categories.
-"""
+"""Annotation and split files → labels. Labels are kept per row: an id may stand in several."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -20,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cache.annotation_files import Row, read_ave_set, read_csv
 from cache.errors import AnnotationError
-from cache.schema import MAX_ID_BYTES, SPLITS
+from cache.names import one_form
+from cache.schema import NO_SPLIT, SPLITS
+from cache.splits import divide
 
-NO_SPLIT = -1
-SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
-_HEADER = ["category", "videoid", "quality", "starttime", "endtime"]
+DEFAULT_SEED = 42
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -76,215 +69,109 @@ class Labels:
         return {pair: ids for pair, ids in shared.items() if ids}
 
 
-@dataclass(frozen=True)
-class _Row:
-    id: str
-    category: str
-    start_s: float
-    end_s: float
-    split: str = ""
-
-    @property
-    def key(self) -> tuple[str, str, float, float]:
-        return self.id, self.category, self.start_s, self.end_s
-
-
-def read_annotations(path: Path, clip_seconds: float, split_seed: int = 42) -> Labels:
+def read_annotations(
+    path: Path, clip_seconds: float, split_seed: int = DEFAULT_SEED, before: Labels | None = None
+) -> Labels:
     """Read an AVE annotation file (with the split files beside it) or a CSV.
 
-    Without split files (or a `split` column) ids are divided 70/15/15, stratified by class and
-    grouped by id, in an order that depends on `split_seed` and the ids alone.
+    Without split files (or a `split` column) an id that has a split in `before`, the labels that
+    a cache has now, keeps it; the others are divided 70/15/15 by `split_seed` and the id alone.
 
     Raises AnnotationError that names every bad line (the first ten).
     """
+    notes: list[str] = []
     if path.suffix.lower() == ".csv":
-        rows = _read_csv(path)
-        if any(row.split for row in rows):
-            splits = [SPLITS.index(row.split) if row.split else NO_SPLIT for row in rows]
-            source = f"{path.name}, its own splits"
-        else:
-            splits, source = _divide(rows, split_seed), _divided(path, split_seed)
+        rows, unused = read_csv(path)
+        source = f"{path.name}, its own splits"
+        if unused:
+            notes.append(f"{len(unused)} column(s) not used: {_some(unused)}")
     else:
-        rows = _read_ave(path)
-        files = {name: path.parent / file for name, file in SPLIT_FILES.items()}
-        present = {name: file for name, file in files.items() if file.exists()}
-        if len(present) == len(files):
-            splits, source = (
-                _official(rows, files),
-                f"{path.name}, {', '.join(SPLIT_FILES.values())}",
-            )
-        elif present:
-            missing = ", ".join(str(files[name]) for name in files if name not in present)
-            raise AnnotationError(
-                f"{path.parent}: expected all three split files or none, missing: {missing}"
-            )
-        else:
-            splits, source = _divide(rows, split_seed), _divided(path, split_seed)
-    return _labels(rows, splits, clip_seconds, source)
+        rows, files = read_ave_set(path)
+        source = ", ".join(files)
+    own = any(row.split != NO_SPLIT for row in rows)
+    rows = _within(path, rows, clip_seconds, notes)
+    if not own:
+        splits, elsewhere = divide(rows, split_seed, _rows(before) if before else [])
+        rows = [replace(row, split=split) for row, split in zip(rows, splits, strict=True)]
+        source = f"{path.name}, divided 70/15/15 by id with seed {split_seed}"
+        source += f", but {elsewhere} ids keep an earlier split" if elsewhere else ""
+    without = sum(row.split == NO_SPLIT for row in rows)
+    if without:
+        notes.append(f"{without} event(s) are in no split")
+    return _labels(rows, source, notes)
 
 
-def check_id(clip_id: str) -> str | None:
-    """What is wrong with an id, or None. Ids name files, so nothing in them may leave a folder."""
-    if not clip_id or clip_id in {".", ".."}:
-        return f"{clip_id!r} is no clip id"
-    if len(clip_id.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
-        return f"the id {clip_id[:20]!r}… is longer than {MAX_ID_BYTES} bytes"
-    if not clip_id.isprintable() or "/" in clip_id or "\\" in clip_id:
-        return f"the id {clip_id!r} has a slash or a control character"
-    return None
+def changed_splits(before: Labels | None, after: Labels) -> dict[str, str]:
+    """The ids that were in other splits before: id → `train → test`."""
+    old, new = (_splits_of_ids(labels) for labels in (before, after))
+    return {
+        clip_id: f"{_named(old[clip_id])} → {_named(new[clip_id])}"
+        for clip_id in sorted(old.keys() & new.keys())
+        if old[clip_id] != new[clip_id]
+    }
 
 
-def _divided(path: Path, seed: int) -> str:
-    return f"{path.name}, divided 70/15/15 by id with seed {seed}"
+def describe_changes(changes: Mapping[str, str]) -> str:
+    """`changed_splits` in one sentence: how many ids, and the first of them."""
+    ids = "id" if len(changes) == 1 else "ids"
+    return f"{len(changes)} {ids} changed: " + _some(f"{i} ({way})" for i, way in changes.items())
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise AnnotationError(
-            f"{path}: can't be read ({error.strerror}); expected AVE's Annotations.txt or a CSV "
-            "with the columns id,category,start,end"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: expected UTF-8 text ({error})") from None
-
-
-def _collect(path: Path, lines: Iterable[tuple[int, _Row | str]]) -> list[_Row]:
-    rows: list[_Row] = []
-    problems: list[str] = []
-    for number, row in lines:
-        if isinstance(row, _Row):
-            rows.append(row)
-        else:
-            problems.append(f"  line {number}: {row}")
-    if problems:
-        more = f"\n  … and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise AnnotationError(
-            f"{path}: {len(problems)} line(s) can't be understood:\n"
-            + "\n".join(problems[:10])
-            + more
-        )
-    if not rows:
-        raise AnnotationError(f"{path}: expected one event a line, found none")
-    return rows
-
-
-def _read_ave(path: Path) -> list[_Row]:
-    return _collect(path, _ave_lines(_read_text(path)))
-
-
-def _ave_lines(text: str) -> Iterator[tuple[int, _Row | str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        parts = [part.strip() for part in line.split("&")]
-        if not line.strip() or (number == 1 and [part.lower() for part in parts] == _HEADER):
-            continue
-        if len(parts) != 5:
-            yield (
-                number,
-                f"expected Category&VideoID&Quality&StartTime&EndTime, found {line[:80]!r}",
-            )
-        else:
-            yield number, _row(parts[1], parts[0], parts[3], parts[4])
-
-
-def _read_csv(path: Path) -> list[_Row]:
-    reader = csv.DictReader(_read_text(path).splitlines(), skipinitialspace=True)
-    names = [name.strip().lower() for name in reader.fieldnames or []]
-    missing = [name for name in ("id", "category", "start", "end") if name not in names]
-    if missing:
-        raise AnnotationError(
-            f"{path}: expected the columns id,category,start,end (and optionally split), "
-            f"found {','.join(names) or 'nothing'}; missing: {', '.join(missing)}"
-        )
-    reader.fieldnames = names
-    try:
-        return _collect(path, ((reader.line_num, _csv_row(values)) for values in reader))
-    except csv.Error as error:
-        raise AnnotationError(
-            f"{path}: line {reader.line_num}: expected CSV; is a quote left open? ({error})"
-        ) from None
-
-
-def _csv_row(values: dict[str, str | None]) -> _Row | str:
-    if None in values:
-        return f"expected {len(values) - 1} cells, found more; quote what has a comma in it"
-    cell = {name: (value or "").strip() for name, value in values.items()}
-    split = cell.get("split", "").lower()
-    if split and split not in SPLITS:
-        return f"expected a split of {', '.join(SPLITS)} or an empty one, found {split!r}"
-    row = _row(cell["id"], cell["category"], cell["start"], cell["end"])
-    return replace(row, split=split) if isinstance(row, _Row) else row
-
-
-def _row(clip_id: str, category: str, start: str, end: str) -> _Row | str:
-    problem = check_id(clip_id)
-    if problem:
-        return problem
-    if not category:
-        return f"expected a category for {clip_id!r}, found none"
-    try:
-        start_s, end_s = float(start), float(end)
-    except ValueError:
-        return f"expected start and end in seconds, found {start!r} and {end!r}"
-    if not (math.isfinite(start_s) and math.isfinite(end_s) and 0 <= start_s <= end_s):
-        return f"expected 0 <= start <= end in seconds, found {start_s:g} and {end_s:g}"
-    return _Row(clip_id, category, start_s, end_s)
-
-
-def _official(rows: list[_Row], files: dict[str, Path]) -> list[int]:
-    """Split of each row, matched by the whole event since an id may stand in several splits."""
-    places: dict[tuple[str, str, float, float], list[int]] = defaultdict(list)
-    for name, file in files.items():
-        for row in _read_ave(file):
-            places[row.key].append(SPLITS.index(name))
-    splits = [places[row.key].pop(0) if places[row.key] else NO_SPLIT for row in rows]
-    unknown = [key for key, left in places.items() if left]
-    if unknown:
-        raise AnnotationError(
-            f"{files['train'].parent}: {len(unknown)} row(s) of the split files are not in the "
-            f"annotation file, first: {unknown[0]}"
-        )
-    return splits
-
-
-def _divide(rows: list[_Row], seed: int) -> list[int]:
-    """70/15/15 by id, stratified by an id's first class. Hash order: equal on every machine."""
-    class_of: dict[str, str] = {}
-    for row in rows:
-        class_of.setdefault(row.id, row.category)
-    members: dict[str, list[str]] = defaultdict(list)
-    for clip_id, category in class_of.items():
-        members[category].append(clip_id)
-    split_of: dict[str, int] = {}
-    for ids in members.values():
-        ids.sort(key=lambda clip_id: hashlib.sha256(f"{seed}:{clip_id}".encode()).digest())
-        held_out = round(0.15 * len(ids))
-        for place, clip_id in enumerate(ids):
-            split_of[clip_id] = 1 if place < held_out else 2 if place < 2 * held_out else 0
-    return [split_of[row.id] for row in rows]
-
-
-def _labels(rows: list[_Row], splits: list[int], clip_seconds: float, source: str) -> Labels:
-    """Cut events at the clip's end (the media is cut there too) and number the classes."""
-    kept = [n for n, row in enumerate(rows) if row.start_s < clip_seconds]
-    cut = sum(rows[n].end_s > clip_seconds for n in kept)
-    notes = []
-    if len(kept) < len(rows):
-        notes.append(f"{len(rows) - len(kept)} event(s) begin after {clip_seconds:g} s: left out")
+def _within(path: Path, rows: list[Row], clip_seconds: float, notes: list[str]) -> list[Row]:
+    """Cut events at the clip's end (the media is cut there too); each event once."""
+    inside = [row for row in rows if row.start_s < clip_seconds]
+    if len(inside) < len(rows):
+        notes.append(f"{len(rows) - len(inside)} event(s) begin after {clip_seconds:g} s: left out")
+    cut = sum(row.end_s > clip_seconds for row in inside)
     if cut:
         notes.append(f"{cut} event(s) end after {clip_seconds:g} s: cut there")
-    if not kept:
-        raise AnnotationError(f"{source}: no event begins within the first {clip_seconds:g} s")
-    classes = list(dict.fromkeys(rows[n].category for n in kept))
-    number = {name: index for index, name in enumerate(classes)}
+    if not inside:
+        raise AnnotationError(f"{path}: no event begins within the first {clip_seconds:g} s")
+    once = list(dict.fromkeys(replace(r, end_s=min(r.end_s, clip_seconds)) for r in inside))
+    if len(once) < len(inside):
+        notes.append(f"{len(inside) - len(once)} event(s) repeat another: left out")
+    return once
+
+
+def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
+    """The table, its classes numbered in order of first appearance."""
+    number: dict[str, int] = {}
+    for row in rows:
+        number.setdefault(row.category, len(number))
     return Labels(
-        ids=[rows[n].id for n in kept],
-        classes=classes,
-        category=np.array([number[rows[n].category] for n in kept], np.int64),
-        start_s=np.array([rows[n].start_s for n in kept], np.float64),
-        end_s=np.array([min(rows[n].end_s, clip_seconds) for n in kept], np.float64),
-        split=np.array([splits[n] for n in kept], np.int8),
+        ids=[row.id for row in rows],
+        classes=list(number),
+        category=np.array([number[row.category] for row in rows], np.int64),
+        start_s=np.array([row.start_s for row in rows], np.float64),
+        end_s=np.array([row.end_s for row in rows], np.float64),
+        split=np.array([row.split for row in rows], np.int8),
         source=source,
         notes=notes,
     )
+
+
+def _rows(labels: Labels) -> list[Row]:
+    columns = (labels.category, labels.start_s, labels.end_s, labels.split)
+    return [
+        Row(one_form(clip_id), one_form(labels.classes[category]), start_s, end_s, split)
+        for clip_id, category, start_s, end_s, split in zip(
+            labels.ids, *(column.tolist() for column in columns), strict=True
+        )
+    ]
+
+
+def _splits_of_ids(labels: Labels | None) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = defaultdict(set)
+    for row in _rows(labels) if labels else []:
+        found[row.id].add(row.split)
+    return found
+
+
+def _named(splits: Collection[int]) -> str:
+    return "+".join("none" if n == NO_SPLIT else SPLITS[n] for n in sorted(splits))
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = list(names)
+    more = " …" if len(shown) > _SHOWN else ""
+    return ", ".join(name[:80] for name in shown[:_SHOWN]) + more

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +20,11 @@ _ADVICE = {
     errno.EDQUOT: "your quota is used up; make room",
     errno.EFBIG: "a limit on file size (ulimit -f) stopped it; lift the limit",
     errno.ELOOP: "a link stands where a plain file belongs; remove it",
+    errno.ENOENT: "the folder that it belongs in is not there; make it",
+    errno.ENOTDIR: "a part of that path is a file, expected a folder; name another",
+    errno.EEXIST: "a file stands where a folder belongs; remove it, or name another folder",
+    errno.EISDIR: "a folder stands where a file belongs; remove it, or name another file",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EROFS: "the file system is read-only; use a folder that can be written",
     errno.EACCES: "you have no permission to write there; ask its owner or use another folder",
     errno.EPERM: "you have no permission to write there; ask its owner or use another folder",
@@ -33,25 +38,28 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, name: str = "") -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and is gone otherwise.
 
     The one way in which files are written: an exclusive temporary name beside it, no link
-    followed, flushed to the disk, renamed. Raises CacheError where that can't be done.
+    followed, flushed to the disk, renamed. `name` is the temporary one, where that matters to
+    others. Raises CacheError where that can't be done.
     """
-    with writing(path), unfinished(path) as temporary:
-        with temporary.open("r+b") as file:
+    with writing(path), unfinished(path, name) as temporary:
+        with open(temporary, "r+b", opener=_no_link) as file:
             yield file
         publish(temporary, path)
 
 
 @contextlib.contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
+def unfinished(path: Path, name: str = "") -> Iterator[Path]:
     """A new, empty temporary file beside `path`, gone afterwards unless it was published.
 
-    Its permissions are what the umask and the folder say.
+    For what is written by name; `replacing` is for all else. Its permissions are what the umask
+    and the folder say. `name` is how it is called, where that matters to others.
     """
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix[:16]}")
+    name = name or f"{TEMPORARY}{secrets.token_hex(8)}{path.suffix[:16]}"
+    temporary = path.with_name(name)
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     try:
         yield temporary
@@ -69,29 +77,75 @@ def publish(temporary: Path, path: Path) -> None:
 def append_line(path: Path, line: str) -> int:
     """Add a line to a text file, flushed to the disk; returns how many lines it has now.
 
-    Raises CacheError for links and anything else that is no plain file.
+    Half a line that a killed writer left is a line of its own. Raises CacheError for links and
+    anything else that is no plain file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-    with writing(path), os.fdopen(os.open(path, flags, 0o666), "r+b") as file:
+    with writing(path), os.fdopen(os.open(path, flags, 0o666), "r+b", 0) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise CacheError(f"{path}: expected a plain file, found something else; refused")
-        file.write(line.encode() + b"\n")
-        file.flush()
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * torn + line.encode() + b"\n")
         os.fsync(file.fileno())
         file.seek(0)
-        return sum(1 for _ in file)
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+@contextlib.contextmanager
+def noted(path: Path) -> Iterator[Callable[[str], None]]:
+    """A function that writes a line into a file of its own, over the one before.
+
+    It tells those who come after a kill what went on, so it is not flushed to the disk, and gone
+    after a good end.
+    """
+    with writing(path):
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        yield lambda text: rewrite(path, descriptor, text)
+    finally:
+        os.close(descriptor)
+    path.unlink(missing_ok=True)
+
+
+def rewrite(path: Path, descriptor: int, text: str) -> None:
+    """Put a short text in place of what an open file holds; `path` is for messages."""
+    with writing(path):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode("utf-8", "surrogateescape"), 0)
 
 
 def plain_folder(path: Path) -> Path:
     """Make a folder where there is none; CacheError where a link or a file stands in its place.
 
-    Of the folders above it those that exist are taken as they are.
+    Of the folders above it those that exist are taken as they are, links too.
     """
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():
         raise CacheError(f"{path}: a link, expected a folder; refused: it may lead anywhere")
+    for folder in reversed([path, *path.parents]):
+        with writing(folder):
+            if not folder.is_dir():
+                _make_folder(folder)
     return path
+
+
+def _make_folder(folder: Path) -> None:
+    """Make one folder as the umask says; in a folder that is its group's, for the group too.
+
+    That is one with the setgid bit that its group may write, unless the umask keeps the group
+    from reading.
+    """
+    folder.mkdir(exist_ok=True)
+    above, mode = folder.parent.stat().st_mode, folder.lstat().st_mode
+    if above & stat.S_ISGID and above & mode & stat.S_IRGRP and above & stat.S_IWGRP:
+        with contextlib.suppress(PermissionError):  # somebody else made it just now
+            folder.chmod(stat.S_IMODE(mode) | stat.S_IWGRP)
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 @contextlib.contextmanager
@@ -129,7 +183,7 @@ def check_room(path: Path, needed_bytes: int, need: str, otherwise: str) -> None
 
 def sync(path: Path) -> None:
     """Flush a file, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -141,9 +195,13 @@ def sync(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of writers that were killed. Call with the lock held."""
+    """Delete temporary files of writers that were killed. Call with the lock held.
+
+    What can't be deleted, as another user's in a folder with the sticky bit, is in nobody's way.
+    """
     for place in (folder, folder / "shards"):
         if place.is_dir() and not place.is_symlink():
             for path in place.iterdir():
                 if path.name.startswith(TEMPORARY):
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.unlink()

@@ -1,14 +1,18 @@
-"""What the three command lines share: errors become one line and an exit code."""
+"""What the three command lines share: how they end, and the one way in which they say things."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 from cache.atomic import advice
 from cache.errors import AvelError
@@ -17,8 +21,10 @@ from cache.errors import AvelError
 def exit_code(action: Callable[[], int]) -> int:
     """Run a command; returns its exit code, 2 for an error that a person reads, 130 for Ctrl-C.
 
-    A polite kill (SIGTERM) stops it like Ctrl-C: what is unfinished is cleared away.
+    A polite kill (SIGTERM) stops it like Ctrl-C: what is unfinished is cleared away. Output that
+    is closed is none; characters that it can't show become "?".
     """
+    _mend_streams()
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _interrupt)
@@ -26,18 +32,21 @@ def exit_code(action: Callable[[], int]) -> int:
         sys.stdout.flush()  # here, where its errors are told, and not at exit
         return code
     except AvelError as error:
-        print(f"error: {printable(str(error), keep=chr(10))}", file=sys.stderr)
+        say(f"error: {error}", error=True)
     except BrokenPipeError:
-        _close_stdout()  # whoever read our output has gone
+        _abandon(sys.stdout)  # whoever read our output has gone
         return 1
     except OSError as error:
         if error.errno is None:
             raise
-        _close_stdout()
+        _abandon(sys.stdout)
         where = printable(str(error.filename or "the output"))
-        print(f"error: {where}: {error.strerror}: {advice(error)}", file=sys.stderr)
+        say(f"error: {where}: {error.strerror}: {advice(error)}", error=True)
     except KeyboardInterrupt:
         return 130
+    except SystemExit:  # of --help, or a bad flag
+        _abandon(sys.stdout)
+        raise
     return 2
 
 
@@ -48,15 +57,24 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 def say(text: str, error: bool = False) -> None:
     """Print text that may hold words from files: the one way in which a terminal hears of them.
 
-    Line ends stay; whatever else could steer a terminal becomes "?". With `error`, to stderr.
+    Line ends stay; whatever else could steer a terminal becomes "?". With `error`, to stderr,
+    where what can't be said stops no work.
     """
-    print(printable(text, keep="\n"), file=sys.stderr if error else sys.stdout, flush=True)
+    line = printable(text, keep="\n")
+    if not error:
+        print(line, flush=True)
+        return
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _abandon(sys.stderr)
 
 
 def printable(value: Any, keep: str = "") -> Any:
     """Plain values with every character that could steer a terminal as "?", but those in `keep`.
 
-    What a cache from a stranger says of itself may hold escape sequences.
+    What a cache from a stranger says of itself may hold escape sequences, marks that turn the
+    direction of writing, characters that are not seen, and halves of characters.
     """
     if isinstance(value, str):
         return "".join(c if c.isprintable() or c in keep else "?" for c in value)
@@ -67,9 +85,35 @@ def printable(value: Any, keep: str = "") -> Any:
     return value
 
 
-def _close_stdout() -> None:
-    """Send what is still to be written nowhere, so that it can't fail once more at exit."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat arguments, as file names of strangers are, without harm."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, and end with exit code 2."""
+        super().error(printable(message))
+
+
+def _mend_streams() -> None:
+    """Give a process whose output was closed one that goes nowhere, and one that can print "…"."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file that is opened gets the number, and what is printed
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif name == "stdout" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _abandon(stream: TextIO) -> None:
+    """Write what is still to be written, or send it nowhere, so that it can't fail at exit."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

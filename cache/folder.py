@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cache.atomic import replace_file, writing
+from cache.atomic import plain_folder, replace_file, writing
 from cache.errors import CacheError
 from cache.plain import read_plain
 from cache.schema import (
@@ -109,18 +109,20 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
             f"{folder}: a packed file is never changed; turn it into a folder first with "
             f"`python -m cache unpack {folder} FOLDER`"
         )
-    if not path.exists():
-        with writing(folder):
-            (folder / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
+    found = None
+    with writing(path):  # a folder that can't be looked into
+        there = path.exists()
+    if there:
+        found = read_identity(folder)
+        if found["fingerprint"] != identity["fingerprint"]:
+            raise CacheError(refusal(folder, identity, found))
+    plain_folder(folder / SHARD_FOLDER)
+    if found is None:
         replace_file(path, render_identity(identity))
-        return dict(identity)
-    found = read_identity(folder)
-    if found["fingerprint"] != identity["fingerprint"]:
-        raise CacheError(refusal(folder, identity, found))
-    return found
+    return found or dict(identity)
 
 
-def refusal(folder: Path, identity: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def refusal(folder: Path | str, identity: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """Why a cache made with other settings can't be used, setting by setting."""
     lines = config_differences(identity["config"], found["config"])
     if identity["feature_version"] != found["feature_version"]:
@@ -137,6 +139,6 @@ def refusal(folder: Path, identity: Mapping[str, Any], found: Mapping[str, Any])
 
 def set_aside(folder: Path, shard: str) -> Path:
     """Rename a shard that is damaged: out of the way, and still there to be looked at."""
-    path = folder / SHARD_FOLDER / shard
+    path = plain_folder(folder / SHARD_FOLDER) / shard
     with writing(path):
         return path.rename(path.with_suffix(".damaged"))

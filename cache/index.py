@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import CacheError
-from cache.row_table import Clips, Entry, Member, row_members, row_table
+from cache.plain import encode_text
+from cache.row_table import COLUMNS, Clips, Entry, Member, row_members, row_table
 from cache.rows import Layout, layout_names, make_layout
 from cache.schema import JPEG_END, SHARD_FOLDER
 from cache.shard import Failure, Origin
@@ -33,10 +35,12 @@ class ShardFacts(NamedTuple):
     """What the index keeps of one file of rows.
 
     offsets: first byte of each dataset, in the order of `rows.layout_names`.
+    ids: first byte of `rows/id` and the bytes of one id; (0, 0) in indexes of earlier releases.
     """
 
     size: int
     offsets: tuple[int, ...]
+    ids: tuple[int, int] = (0, 0)
 
 
 class Reported(NamedTuple):
@@ -124,9 +128,30 @@ class Index:
         """(row, id, SHA-256 of the row) of every row of a shard, superseded ones too."""
         return row_members(self._rows_of(shard))
 
+    def account(self, shard: str) -> tuple[Any, ...]:
+        """Everything said of a shard, to be compared with what another index says of it."""
+        rows = self._rows_of(shard)
+        rows = rows[np.argsort(rows["row"], kind="stable")]
+        made_by = [self.made_by[number] for number in rows["made_by"].tolist()]
+        said = [rows[name].tobytes() for name in COLUMNS if name not in {"shard", "made_by"}]
+        ids = rows["id"].tolist()
+        facts = self.shards[shard]
+        return facts.size, facts.offsets, ids, said, made_by, self.failed_in(shard)
+
+    def failed_in(self, shard: str) -> list[Reported]:
+        """The failures that a shard holds."""
+        return self._failed.get(shard, [])
+
+    @cached_property
+    def _failed(self) -> dict[str, list[Reported]]:
+        found: dict[str, list[Reported]] = {}
+        for one in self.reported:
+            found.setdefault(one.shard, []).append(one)
+        return found
+
     def origins(self, shard: str) -> dict[str, Origin]:
         """When and by what each row and failure of a shard was made, by clip id."""
-        failures = [one for one in self.reported if one.shard == shard]
+        failures = self.failed_in(shard)
         found = {one.failure.id: (one.created_ns, one.made_by) for one in failures}
         for row in self._rows_of(shard):
             found[row["id"].decode()] = int(row["created_ns"]), self.made_by[row["made_by"]]
@@ -229,14 +254,15 @@ def index_of(
 ) -> Index:
     """The index of one opened shard or pack."""
     layout = shard.layout(chunks)
-    facts = ShardFacts(size, tuple(layout.offsets[name] for name in layout_names(config)))
+    offsets = tuple(layout.offsets[name] for name in layout_names(config))
+    facts = ShardFacts(size, offsets, shard.id_place)
     by_row, by_failure = shard.origins()
     made_by = list(dict.fromkeys(text for _, text in by_row))
     number = {text: place for place, text in enumerate(made_by)}
     stored = ("valid_s", "media_s", "media_size", "media_mtime_ns", "sha256")
     columns: dict[str, Any] = {column: shard.read(f"rows/{column}") for column in stored}
     table = row_table(
-        shard.text("rows/id"),
+        encode_text(shard.ids),  # as wide as they are: the widest table decides for all of them
         row=np.arange(len(shard.ids)),
         created_ns=[when for when, _ in by_row],
         made_by=[number[text] for _, text in by_row],

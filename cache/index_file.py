@@ -10,13 +10,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cache.annotations import check_id
 from cache.atomic import replace_file
 from cache.errors import CacheError
 from cache.index import Index, Reported, ShardFacts, extend_index, is_shard_name, shard_files
+from cache.names import check_id
 from cache.plain import (
     encode_text,
     open_hdf5,
+    parse_json,
     plain_dataset,
     read_attribute,
     reading,
@@ -35,11 +36,16 @@ _VERSION = 4
 
 def load_index(folder: Path, identity: Mapping[str, Any]) -> Index:
     """Read the index, and any shard that it does not cover. Writes nothing."""
-    try:
-        known = parse_index(folder / INDEX_FILE, identity)
-    except (CacheError, OSError):
-        known = None  # missing or damaged: the shards say the same
+    known = stored_index(folder, identity)
     return extend_index(known, shard_files(folder), folder, identity)
+
+
+def stored_index(folder: Path, identity: Mapping[str, Any]) -> Index | None:
+    """What `index.h5` says, be it so or not; None where it is missing or damaged."""
+    try:
+        return parse_index(folder / INDEX_FILE, identity)
+    except (CacheError, OSError):
+        return None  # the shards say the same
 
 
 def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:
@@ -62,6 +68,7 @@ def render_index(identity: Mapping[str, Any], index: Index) -> bytes:
         "shard/name": encode_text(names),
         "shard/size": np.array([fact.size for fact in facts], np.int64),
         "shard/offset": np.array([fact.offsets for fact in facts], np.int64).reshape(-1, width),
+        "shard/id_place": np.array([fact.ids for fact in facts], np.int64).reshape(-1, 2),
         "made_by_json": np.frombuffer(json.dumps(index.made_by).encode(), np.uint8),
         "failures_json": np.frombuffer(json.dumps(failures).encode(), np.uint8),
         **{f"clip/{name}": np.ascontiguousarray(rows[name]) for name in ("id", *COLUMNS)},
@@ -116,11 +123,15 @@ def _column(
 def _facts(file: h5py.File, count: int, width: int) -> list[ShardFacts]:
     sizes = _column(file, "shard/size", count, np.int64).tolist()
     places = _column(file, "shard/offset", count, np.int64, (width,)).tolist()
-    return [ShardFacts(size, tuple(o)) for size, o in zip(sizes, places, strict=True)]
+    ids = [[0, 0]] * count  # earlier releases wrote none
+    if "shard/id_place" in file:
+        ids = _column(file, "shard/id_place", count, np.int64, (2,)).tolist()
+    rows = zip(sizes, places, ids, strict=True)
+    return [ShardFacts(size, tuple(o), (first, width)) for size, o, (first, width) in rows]
 
 
 def _made_by(file: h5py.File, rows: np.ndarray[Any, Any]) -> list[str]:
-    found = json.loads(whole(plain_dataset(file, "made_by_json")).tobytes())
+    found = parse_json(whole(plain_dataset(file, "made_by_json")).tobytes())
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise CacheError(f"{file.filename}: made_by_json is no list of texts; refused")
     numbers = rows["made_by"]
@@ -155,7 +166,7 @@ def _check_places(
 
 def _failures(path: Path, names: Sequence[str], text: bytes) -> list[Reported]:
     found = []
-    for entry in json.loads(text):
+    for entry in parse_json(text):
         shard, when, by = names[entry.pop("shard")], entry.pop("when"), entry.pop("by")
         failure = Failure(**entry)
         values = [*vars(failure).values(), when, by]
@@ -172,6 +183,8 @@ def _check_ids(path: Path, ids: np.ndarray[Any, Any]) -> None:
     """Refuse ids that `check_id` refuses, without a Python call for each of 200,000 plain ones."""
     if ids.dtype.kind != "S" or ids.ndim != 1:
         raise CacheError(f"{path}: clip/id is not a list of texts")
+    if ids.dtype.itemsize > MAX_ID_BYTES:
+        raise CacheError(f"{path}: has an id longer than {MAX_ID_BYTES} bytes; refused")
     if not len(ids):
         return
     data = np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), -1)
@@ -183,5 +196,3 @@ def _check_ids(path: Path, ids: np.ndarray[Any, Any]) -> None:
         problem = check_id(value.decode())
         if problem:
             raise CacheError(f"{path}: {problem}; refused")
-    if data.shape[1] > MAX_ID_BYTES:
-        raise CacheError(f"{path}: has an id longer than {MAX_ID_BYTES} bytes; refused")

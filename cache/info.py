@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from cache.annotations import Labels
 from cache.command import printable
+from cache.plain import parse_json
 from cache.reader import Cache
 from cache.schema import SPLITS
 from cache.verify import read_record
@@ -51,7 +51,7 @@ def _made_by(cache: Cache) -> list[dict[str, Any]]:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(text))
+        return dict(parse_json(text))
     except (ValueError, TypeError, RecursionError):
         return {"unreadable": text[:80]}
 

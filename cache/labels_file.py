@@ -10,9 +10,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cache.annotations import NO_SPLIT, Labels, check_id
+from cache.annotations import Labels
 from cache.atomic import replace_file
 from cache.errors import CacheError
+from cache.names import check_class, check_id, one_form
 from cache.plain import (
     encode_text,
     open_hdf5,
@@ -22,11 +23,18 @@ from cache.plain import (
     whole,
     write_text,
 )
-from cache.schema import SPLITS, row_digest
+from cache.schema import MAX_CLASS_BYTES, MAX_ID_BYTES, NO_SPLIT, SPLITS, row_digest
 from cache.sealed import check_seal, is_sealed, sealed_image
 
 LABELS_FILE = "labels.h5"
 HISTORY_ENTRIES = 100
+MAX_EVENTS = 1 << 21
+MAX_CLASSES = 1 << 14
+MAX_NOTES = 1000
+_FILE_BYTES = 1 << 30
+_HISTORY_BYTES = 1 << 20
+_HISTORY_TYPES = {"sha256": str, "source": str, "events": int, "until": str}
+_SOURCE_CHARACTERS = 500
 _COLUMNS = {
     "id": "S",
     "classes": "S",
@@ -38,7 +46,11 @@ _COLUMNS = {
 
 
 def write_labels(folder: Path, labels: Labels) -> None:
-    """Store labels in the cache, replacing what was there and recording that."""
+    """Store labels in the cache, replacing what was there and recording that.
+
+    Raises CacheError for labels that nobody could read again.
+    """
+    _check(folder / LABELS_FILE, labels)
     history = _history_after(folder, labels)
     image = sealed_image(lambda file: fill_labels(file, labels, history))
     replace_file(folder / LABELS_FILE, image)
@@ -60,6 +72,8 @@ def read_labels(folder: Path) -> Labels | None:
     if not path.exists() and not path.is_symlink():
         return None
     try:
+        if not path.is_symlink() and path.stat().st_size > _FILE_BYTES:
+            raise CacheError(f"{path}: larger than any label table is; refused")
         if is_sealed(path):  # caches of the first release have only the inner checksum
             check_seal(path)
         with open_hdf5(path) as file:
@@ -82,11 +96,12 @@ def labels_of(group: h5py.Group, at: str = "") -> Labels:
     file = group.file
     path = Path(file.filename)
     with reading(path, "the label table"):
-        arrays = {name: whole(plain_dataset(file, at + name)) for name in _COLUMNS}
-        for name, kind in _COLUMNS.items():
-            found = arrays[name].dtype
-            if found != np.dtype(kind) and found.kind != kind:
-                raise CacheError(f"{path}: {name} is {found}, expected {kind}")
+        stored = {name: plain_dataset(file, at + name) for name in _COLUMNS}
+        _check_sizes(path, stored)
+        arrays = {name: whole(dataset) for name, dataset in stored.items()}
+        for name in ("id", "classes"):  # before each of millions of them becomes an object
+            if not np.all(arrays[name] != b""):
+                raise CacheError(f"{path}: {name} has an empty name")
         holder = file[at] if at else file  # not before: it is no link, as is known now
         labels = Labels(
             ids=[value.decode() for value in arrays["id"]],
@@ -96,7 +111,7 @@ def labels_of(group: h5py.Group, at: str = "") -> Labels:
             end_s=arrays["end_s"],
             split=arrays["split"],
             source=str(read_attribute(holder, "source")),
-            notes=[str(note) for note in json.loads(str(read_attribute(holder, "notes")))],
+            notes=_notes(path, str(read_attribute(holder, "notes"))),
         )
         digest = read_attribute(holder, "sha256")
         _check(path, labels)
@@ -105,13 +120,50 @@ def labels_of(group: h5py.Group, at: str = "") -> Labels:
     return labels
 
 
+def _check_sizes(path: Path, stored: dict[str, h5py.Dataset]) -> None:
+    """Raise CacheError unless the columns belong together and are no longer than a table can be.
+
+    A file with holes may claim any number of rows, and takes no place on a disk for them.
+    """
+    limits = {"id": MAX_ID_BYTES, "classes": MAX_CLASS_BYTES}
+    for name, kind in _COLUMNS.items():
+        dtype, shape = stored[name].dtype, stored[name].shape
+        if dtype != np.dtype(kind) and dtype.kind != kind:
+            raise CacheError(f"{path}: {name} is {dtype}, expected {kind}")
+        rows = stored["classes" if name == "classes" else "id"].shape
+        if len(shape) != 1 or shape != rows:
+            raise CacheError(f"{path}: its columns have different lengths")
+        most = MAX_CLASSES if name == "classes" else MAX_EVENTS
+        if shape[0] > most:
+            raise CacheError(f"{path}: {name} has {shape[0]:,} rows, at most {most:,} can be")
+        if dtype.itemsize > limits.get(name, dtype.itemsize):
+            raise CacheError(f"{path}: {name} holds names longer than {limits[name]} bytes")
+
+
+def _notes(path: Path, text: str) -> list[str]:
+    notes = json.loads(text)
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise CacheError(f"{path}: notes: expected a list of sentences")
+    if len(notes) > MAX_NOTES:
+        raise CacheError(f"{path}: {len(notes):,} notes, at most {MAX_NOTES:,} can be")
+    return notes
+
+
 def history_of(file: h5py.File, at: str = "") -> list[dict[str, Any]]:
-    """The record of earlier label tables in an open file."""
+    """The record of earlier label tables in an open file, checked."""
     path = Path(file.filename)
     with reading(path, "history_json"):
         if f"{at}history_json" not in file:
             return []
-        entries = json.loads(whole(plain_dataset(file, f"{at}history_json")).tobytes())
+        stored = plain_dataset(file, f"{at}history_json")
+        if stored.nbytes > _HISTORY_BYTES:
+            raise CacheError(f"{path}: a history of {stored.nbytes:,} bytes; refused")
+        entries = json.loads(whole(stored).tobytes())
+        if not isinstance(entries, list) or len(entries) > HISTORY_ENTRIES:
+            raise CacheError(f"{path}: expected a history of at most {HISTORY_ENTRIES} tables")
+        for entry in entries:
+            if {name: type(value) for name, value in dict(entry).items()} != _HISTORY_TYPES:
+                raise CacheError(f"{path}: its history has an entry that is none")
         return [dict(entry) for entry in entries]
 
 
@@ -130,7 +182,7 @@ def _history_after(folder: Path, labels: Labels) -> list[dict[str, Any]]:
         return history
     entry = {
         "sha256": labels_sha256(before),
-        "source": before.source,
+        "source": before.source[:_SOURCE_CHARACTERS],
         "events": len(before),
         "until": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -149,15 +201,22 @@ def _arrays(labels: Labels) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
 
 
 def _check(path: Path, labels: Labels) -> None:
-    rows = len(labels.ids)
-    columns = (labels.category, labels.start_s, labels.end_s, labels.split)
-    if any(column.shape != (rows,) for column in columns):
-        raise CacheError(f"{path}: its columns have different lengths")
+    if len(labels.ids) > MAX_EVENTS or len(labels.classes) > MAX_CLASSES:
+        raise CacheError(
+            f"{path}: {len(labels.ids):,} events of {len(labels.classes):,} classes; at most "
+            f"{MAX_EVENTS:,} of {MAX_CLASSES:,} can be"
+        )
     if not np.all((labels.category >= 0) & (labels.category < len(labels.classes))):
         raise CacheError(f"{path}: a category is out of range")
     if not np.all((labels.split >= NO_SPLIT) & (labels.split < len(SPLITS))):
         raise CacheError(f"{path}: a split is out of range")
-    if not np.all((labels.start_s >= 0) & (labels.start_s <= labels.end_s)):
-        raise CacheError(f"{path}: expected 0 <= start <= end in every row")
+    if not np.all(
+        (labels.start_s >= 0) & (labels.start_s <= labels.end_s) & (labels.end_s < np.inf)
+    ):
+        raise CacheError(f"{path}: expected 0 <= start <= end in every row, end finite")
     for problem in filter(None, map(check_id, labels.ids)):
         raise CacheError(f"{path}: {problem}")
+    for problem in filter(None, map(check_class, labels.classes)):
+        raise CacheError(f"{path}: {problem}")
+    if len({one_form(name) for name in labels.classes}) < len(labels.classes):
+        raise CacheError(f"{path}: a class stands twice in it")

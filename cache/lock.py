@@ -8,13 +8,13 @@ import fcntl
 import os
 import socket
 import stat
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cache.atomic import cannot_write, remove_leftovers, writing
+from cache.atomic import cannot_write, remove_leftovers, rewrite, writing
+from cache.command import printable, say
 from cache.errors import CacheError
 from cache.folder import claim
 
@@ -47,9 +47,7 @@ def writer_lock(folder: Path, what: str = "cache") -> Iterator[None]:
         _take(folder, descriptor, fcntl.LOCK_EX, what)
         last = _holder(descriptor)
         if last:
-            print(
-                f"note      {last} ended before it was done; going on from there", file=sys.stderr
-            )
+            say(f"note      {last} ended before it was done; going on from there", error=True)
         _write(path, descriptor, _myself())
         try:
             remove_leftovers(folder)
@@ -77,14 +75,38 @@ def part_lock(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
     with writing(path):
-        # Nothing here follows a link, so that a foreign folder can't have another file changed.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        descriptor = _open(path)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise CacheError(f"{path}: expected a plain file, found something else; refused")
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """The lock file, made where there is none; for reading alone where it is another user's.
+
+    In a folder that a group shares the group may write it. Nothing here follows a link, so that a
+    foreign folder can't have another file changed.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK
+    while True:
+        try:
+            # Without O_CREAT: Linux refuses that for others' files in a folder with the sticky bit.
+            return os.open(path, os.O_RDWR | flags)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # another writer came first
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o666)
+                group = stat.S_IRGRP | stat.S_IWGRP
+                shared = path.parent.stat().st_mode & group
+                if shared == group:
+                    os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) | group)
+                return descriptor
+        except PermissionError:
+            if not os.access(path.parent, os.W_OK):
+                raise  # a cache that only others may write
+            return os.open(path, os.O_RDONLY | flags)  # it can be locked all the same
 
 
 def _myself() -> str:
@@ -113,11 +135,10 @@ def _take(folder: Path, descriptor: int, kind: int, what: str = "cache") -> None
 
 
 def _holder(descriptor: int) -> str:
-    text = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
-    return "".join(c if c.isprintable() else "?" for c in text)  # it goes to a terminal
+    return str(printable(os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()))
 
 
 def _write(path: Path, descriptor: int, text: str) -> None:
-    with writing(path):
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text.encode(), 0)
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        return  # another user's file, which says nothing of us
+    rewrite(path, descriptor, text)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache.annotations import changed_splits
 from cache.atomic import check_room, replace_file
 from cache.choose import Choice, Group, check_readable, choose, pieces
 from cache.errors import CacheError
+from cache.examine import check_shard
 from cache.folder import IDENTITY_FILE, refusal
 from cache.index_file import load_index, save_index
 from cache.labels_file import write_labels
@@ -28,12 +30,13 @@ from cache.shard import Clip, Written, is_named_by, write_shard
 
 @dataclass
 class Merged:
-    """What a merge did."""
+    """What a merge did; `changed_splits`: ids whose split is another than in a cache joined."""
 
     added: int = 0
     there_already: int = 0
     settled: list[str] = field(default_factory=list)
     failures: int = 0
+    changed_splits: dict[str, str] = field(default_factory=dict)
 
 
 def merge(
@@ -74,8 +77,11 @@ def merge(
             done.failures += len(choice.failures[number])
             _bring(cache, here, identity, choice, number, on_clips)
         before = here.stored_labels()
-        if labels is not None and not (before and before.equals(labels)):
-            write_labels(target, labels)
+        if labels is not None:
+            if not (before and before.equals(labels)):
+                write_labels(target, labels)
+            for table in [*(cache.stored_labels() for cache in caches), before]:
+                done.changed_splits |= changed_splits(table, labels)
         index = load_index(target, identity)
         if index.stale:
             save_index(target, identity, index)
@@ -115,13 +121,11 @@ def _bring(
     """Copy what one source gives: whole shards where all of one is wanted, else its rows."""
     found = pieces(cache, choice, number)
     for name, clips in found.whole.items():
-        data = cache.shard_path(name).read_bytes()
+        path = cache.shard_path(name)
+        check_shard(path, identity)
+        data = path.read_bytes()
         if not is_named_by(name, data):
-            cache.read_members(name, cache.index.members(name))  # names the clips that are lost
-            raise CacheError(
-                f"{cache.shard_path(name)}: its bytes don't match its name; run "
-                "`python -m cache repair` on that cache first"
-            )
+            raise CacheError(f"{path}: changed while it was copied; run the same command again")
         replace_file(here.path / SHARD_FOLDER / name, data)
         on_clips(clips)
     for group in found.groups:

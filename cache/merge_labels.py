@@ -9,9 +9,11 @@ import numpy as np
 
 from cache.annotations import Labels
 from cache.errors import CacheError
+from cache.names import one_form
 from cache.reader import Cache
 
 Event = tuple[str, float, float, int]
+_NOTES, _CHARACTERS = 20, 250
 
 
 def merge_labels(caches: Sequence[Cache], first: int | None) -> Labels | None:
@@ -45,7 +47,7 @@ def merge_labels(caches: Sequence[Cache], first: int | None) -> Labels | None:
             f"{some}{' …' if len(contradictions) > 10 else ''}; settle it with --prefer PATH, "
             "or give all of them the same labels with `python -m cache relabel`"
         )
-    lists = {tuple(labels.classes) for labels in tables}
+    lists = {tuple(map(one_form, labels.classes)) for labels in tables}
     classes = list(lists.pop()) if len(lists) == 1 else sorted({c for part in lists for c in part})
     return _table(joined, classes, tables)
 
@@ -55,11 +57,11 @@ def _same(one: Labels, other: Labels) -> bool:
 
 
 def events_by_clip(labels: Labels) -> dict[str, list[Event]]:
-    """Each clip's events, sorted: class name, start, end, split."""
+    """Each clip's events, sorted: class name (in NFC), start, end, split."""
     found: dict[str, list[Event]] = defaultdict(list)
     columns = (labels.category, labels.start_s, labels.end_s, labels.split)
     for clip_id, category, *rest in zip(labels.ids, *(c.tolist() for c in columns), strict=True):
-        found[clip_id].append((labels.classes[category], *rest))
+        found[clip_id].append((one_form(labels.classes[category]), *rest))
     return {clip_id: sorted(rows) for clip_id, rows in found.items()}
 
 
@@ -73,6 +75,11 @@ def _table(joined: dict[str, list[Event]], classes: list[str], tables: list[Labe
         start_s=np.array([row[2] for row in rows], np.float64),
         end_s=np.array([row[3] for row in rows], np.float64),
         split=np.array([row[4] for row in rows], np.int8),
-        source=" + ".join(sorted({part for t in tables for part in t.source.split(" + ")})),
-        notes=sorted({note for labels in tables for note in labels.notes}),
+        source=_cut(" + ".join(sorted({part for t in tables for part in t.source.split(" + ")}))),
+        notes=[_cut(n) for n in sorted({n for labels in tables for n in labels.notes})[:_NOTES]],
     )
+
+
+def _cut(text: str) -> str:
+    """So that joining again and again stays storable: an attribute holds no long text."""
+    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"

@@ -6,9 +6,10 @@ It is made for copying; caches are trained from in either form.
 
 from __future__ import annotations
 
-import glob
+import contextlib
+import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import TEMPORARY, check_room, publish, writing
+from cache.atomic import TEMPORARY, check_room, publish, unfinished, writing
 from cache.choose import check_readable
 from cache.compression import deflate
 from cache.errors import CacheError
@@ -58,10 +59,15 @@ def pack(
     needed = len(cache) * row_bytes(row_layout(cache.config)) + int(lengths.sum())
     need = f"about {needed / 1e9:.2f} GB needed"
     check_room(target, needed, need, " or name a file on another disk")
+    mark = f"{TEMPORARY}{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}-"
     with writing(target):
-        for leftover in target.parent.glob(f"{TEMPORARY}{glob.escape(target.name)}-*"):
-            leftover.unlink()
-        with _Spool(target) as spool:
+        for leftover in target.parent.glob(f"{mark}*"):
+            with contextlib.suppress(PermissionError):  # another user's
+                leftover.unlink()
+        with (
+            unfinished(target, mark + secrets.token_hex(8)) as temporary,
+            _Spool(temporary) as spool,
+        ):
             with h5py.File(spool, "w", userblock_size=SEAL_BYTES) as file:
                 _write_tables(file, cache, lengths)
                 columns = _Columns(file, cache, compress, int(lengths.sum()))
@@ -69,22 +75,20 @@ def pack(
                     spool.check()
                     on_clips(clips)
             spool.check()
-            write_seal(spool.path)
-            publish(spool.path, target)
+            write_seal(temporary)
+            publish(temporary, target)
     return target.stat().st_size
 
 
 class _Spool:
-    """A temporary file beside `target` that HDF5 writes into; gone afterwards unless published.
+    """A temporary file that HDF5 writes into.
 
     After a write that failed HDF5 tries again on closing and at exit, and can end the process. So
     it never learns of one: the error is kept for `check`, and what is written after it dropped.
     """
 
-    def __init__(self, target: Path) -> None:
-        prefix = f"{TEMPORARY}{target.name}-"
-        self._descriptor, name = tempfile.mkstemp(prefix=prefix, dir=target.parent)
-        self.path = Path(name)
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         self._error: OSError | None = None
 
     def __enter__(self) -> _Spool:
@@ -92,7 +96,6 @@ class _Spool:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
-        self.path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raise the first error that a write met."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from cache.errors import CacheError
 
 MAX_TABLE_BYTES = 1 << 28
+_MAX_ATTRIBUTE_BYTES = 1 << 16  # what HDF5 keeps of one in an object's header
+_SMALL_BYTES = 1 << 23
 
 
 def open_plain(path: Path) -> int:
@@ -78,17 +81,27 @@ def plain_dataset(file: h5py.File, name: str, chunked: bool = False) -> h5py.Dat
             raise CacheError(f"{path}: {name} holds {dataset.dtype}, no plain data; refused")
         if dataset.nbytes > path.stat().st_size and not in_chunks:
             raise CacheError(f"{path}: {name} claims more bytes than the file has; refused")
+        if not in_chunks and dataset.id.get_storage_size() < dataset.nbytes:
+            raise CacheError(f"{path}: {name} claims bytes that were never written; refused")
     return dataset
 
 
-def whole(dataset: h5py.Dataset) -> npt.NDArray[Any]:
-    """All values of a table.
+def room(path: Path) -> int:
+    """How many bytes a file's tables may claim together.
 
-    A file with holes may claim any size and take none, so tables have a limit of their own.
+    A file with holes may claim any size and take none: a few times what it takes on the disk will
+    do, for disks that compress. Some file systems don't tell (0): there its size counts.
     """
+    found = path.stat()
+    on_disk = 512 * found.st_blocks or found.st_size
+    return min(found.st_size, 4 * on_disk + _SMALL_BYTES)
+
+
+def whole(dataset: h5py.Dataset) -> npt.NDArray[Any]:
+    """All values of a table, which must not be larger than any table or than `room` allows."""
     path = Path(dataset.file.filename)
     with reading(path, str(dataset.name)):
-        if dataset.nbytes > MAX_TABLE_BYTES:
+        if dataset.nbytes > min(MAX_TABLE_BYTES, room(path)):
             raise CacheError(f"{path}: {dataset.name} claims {dataset.nbytes:,} bytes; refused")
         values: npt.NDArray[Any] = dataset[()]
     return values
@@ -119,8 +132,22 @@ def read_attribute(file: h5py.Group, name: str) -> str | int:
         stored = file.attrs.get_id(name)
         if stored.shape != () or stored.dtype.kind not in "Si":
             raise CacheError(f"{path}: the attribute {name} is no plain text or number; refused")
+        if stored.dtype.itemsize > _MAX_ATTRIBUTE_BYTES:
+            raise CacheError(f"{path}: the attribute {name} is longer than any is; refused")
         value = file.attrs[name]
         return value.decode() if isinstance(value, bytes) else int(value)
+
+
+def parse_json(text: bytes | str) -> Any:
+    """What a JSON text says; ValueError where it would take many times its own size in memory.
+
+    A list of empty lists takes thirty times its text, so the parts are counted first.
+    """
+    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    parts = sum(map(data.count, (b",", b":", b"[", b"{")))
+    if 64 * parts > 12 * len(data) + (1 << 14):
+        raise ValueError(f"{len(data):,} bytes of JSON in {parts:,} parts, more than texts have")
+    return json.loads(data)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
+
+from cache.command import say
 
 LOG_EVERY_S = 10.0
 
@@ -68,4 +72,21 @@ class Progress:
             prefix=self._title,
         )
         counts = "".join(f", {name} {count}" for name, count in self._counts.items())
-        print(meter + counts, file=sys.stderr, flush=True)
+        say(meter + counts, error=True)
+
+
+@contextlib.contextmanager
+def counted(on_bytes: Callable[[int], object]) -> Iterator[Callable[[int], object]]:
+    """Count bytes towards a whole; takes them back when it fails, so that the sum stays true."""
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        on_bytes(count)
+
+    try:
+        yield add
+    except BaseException:
+        on_bytes(-done)
+        raise

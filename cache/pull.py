@@ -12,6 +12,7 @@ import numpy as np
 from cache.atomic import check_room, replace_file
 from cache.choose import Group
 from cache.errors import CacheError
+from cache.examine import check_shard
 from cache.folder import IDENTITY_FILE
 from cache.index_file import load_index, save_index
 from cache.labels_file import LABELS_FILE
@@ -20,7 +21,7 @@ from cache.merge import write_group
 from cache.reader import Cache, open_cache
 from cache.remote_cache import RemoteCache
 from cache.row_table import Member
-from cache.schema import SPLITS
+from cache.schema import SHARD_FOLDER, SPLITS
 from cache.shard import Clip
 from cache.transfer import (
     Move,
@@ -80,6 +81,12 @@ def pull(
 
         def whole(name: str, size: int) -> None:
             there.remote.get_shard(name, size, folder, on_bytes)
+            path = folder / SHARD_FOLDER / name
+            try:
+                check_shard(path, identity)
+            except CacheError as error:
+                path.unlink()
+                raise CacheError(f"{there.remote.url}: {error}") from None
 
         def some(group: Group) -> None:
             write_group(folder, identity, group, read)

@@ -53,6 +53,7 @@ def plan_push(cache: Cache, there: RemoteCache, options: PushOptions) -> Move:
             f"{there.remote.url}: web servers take no uploads; push to a folder, over ssh, or to "
             "object storage"
         )
+    there.remote.refuse_link()
     check_readable(cache)
     side, newest = preference(options.prefer, giver="here", receiver="there")
     with there.named():
@@ -128,4 +129,4 @@ def _write_index(
 
 def _check_same(cache: Cache, there: RemoteCache) -> None:
     if there.cache is not None and there.cache.fingerprint != cache.fingerprint:
-        raise CacheError(refusal(there.scratch, cache.identity, there.cache.identity))
+        raise CacheError(refusal(there.remote.url, cache.identity, there.cache.identity))

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.annotations import Labels
+from cache.contents import pictures_problem
 from cache.errors import CacheError
 from cache.folder import read_identity
 from cache.index import Index
@@ -96,7 +97,7 @@ class Cache:
         spec = self._spec(name)
         out: Array = np.empty((len(wanted), *spec.shape), spec.dtype)
         for shard, inside, places in self._by_shard(wanted):
-            with self.open_rows(shard) as file:
+            with self._opened(shard, inside, wanted[places]) as file:
                 if spec.bytes_per_clip < _SMALL_BYTES:
                     out[places] = file.read(name, inside)
                 else:
@@ -111,8 +112,9 @@ class Cache:
         Yields (places, arrays): `arrays[name][k]` belongs to `rows[places[k]]`.
         """
         names = [self._spec(name).name for name in names]
-        for shard, inside, places in self._by_shard(self._wanted(rows)):
-            with self.open_rows(shard) as file:
+        wanted = self._wanted(rows)
+        for shard, inside, places in self._by_shard(wanted):
+            with self._opened(shard, inside, wanted[places]) as file:
                 arrays = {name: file.read(name, inside) for name in names}
             yield places, arrays
 
@@ -121,11 +123,19 @@ class Cache:
         return [places for _, _, places in self._by_shard(self._wanted(rows))]
 
     def jpegs(self, clip_id: str) -> list[bytes]:
-        """The F pictures, JPEG-encoded, of exactly what the network saw of a clip."""
-        self.row(clip_id)
+        """The F pictures, JPEG-encoded, of exactly what the network saw of a clip.
+
+        Raises CacheError where one is anything but a JPEG of the declared size: what draws them
+        need not fear them.
+        """
+        row = self.row(clip_id)
         entry = self.index.clips[clip_id]
-        with self.open_rows(entry.shard) as file:
-            return read_jpegs(file.fetch, file.layout, entry.row, str(file.path))
+        with self._opened(entry.shard, np.array([entry.row]), np.array([row])) as file:
+            pictures = read_jpegs(file.fetch, file.layout, entry.row, str(file.path))
+        problem = pictures_problem(pictures, len(pictures), self.config)
+        if problem:
+            raise CacheError(f"{file.path}: the clip {clip_id!r}: {problem}; refused")
+        return pictures
 
     def row_origins(self) -> list[Origin]:
         """When (ns since 1970) and by what (JSON text) each clip's row was made, in id order."""
@@ -149,6 +159,37 @@ class Cache:
     def open_rows(self, shard: str) -> RowFile:
         """One file of rows, opened for reading; use as a context manager."""
         return RowFile(self.shard_path(shard), self.index.layout(shard))
+
+    def _opened(self, shard: str, inside: Array, clips: Array) -> RowFile:
+        """One file of rows, opened; it holds the clips at the ascending rows `inside`.
+
+        Raises CacheError where ids and checksums there are not those that the index, which may be
+        damaged or a stranger's, gives these clips: no row is taken for another's.
+        """
+        file = self.open_rows(shard)
+        if self.packed:  # its index is made of its own tables
+            return file
+        try:
+            first, stop = int(inside[0]), int(inside[-1]) + 1
+            spans = [file.layout.span("rows/sha256", first, stop)]
+            begin, width = self.index.shards[shard].ids
+            if width > 0:
+                spans.append((begin + first * width, begin + stop * width))
+            digests, *ids = file.fetch(spans)
+            live, at = self.index.live.rows[clips], inside - first
+            same = np.frombuffer(digests, np.uint8).reshape(-1, 32)[at] == live["sha256"]
+            same = same.all() and all(
+                (np.frombuffer(data, f"S{width}")[at] == live["id"]).all() for data in ids
+            )
+            if not same:
+                raise CacheError(
+                    f"{file.path}: holds other rows than the cache's index says: one of them is "
+                    "damaged; run `python -m cache repair` on the cache"
+                )
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def shard_path(self, shard: str) -> Path:
         """Where a file of rows is."""

@@ -9,49 +9,49 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import fsspec
 
-from cache.atomic import publish, unfinished, writing
+from cache.atomic import plain_folder, replacing, writing
+from cache.command import say
 from cache.errors import CacheError
 from cache.index import is_shard_name
 from cache.plain import open_plain
+from cache.progress import counted
 from cache.remote_errors import Interrupted, explained
 from cache.remote_names import is_leftover, temporary_name
-from cache.remote_options import SSH, WEB, connection_options
-from cache.remote_ranges import cut, joined_ranges, web_ranges
+from cache.remote_options import connection_options
+from cache.remote_ranges import cut, joined_ranges, read_spans
+from cache.remote_url import LOCAL, SSH, WEB, Address, parse_address, shown
+from cache.remote_web import UNDECLARED_BYTES, WebFile, WebRules, client_options, web_ranges
 from cache.rows import Range
 from cache.schema import SHARD_FOLDER
 
 BLOCK_BYTES = 1 << 20
 OnBytes = Callable[[int], object]
 T = TypeVar("T")
-_LOCAL = {"file", "local"}
-_RENAMING = _LOCAL | SSH | {"smb", "memory"}
-_SEEKING = _LOCAL | SSH | {"memory"}
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+_RENAMING = LOCAL | SSH | {"smb", "memory"}
+_SEEKING = LOCAL | SSH | {"memory"}
 
 
 class Remote:
     """The folder at a URL. Every error is a CacheError that names the URL and says what to do."""
 
-    def __init__(self, url: str) -> None:
-        url = url.rstrip("/") or url
-        self.url = _PASSWORD.sub(r"\1:***@", url)  # it is shown
+    def __init__(self, url: str, rules: WebRules = WebRules()) -> None:  # noqa: B008 - frozen
+        address = parse_address(url)
+        self.url, self._rules, self._query = address.shown, rules, address.query
         with explained(self.url):
-            self._fs, root = fsspec.core.url_to_fs(url, **connection_options(url))
-        self._root = root.rstrip("/")
+            self._fs, self._root = _file_system(address, rules)
+        self._shown_root = shown(self._root) if address.protocol in WEB else self.url
         named = self._fs.protocol
         self._protocols = {named} if isinstance(named, str) else set(named)
 
     def where(self, name: str) -> str:
         """A file's URL, for messages."""
-        return f"{self.url}/{name}"
+        return f"{self._shown_root}/{name}"
 
     @property
     def read_only(self) -> bool:
@@ -61,25 +61,35 @@ class Remote:
     @property
     def folder(self) -> Path | None:
         """The folder itself, where it is on this machine or mounted."""
-        return Path(self._root) if self._protocols & _LOCAL else None
+        return Path(self._root) if self._protocols & LOCAL else None
 
     def read(self, name: str, limit_bytes: int) -> bytes | None:
         """A small file's bytes, or None where there is none."""
         with explained(self.where(name)):
             try:
-                data = self._read(name, limit_bytes + 1)
+                return self._read(name, limit_bytes)
             except FileNotFoundError:
                 return None
-        if len(data) > limit_bytes:
-            raise CacheError(f"{self.where(name)}: larger than {limit_bytes:,} bytes; refused")
-        return data
 
-    def _read(self, name: str, most: int) -> bytes:
-        if self._protocols & (_SEEKING | WEB):
-            return b"".join(self._blocks(name, most - 1))
-        # One request: an object may be replaced between two.
-        data: bytes = self._fs.cat_file(self._path(name), start=0, end=most)
-        return data
+    def _read(self, name: str, limit_bytes: int) -> bytes:
+        if not self._protocols & (_SEEKING | WEB):
+            # One request: an object may be replaced between two.
+            data: bytes = self._fs.cat_file(self._path(name), start=0, end=limit_bytes + 1)
+            self._check_size(name, len(data), limit_bytes)
+            return data
+        found = bytearray()
+        with self._open(name) as file:
+            if isinstance(file, WebFile):
+                self._check_size(name, file.size or 0, limit_bytes)
+                limit_bytes = min(limit_bytes, file.size or UNDECLARED_BYTES)
+            while block := file.read(BLOCK_BYTES):
+                found += block
+                self._check_size(name, len(found), limit_bytes)
+        return bytes(found)
+
+    def _check_size(self, name: str, size: int, limit_bytes: int) -> None:
+        if size > limit_bytes:
+            raise CacheError(f"{self.where(name)}: larger than {limit_bytes:,} bytes; refused")
 
     def shards(self) -> dict[str, int] | None:
         """Name and size of every shard there; None where folders can't be listed (http)."""
@@ -98,7 +108,21 @@ class Remote:
             with contextlib.suppress(CacheError), explained(self.where(place)):
                 for entry in self._list(place):
                     if is_leftover(_last(entry), entry.get("mtime")):
-                        self._fs.rm_file(entry["name"])
+                        with contextlib.suppress(OSError):  # another user's
+                            self._fs.rm_file(entry["name"])
+
+    def refuse_link(self) -> None:
+        """Raise CacheError where the folder of shards is a link, as far as that can be seen."""
+        if not self._protocols & (LOCAL | SSH):
+            return
+        with explained(self.url):
+            for entry in self._list(""):
+                linked = entry.get("islink") or entry["type"] == "link"
+                if linked and _last(entry) == SHARD_FOLDER:
+                    raise CacheError(
+                        f"{self.where(SHARD_FOLDER)}: a link, expected a folder; refused: it may "
+                        "lead anywhere"
+                    )
 
     def get_shard(self, name: str, size: int, folder: Path, on_bytes: OnBytes) -> None:
         """Copy a whole shard into a cache folder; there only once its bytes proved its name."""
@@ -107,22 +131,20 @@ class Remote:
     def _get(self, name: str, size: int, folder: Path, on_bytes: OnBytes) -> None:
         target, where = folder / SHARD_FOLDER / name, self.where(f"{SHARD_FOLDER}/{name}")
         digest, count = hashlib.sha256(), 0
-        with explained(where), writing_into(target) as temporary, counted(on_bytes) as add:
-            with temporary.open("wb") as file:
-                for block in self._blocks(f"{SHARD_FOLDER}/{name}", size):
-                    digest.update(block)
-                    count += len(block)
-                    with writing(target):
-                        file.write(block)
-                    add(len(block))
+        plain_folder(target.parent)
+        with replacing(target) as file, explained(where), counted(on_bytes) as add:
+            for block in self._blocks(f"{SHARD_FOLDER}/{name}", size):
+                digest.update(block)
+                count += len(block)
+                with writing(target):
+                    file.write(block)
+                add(len(block))
             if count != size or f"{digest.hexdigest()[:32]}.h5" != name:
                 raise CacheError(
                     f"{where}: arrived with {count:,} bytes that don't match its name (expected "
                     f"{size:,}): it is damaged there, or was changed on the way; have its owner "
                     "run `python -m cache verify`. What else arrived is kept"
                 )
-            with writing(target):
-                publish(temporary, target)
 
     def ranges(self, name: str, wanted: Sequence[Range]) -> list[bytes]:
         """Parts of a shard, [start, stop) each; neighbours travel together."""
@@ -142,10 +164,10 @@ class Remote:
         path = self._path(place)
         with explained(self.where(place)):
             if self._protocols & _SEEKING:
-                with self._open(place) as file:
-                    return [_read_at(file, *span) for span in spans]
+                with self._open_seeking(place) as file:
+                    return read_spans(file, spans)
             if self.read_only:
-                return web_ranges(self._fs, path, spans)
+                return web_ranges(self._fs, path, spans, self._rules)
             starts, stops = [start for start, _ in spans], [stop for _, stop in spans]
             found: list[bytes] = self._fs.cat_ranges(
                 [path] * len(spans), starts, stops, on_error="raise"
@@ -158,6 +180,9 @@ class Remote:
         Object stores show a file at once; there only shards are read back, which nobody replaces.
         """
         with explained(self.where(name)), counted(on_bytes) as add:
+            if self.folder:
+                self._put_here(self.folder / name, data, add, read_back)
+                return
             if self._protocols & _RENAMING:
                 self._put_renaming(name, data, add, read_back)
                 return
@@ -167,6 +192,17 @@ class Remote:
                 self._fs.rm_file(self._path(name))
                 raise self._damaged(name)
             add(len(data))
+
+    def _put_here(self, path: Path, data: bytes, add: OnBytes, read_back: bool) -> None:
+        assert self.folder
+        plain_folder(self.folder / SHARD_FOLDER)
+        with replacing(path, temporary_name(path.name)) as file:
+            for begin in range(0, len(data), BLOCK_BYTES):
+                add(file.write(data[begin : begin + BLOCK_BYTES]))
+            file.flush()
+            temporary = str(Path(file.name).relative_to(self.folder))
+            if read_back and not self._holds(temporary, data):
+                raise self._damaged(str(path.relative_to(self.folder)))
 
     def _put_renaming(self, name: str, data: bytes, add: OnBytes, read_back: bool) -> None:
         folder, _, last = name.rpartition("/")
@@ -181,10 +217,7 @@ class Remote:
                     add(len(block))
             if read_back and not self._holds(temporary, data):
                 raise self._damaged(name)
-            if self.folder:
-                publish(Path(path), self.folder / name)  # flushed to the disk before
-            else:
-                self._fs.mv(path, self._path(name))
+            self._fs.mv(path, self._path(name))
         except BaseException:
             with contextlib.suppress(Exception):
                 self._fs.rm_file(path)
@@ -209,7 +242,7 @@ class Remote:
             if self._protocols & SSH:  # its one connection is gone for all that runs here
                 raise
             note = f"note      {self.where(place)}: the connection was cut; trying once more"
-            print(note, file=sys.stderr)
+            say(note, error=True)
             return task()
 
     def _blocks(self, name: str, size: int) -> Iterator[bytes]:
@@ -223,53 +256,40 @@ class Remote:
     def _list(self, folder: str) -> list[dict[str, Any]]:
         self._fs.invalidate_cache()
         try:
-            found: list[dict[str, Any]] = self._fs.ls(self._path(folder).rstrip("/"), detail=True)
+            found: list[dict[str, Any]] = self._fs.ls(
+                self._path(folder).rstrip("/") or "/", detail=True
+            )
         except FileNotFoundError:
             return []
         return found
 
-    def _open(self, name: str) -> IO[bytes]:
+    def _open(self, name: str) -> IO[bytes] | WebFile:
+        if self.read_only:
+            return WebFile(self._fs, self._path(name), self._rules)
+        return self._open_seeking(name)
+
+    def _open_seeking(self, name: str) -> IO[bytes]:
         if self.folder:
             return os.fdopen(open_plain(self.folder / name), "rb")
-        # One request for all of a web file, which servers without ranges understand as well;
-        # a size saves asking for it.
-        streamed = {"block_size": 0, "size": 1} if self.read_only else {}
-        opened: IO[bytes] = self._fs.open(self._path(name), "rb", **streamed)
+        opened: IO[bytes] = self._fs.open(self._path(name), "rb")
         return opened
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self._root}/{name}{self._query}"
 
 
-@contextlib.contextmanager
-def writing_into(target: Path) -> Iterator[Path]:
-    """A temporary file for `target`; a folder that can't be written is told as such."""
-    with contextlib.ExitStack() as stack:
-        with writing(target):
-            temporary = stack.enter_context(unfinished(target))
-        yield temporary
-
-
-@contextlib.contextmanager
-def counted(on_bytes: OnBytes) -> Iterator[OnBytes]:
-    """Count bytes towards a whole; takes them back when it fails, so that the sum stays true."""
-    done = 0
-
-    def add(count: int) -> None:
-        nonlocal done
-        done += count
-        on_bytes(count)
-
-    try:
-        yield add
-    except BaseException:
-        on_bytes(-done)
-        raise
-
-
-def _read_at(file: IO[bytes], start: int, stop: int) -> bytes:
-    file.seek(start)
-    return file.read(stop - start)
+def _file_system(address: Address, rules: WebRules) -> tuple[Any, str]:
+    """What fsspec has for an address, and what comes before the names of files there."""
+    kind = fsspec.get_filesystem_class(address.protocol)
+    if address.protocol in WEB:
+        options = {"client_kwargs": client_options(rules), "skip_instance_cache": True}
+        return kind(**options), str(address.root)
+    at = address.url
+    if address.protocol in SSH and address.root:
+        at = at[: -len(address.root)]  # a "?" or "#" in it is one of the path
+    options = {} if address.protocol in LOCAL else kind._get_kwargs_from_urls(at)
+    root = address.root if address.root is not None else kind._strip_protocol(address.url)
+    return kind(**options, **connection_options(address.protocol)), root.rstrip("/")
 
 
 def _last(entry: dict[str, Any]) -> str:

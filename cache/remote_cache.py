@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache.atomic import replace_file
 from cache.errors import CacheError
+from cache.examine import matches_name
 from cache.folder import IDENTITY_FILE, IDENTITY_LIMIT_BYTES, parse_identity
 from cache.index import Index, joined, summarize
 from cache.index_file import INDEX_FILE, parse_index
@@ -27,9 +29,8 @@ from cache.row_table import Member
 from cache.rows import Range, proved_clips
 from cache.schema import SHARD_FOLDER
 from cache.shard import Clip
-from cache.verify import matches_name
 
-TABLE_LIMIT_BYTES = 1 << 30
+TABLE_LIMIT_BYTES = 1 << 28  # an index of a million clips
 
 
 @dataclass
@@ -81,7 +82,8 @@ class RemoteCache:
         try:
             yield
         except CacheError as error:
-            text = str(error).replace(str(self.scratch), self.remote.url)
+            text = str(error).replace(f"{self.scratch}/", self.remote.where(""))
+            text = text.replace(str(self.scratch), self.remote.url)
             raise type(error)(text) from None
 
     def _fetch(self) -> None:
@@ -99,7 +101,7 @@ class RemoteCache:
             self.unlisted = {n: size for n, size in there.items() if n not in index.shards}
         self.labels_file = remote.read(LABELS_FILE, TABLE_LIMIT_BYTES)
         if self.labels_file is not None:
-            (self.scratch / LABELS_FILE).write_bytes(self.labels_file)
+            replace_file(self.scratch / LABELS_FILE, self.labels_file)
         self.cache = Cache(self.scratch, identity, index)
         if remote.folder:  # as near as any reader is: nothing needs to be left out
             self.cache = self.completed(identity, index)
@@ -112,7 +114,7 @@ class RemoteCache:
         try:
             if data is None:
                 raise CacheError(f"{path}: not there")
-            path.write_bytes(data)
+            replace_file(path, data)
             return parse_index(path, identity)
         except CacheError as error:
             self.index_problem = str(error).replace(str(path), where)
@@ -143,7 +145,6 @@ class RemoteCache:
             if not matches_name(folder / SHARD_FOLDER / name):
                 raise CacheError(f"{self.remote.where(name)}: damaged")
             return summarize(folder / SHARD_FOLDER / name, identity)
-        (self.scratch / SHARD_FOLDER).mkdir(exist_ok=True)
         copy = self.scratch / SHARD_FOLDER / name
         self.remote.get_shard(name, self.unlisted[name], self.scratch, lambda count: None)
         try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from cache.atomic import advice
 from cache.errors import AvelError, CacheError
+from cache.remote_url import hidden
 
 _KEPT = "What was moved before is kept; run the same command again."
 _CUT = {"ConnectionLost", "SFTPConnectionLost", "SFTPNoConnection"}
@@ -60,7 +61,7 @@ def explained(where: str) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - each library has its own tree of exceptions
         kind = Interrupted if _is_cut(error) else CacheError
-        raise kind(f"{where}: {_sentence(error)}") from None
+        raise kind(f"{where}: {hidden(_sentence(error))}") from None
 
 
 def _is_cut(error: Exception) -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from cache.remote_url import SSH
+
 # Seconds without a sign of life after which a server is given up.
 WAIT_S = 60.0
-SSH = {"ssh", "sftp", "sshfs"}
-WEB = {"http", "https"}
 
 
-def connection_options(url: str) -> dict[str, Any]:
-    """What fsspec is told besides the URL."""
-    protocol = url.split("://", 1)[0].lower() if "://" in url else "file"
+def connection_options(protocol: str) -> dict[str, Any]:
+    """What fsspec is told besides the address; of web servers see `client_options`."""
     if protocol in SSH:
         # asyncio's warnings of a lost connection; the error that follows says it all.
         logging.getLogger("asyncio").addHandler(logging.NullHandler())
@@ -21,11 +20,6 @@ def connection_options(url: str) -> dict[str, Any]:
         waits = {"login_timeout": WAIT_S / 2, "keepalive_interval": WAIT_S / 4}
         # A connection that was lost is not taken up again by the next Remote.
         return {"known_hosts": (), "keepalive_count_max": 4, "skip_instance_cache": True, **waits}
-    if protocol in WEB:
-        from aiohttp import ClientTimeout
-
-        wait = ClientTimeout(total=None, sock_connect=WAIT_S / 2, sock_read=WAIT_S)
-        return {"client_kwargs": {"timeout": wait, "headers": {"Accept-Encoding": "identity"}}}
     if protocol in {"s3", "s3a"}:
         # s3fs itself tries up to five times five; botocore need not do so as well.
         waits = {"connect_timeout": WAIT_S / 12, "read_timeout": WAIT_S / 4}

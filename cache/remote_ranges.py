@@ -1,18 +1,13 @@
-"""Byte ranges of a file far away: joined where that saves requests, fetched side by side."""
+"""Byte ranges of a file far away: joined where that saves requests."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from typing import Any
-
-from fsspec.asyn import sync
+from typing import IO
 
 from cache.rows import Range
 
 GAP_BYTES = 1 << 16  # what lies between is cheaper to fetch than to ask once more
-_REQUESTS = 8  # at a time, for one shard
-_BLOCK_BYTES = 1 << 20
 
 
 def joined_ranges(wanted: Sequence[Range]) -> list[Range]:
@@ -39,34 +34,10 @@ def cut(wanted: Sequence[Range], spans: Sequence[Range], parts: Sequence[bytes])
     return found
 
 
-def web_ranges(fs: Any, url: str, spans: Sequence[Range]) -> list[bytes]:
-    """Ranges of a file on a web server. fsspec's own would read an answer of any length."""
-    found: list[bytes] = sync(fs.loop, _web_ranges, fs, url, spans)
+def read_spans(file: IO[bytes], spans: Sequence[Range]) -> list[bytes]:
+    """The bytes of each span of a file that can seek."""
+    found = []
+    for start, stop in spans:
+        file.seek(start)
+        found.append(file.read(stop - start))
     return found
-
-
-async def _web_ranges(fs: Any, url: str, spans: Sequence[Range]) -> list[bytes]:
-    session = await fs.set_session()
-    free = asyncio.Semaphore(_REQUESTS)
-
-    async def fetch(start: int, stop: int) -> bytes:
-        headers = {**fs.kwargs.get("headers", {}), "Range": f"bytes={start}-{stop - 1}"}
-        options = {**fs.kwargs, "headers": headers}
-        data = bytearray()
-        async with free, session.get(fs.encode_url(url), **options) as answer:
-            if answer.status != 416:  # the file ends before the range begins
-                answer.raise_for_status()
-            if answer.status != 206:
-                return b""  # the whole file, or an error page: not what was asked for
-            async for block in answer.content.iter_chunked(_BLOCK_BYTES):
-                data += block
-                if len(data) > stop - start:
-                    break
-        return bytes(data)
-
-    tasks = [asyncio.ensure_future(fetch(*span)) for span in spans]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,67 +10,94 @@ from typing import Any
 
 import numpy as np
 
+from cache.examine import Finding, examine, intact_clips
 from cache.folder import set_aside
-from cache.index import Index
-from cache.index_file import load_index, save_index
+from cache.index import Index, extend_index, joined, shard_files
+from cache.index_file import INDEX_FILE, load_index, save_index, stored_index
 from cache.schema import SHARD_FOLDER
-from cache.shard import write_shard
-from cache.verify import intact_clips, matches_name, read_record, settle_record
+from cache.settings import canonical_json
+from cache.shard import DAMAGED, Failure, write_shard
+from cache.verify import read_record, settle_record
 
 
 def damaged_shards(folder: Path, index: Index) -> dict[str, list[str]]:
     """Shards that can't be read or that the last `verify` found damaged, with the ids lost."""
     record = read_record(folder)
     noted = record["damaged"] if record else {}
-    listed = {name: ids for name, ids in noted.items() if name in index.shards}
     unreadable: dict[str, list[str]] = {name: [] for name in index.damaged}
-    return {**unreadable, **listed}
+    there = index.shards.keys() | index.damaged.keys()
+    return {**unreadable, **{name: ids for name, ids in noted.items() if name in there}}
 
 
 def without(index: Index, damaged: Mapping[str, Iterable[str]]) -> Index:
-    """The index as if the lost rows of damaged shards were not there, to plan with."""
-    names = list(index.shards)
-    drop = np.zeros(len(index.rows), bool)
-    for name in set(damaged) & set(names):
-        lost = set(damaged[name])
-        for place in np.flatnonzero(index.rows["shard"] == names.index(name)):
-            drop[place] = index.rows["id"][place].decode() in lost
-    return replace(index, rows=index.rows[~drop]) if drop.any() else index
+    """The index as if the clips whose rows are lost had never been there, to plan with.
+
+    Older rows and failures of such a clip go too: what was superseded stays superseded.
+    """
+    lost = {
+        clip_id
+        for name, ids in damaged.items()
+        for clip_id in ids
+        if clip_id in index.clips and index.clips[clip_id].shard == name
+    }
+    if not lost:
+        return index
+    drop = np.isin(index.rows["id"], np.array([clip_id.encode() for clip_id in lost]))
+    reported = [one for one in index.reported if one.failure.id not in lost]
+    return replace(index, rows=index.rows[~drop], reported=reported)
 
 
 def repair(folder: Path, identity: Mapping[str, Any], suspects: Iterable[str]) -> list[str]:
     """Replace damaged shards by their intact rows; call with the writer's lock held.
 
     `suspects` are names of shards that `verify` found damaged, or that can't be read; each is
-    checked again. The damaged file is renamed to `.damaged`, for whoever wants to look at it.
-    Returns a sentence for each shard: what was kept, which clips are to be extracted again.
+    checked again. The damaged file is renamed to `.damaged`, for whoever wants to look at it. A
+    clip whose row is lost becomes a failure that is newer than its older rows: they don't come
+    back. Returns a sentence for each shard: what was kept, which clips are to be extracted again.
     """
-    index = load_index(folder, identity)
-    suspects = list(suspects)
+    suspects = set(suspects)
+    files = shard_files(folder)
+    stored, index = stored_index(folder, identity), load_index(folder, identity)
+    others = index.restricted(index.shards.keys() - suspects)
+    findings = {
+        name: examine(folder / SHARD_FOLDER / name, stored, identity)
+        for name in sorted(suspects & files.keys())
+    }
+    known = [f.index.restricted({name}) for name, f in findings.items() if f.index is not None]
+    index = joined(identity["config"], [others, *known])
     told = []
-    for name in suspects:
-        if name in index.shards:
-            if matches_name(folder / SHARD_FOLDER / name):
-                continue  # repaired since, or never damaged
-            told.append(_salvage(folder, identity, index, name))
-        elif name in index.damaged:
-            moved = set_aside(folder, name)
-            told.append(f"{index.damaged[name]}; moved to {moved}, its clips are extracted again")
-    index = load_index(folder, identity)
+    for name, finding in findings.items():
+        path = folder / SHARD_FOLDER / name
+        if finding.problem:
+            told.append(_salvage(path, identity, index, finding))
+        if finding.misled:
+            told.append(f"{path}: {INDEX_FILE} said otherwise of it than it does; written anew")
+    index = extend_index(others, shard_files(folder), folder, identity)
     save_index(folder, identity, index)
     settle_record(folder, suspects)
     return told
 
 
-def _salvage(folder: Path, identity: Mapping[str, Any], index: Index, name: str) -> str:
-    clips = list(intact_clips(folder / SHARD_FOLDER / name, name, index))
-    reported = [one for one in index.reported if one.shard == name]
-    lost = sorted({i for _, i, _ in index.members(name)} - {clip.id for clip in clips})
-    if clips or reported:
-        origins = index.origins(name)
-        written = write_shard(folder, identity, clips, [one.failure for one in reported], origins)
+def _salvage(path: Path, identity: Mapping[str, Any], index: Index, finding: Finding) -> str:
+    folder, name = path.parent.parent, path.name
+    if finding.index is None:
+        return (
+            f"{finding.problem}; moved to {set_aside(folder, name)}, its clips are extracted "
+            "again; where they have older rows, `make features` compares those with the media"
+        )
+    clips = list(intact_clips(path, finding.index))
+    origins = finding.index.origins(name)
+    failures = {one.failure.id: one.failure for one in finding.index.failed_in(name)}
+    for clip_id, why in finding.lost.items():
+        entry = index.clips.get(clip_id)
+        if entry is not None and entry.shard == name:  # else a newer row or failure counts
+            failures[clip_id] = Failure(clip_id, DAMAGED, f"{path}: the row of this clip: {why}")
+            when = max(time.time_ns(), entry.created_ns + 1)
+            origins[clip_id] = when, canonical_json(identity["provenance"])
+    if clips or failures:
+        written = write_shard(folder, identity, clips, list(failures.values()), origins)
         if written.name == name:  # the very bytes it had: they stand in its place now
-            return f"{folder / SHARD_FOLDER / name}: was damaged, no row of it; written anew, whole"
-    moved = set_aside(folder, name)
+            return f"{path}: was damaged, no row of it; written anew, whole"
+    moved, lost = set_aside(folder, name), finding.lost
     again = f"to extract again: {', '.join(lost)}" if lost else "nothing to extract again"
     return f"{moved}: damaged; kept {len(clips)} whole rows of it in a new shard; {again}"

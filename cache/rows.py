@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from cache.compression import inflate
 from cache.errors import CacheError
+from cache.pictures import picture_limit
 from cache.plain import open_plain
-from cache.schema import JPEG_BYTES, JPEG_END, MAX_ROW_BYTES, Field, row_digest, row_layout
+from cache.schema import JPEG_BYTES, JPEG_END, Field, row_digest, row_layout
 from cache.shard import Clip, hashed_arrays
 
 Array = npt.NDArray[Any]
@@ -110,6 +111,10 @@ class RowFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Done with the file."""
         os.close(self._descriptor)
 
     def fetch(self, ranges: Sequence[Range]) -> list[bytes]:
@@ -249,8 +254,9 @@ def jpeg_bounds(
         ends = np.frombuffer(table, np.int64)
         row[-len(ends) :] = ends
     lengths = np.diff(bounds, axis=1)
-    too_long = bounds[:, -1] - bounds[:, 0] > MAX_ROW_BYTES
-    if np.any(bounds < 0) or np.any(lengths < 0) or np.any(too_long):
+    # Maps have a cell for each 32 pixels; a longer picture is refused before it is read.
+    longest = picture_limit(32 * layout.fields["video/maps"].shape[-1])
+    if np.any(bounds < 0) or np.any(lengths < 0) or np.any(lengths > longest):
         raise CacheError(f"{where}: {JPEG_END} doesn't fit {JPEG_BYTES}: it is damaged")
     return bounds
 

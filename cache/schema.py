@@ -24,9 +24,12 @@ from cache.settings import canonical_json
 
 FORMAT = "avel-cache"
 FORMAT_VERSION = 1
+FIRST_FEATURE_VERSION = 1  # of runs whose features.json names none: they were made before it did
 SHARD_FOLDER = "shards"
 SPLITS = ("train", "val", "test")
+NO_SPLIT = -1
 MAX_ID_BYTES = 255
+MAX_CLASS_BYTES = 255
 MAX_MESSAGE_BYTES = 500
 MAX_ROW_BYTES = 1 << 28
 MAX_TEXT_BYTES = 1 << 15  # of settings and provenance: HDF5 attributes hold 64 KiB

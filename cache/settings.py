@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import difflib
 import inspect
+import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 import tyro
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from cache.command import Parser, say
 from cache.errors import ConfigError
 from cache.strict_json import read_json
 
@@ -87,7 +89,7 @@ def command_line(
     prints the result as JSON and ends. Unknown flags end the program with exit code 2 and the
     nearest match.
     """
-    first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    first = Parser(prog=prog, add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--print-config", action="store_true")
     first.add_argument("--preset", choices=sorted(presets or {}))
@@ -103,14 +105,27 @@ def command_line(
     if presets:
         text += f" --preset {'|'.join(sorted(presets))} starts from a named set."
     try:
-        given = cast(S, tyro.cli(cls, args=rest, prog=prog, description=text, default=start))
+        with _heard():
+            given = cast(S, tyro.cli(cls, args=rest, prog=prog, description=text, default=start))
         settings = cls.model_validate(dict(given))
     except ValidationError as error:
         raise ConfigError("command line: " + _explain(cls, error)) from None
     if known.print_config:
-        print(settings.to_json(), end="")
+        say(settings.to_json().rstrip("\n"))
         raise SystemExit(0)
     return settings
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Let what tyro says of arguments, which it repeats as they are, do a terminal no harm."""
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            yield
+    finally:
+        if words.getvalue():
+            say(words.getvalue().rstrip("\n"), error=True)
 
 
 def _relaxed(cls: type[S], values: dict[str, Any]) -> type[S]:

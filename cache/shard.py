@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import replace_file, writing
+from cache.atomic import plain_folder, replace_file
+from cache.contents import bounds_problem, features_problem, pictures_problem, shapes_problem
+from cache.errors import CacheError
 from cache.plain import encode_text, open_plain, write_text
 from cache.schema import (
     FORMAT,
@@ -38,6 +41,8 @@ from cache.sealed import hdf5_image
 from cache.settings import canonical_json
 
 Array = npt.NDArray[Any]
+END_OF_TIME_NS = 2**62
+"""No row or failure is made as late as this (in the year 2116): what says so is refused."""
 Origin = tuple[int, str]
 """When a row or failure was made (ns since 1970), and what made it (provenance, JSON text)."""
 
@@ -62,16 +67,30 @@ class Clip:
     media_sha256: bytes = bytes(32)
 
 
-def clip_problem(clip: Clip) -> str:
-    """What is wrong with a row's numbers, as a sentence, or "" where nothing is.
+def clip_problem(clip: Clip, config: Mapping[str, Any] | None = None) -> str:
+    """What is wrong with a row, as a sentence that names the dataset, or "" where nothing is.
 
-    Every number must be finite, but those of audio steps that the clip doesn't have.
+    With the extraction settings, what they say is looked at too: shapes and dtypes, the clip's
+    end, and whether the pictures are JPEGs of the declared size.
     """
-    for name, array in clip.features.items():
-        valid = array[: clip.audio_steps] if name.startswith("audio/") else array
-        if not np.isfinite(valid).all():
-            return f"{name}: expected finite numbers, found NaN or infinity"
-    return ""
+    if config is not None:
+        problem = shapes_problem(clip.features, feature_fields(config))
+        if problem:
+            return problem
+    if not 0 < clip.valid_s < math.inf:
+        return f"valid_s: expected more than 0 s, found {clip.valid_s}"
+    if not 0 <= clip.audio_start_s < math.inf:
+        return f"audio_start_s: expected 0 s or more, found {clip.audio_start_s}"
+    problem = features_problem(clip.features, clip.audio_steps)
+    if problem or config is None:
+        return problem
+    return bounds_problem(clip.features, clip.valid_s, config) or pictures_problem(
+        clip.jpegs, len(clip.features.get("video/maps", ())), config
+    )
+
+
+DAMAGED = "damaged"
+"""The stage of a failure that `repair` wrote: the clip had a row, and is to be extracted again."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +126,22 @@ def write_shard(
 
     `identity` is the content of `cache.json`. `origins` gives, by clip id, when and by what rows
     were made that are copied; the others are made now. A kill at any instant leaves either the
-    whole shard or a temporary file that the next writer removes. Raises CacheError when the disk
-    is full.
+    whole shard or a temporary file that the next writer removes. Raises CacheError for a row that
+    `clip_problem` finds fault with, and when the disk is full.
     """
     now = time.time_ns(), canonical_json(identity.get("provenance", {}))
+    for clip in clips:
+        problem = clip_problem(clip, identity["config"])
+        if problem:
+            raise CacheError(f"the clip {clip.id!r} can't be stored: {problem}")
     by_row = [(origins or {}).get(clip.id, now) for clip in clips]
     by_failure = [(origins or {}).get(failure.id, now) for failure in failures]
+    if max([*by_row, *by_failure], default=now)[0] >= END_OF_TIME_NS:
+        raise CacheError(
+            f"{folder}: what is there of {', '.join((origins or {}).keys())[:200]} says it was "
+            "made in the year 2116 and nothing can be newer; use another folder, or a clock that "
+            "is right"
+        )
 
     def fill(file: h5py.File) -> None:
         write_attributes(file, identity, max([*by_row, *by_failure], default=now))
@@ -123,10 +152,7 @@ def write_shard(
 
     image = hdf5_image(fill)
     name = shard_name(hashlib.sha256(image).hexdigest())
-    shards = folder / SHARD_FOLDER
-    with writing(shards):
-        shards.mkdir(parents=True, exist_ok=True)
-    replace_file(shards / name, image)
+    replace_file(plain_folder(folder / SHARD_FOLDER) / name, image)
     return Written(name, len(clips), len(failures), len(image))
 
 
@@ -179,13 +205,6 @@ def _write_clips(file: h5py.File, fields: list[Field], clips: Sequence[Clip]) ->
     media = b"".join(clip.media_sha256 for clip in clips)
     file["rows/media_sha256"] = np.frombuffer(media, np.uint8).reshape(-1, 32)
     for spec in fields:
-        for clip in clips:
-            array = clip.features[spec.name]
-            if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
-                raise ValueError(
-                    f"{clip.id}: {spec.name} is {array.dtype} {array.shape}, "
-                    f"the format says {spec.dtype} {spec.shape}"
-                )
         # Contiguous: a clip's row is one run of bytes, read at the disk's rate, and there is no
         # chunk table for a hostile file to bend.
         empty = np.empty((0, *spec.shape), spec.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,32 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.annotations import check_id
 from cache.errors import CacheError
-from cache.plain import open_hdf5, plain_dataset, read_attribute, reading, whole
+from cache.names import check_id
+from cache.plain import (
+    open_hdf5,
+    parse_json,
+    plain_dataset,
+    read_attribute,
+    reading,
+    room,
+    whole,
+)
 from cache.rows import Layout, layout_names, make_layout
-from cache.schema import FORMAT, JPEG_BYTES, JPEG_END, MAX_TEXT_BYTES, row_layout
-from cache.shard import Failure, Origin
+from cache.schema import (
+    FORMAT,
+    JPEG_BYTES,
+    JPEG_END,
+    MAX_TEXT_BYTES,
+    ROW_FIELDS,
+    row_bytes,
+    row_layout,
+)
+from cache.shard import END_OF_TIME_NS, Failure, Origin
 
 Array = npt.NDArray[Any]
-_END_OF_TIME_NS = 2**62
+_ROW_BYTES = row_bytes(ROW_FIELDS)
+_FAILURE_BYTES = 64  # the path of its media is in the message of each
 
 
 class Shard:
@@ -37,6 +53,7 @@ class Shard:
             check_fingerprint(self._file, identity)
             self._config = identity["config"]
             self._fields = {spec.name: spec for spec in row_layout(self._config)}
+            self._count_of("rows/id", _ROW_BYTES)
             with reading(path, "rows/id"):
                 self.ids = [value.decode() for value in self.text("rows/id").tolist()]
             for problem in filter(None, map(check_id, self.ids)):
@@ -61,10 +78,17 @@ class Shard:
         return JPEG_END in self._fields
 
     @property
+    def id_place(self) -> tuple[int, int]:
+        """First byte of `rows/id` and the bytes of one id; (0, 0) in a shard without rows."""
+        dataset = self.checked("rows/id", (len(self.ids),), None)
+        with reading(self.path, "rows/id"):
+            return (dataset.id.get_offset(), dataset.dtype.itemsize) if self.ids else (0, 0)
+
+    @property
     def created_ns(self) -> int:
         """When the shard was written, ns since 1970; the newest row of an id counts."""
         value = read_attribute(self._file, "created_ns")
-        if not isinstance(value, int) or not 0 <= value < _END_OF_TIME_NS:
+        if not isinstance(value, int) or not 0 <= value < END_OF_TIME_NS:
             raise CacheError(f"{self.path}: created_ns is {value!r}, no time; refused")
         return value
 
@@ -75,20 +99,20 @@ class Shard:
 
     def origins(self) -> tuple[list[Origin], list[Origin]]:
         """When and by what each row, and each failure, was made."""
-        failures = len(self.text("failures/id"))
+        failures = self._count_of("failures/id", _FAILURE_BYTES)
         if "origin" not in self:
             origin = self.created_ns, self.provenance
             return [origin] * len(self.ids), [origin] * failures
         with reading(self.path, "the origins of its rows"):
             text = whole(self.checked("origin/made_by_json", None, np.dtype(np.uint8))).tobytes()
-            made_by = [self._bounded(entry) for entry in json.loads(text)]
+            made_by = [self._bounded(entry) for entry in parse_json(text)]
             found = []
             for group, count in (("rows", len(self.ids)), ("failures", failures)):
                 when, by = (
                     whole(self.checked(f"origin/{group}_{name}", (count,), np.dtype(np.int64)))
                     for name in ("created_ns", "made_by")
                 )
-                if count and not (by.min() >= 0 <= when.min() <= when.max() < _END_OF_TIME_NS):
+                if count and not (by.min() >= 0 <= when.min() <= when.max() < END_OF_TIME_NS):
                     raise CacheError(f"{self.path}: origin/{group}… has impossible values; refused")
                 texts = (made_by[place] for place in by.tolist())
                 found.append(list(zip(when.tolist(), texts, strict=True)))
@@ -130,8 +154,20 @@ class Shard:
             offsets = [places.get(name, 0) for name in layout_names(self._config)]
             return make_layout(self._config, offsets, chunks)
 
+    def _count_of(self, name: str, bytes_each: int) -> int:
+        """How many texts a list has; CacheError for more than the file has room for.
+
+        Asked before the list is read, as each becomes an object that is larger than itself.
+        """
+        shape = self.checked(name, None, None).shape
+        count = shape[0] if shape else 0
+        if count * bytes_each > room(self.path) + 64 * bytes_each:
+            raise CacheError(f"{self.path}: {name} claims {count:,} entries; refused")
+        return int(count)
+
     def failures(self) -> list[Failure]:
         """The clips that failed in this shard."""
+        self._count_of("failures/id", _FAILURE_BYTES)
         texts = [self.text(f"failures/{name}") for name in ("id", "stage", "message")]
         with reading(self.path, "failures"):
             numbers = [

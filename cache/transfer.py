@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cache.annotations import Labels
+from cache.annotations import Labels, changed_splits, describe_changes
 from cache.choose import Choice, Group, choose, pieces
 from cache.errors import CacheError
 from cache.folder import refusal
@@ -95,6 +95,8 @@ def takes_labels(
     if labels_sha256(ours) == labels_sha256(theirs):
         return False
     if _replaced(giver, ours) or prefer == 1:
+        if changes := changed_splits(ours, theirs):
+            move.notes.append(f"splits: {describe_changes(changes)}")
         return True
     if not _replaced(receiver, theirs) and prefer is None:
         move.notes.append(

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from cache.command import say
 from cache.errors import CacheError
 from cache.progress import Progress
 from cache.pull import PullOptions, plan_pull, pull
@@ -13,8 +14,12 @@ from cache.push import PushOptions, plan_push, push
 from cache.reader import open_cache
 from cache.remote import Remote
 from cache.remote_cache import RemoteCache
+from cache.remote_web import WebRules
 
-_URL = "a folder, or file://, ssh://user@host/path, s3://bucket/path, gs://, hf://, … (fsspec)"
+_URL = (
+    "a folder, taken as it is given, or file://, ssh://user@host/path, s3://bucket/path, gs://, "
+    "hf://, … (fsspec)"
+)
 
 
 def add_transfer_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -33,6 +38,19 @@ def add_transfer_commands(command: Callable[[str, str], argparse.ArgumentParser]
     one.add_argument("--only", metavar="SPLIT[,SPLIT]", help="train, val, test: only their clips")
     one.add_argument(
         "--ids", type=Path, metavar="FILE", help="only the clips listed, one id a line"
+    )
+    one.add_argument(
+        "--min-rate",
+        type=int,
+        default=WebRules.min_rate,
+        metavar="BYTES",
+        help="give up on a web server that sends fewer a second over a minute (default 1000; 0: "
+        "wait however slow it is)",
+    )
+    one.add_argument(
+        "--allow-redirects",
+        action="store_true",
+        help="let a web server send us on to other hosts (never from https to http)",
     )
     _add_common(one)
     one.set_defaults(run=_pull)
@@ -55,12 +73,12 @@ def _push(arguments: argparse.Namespace) -> int:
     options = PushOptions(arguments.prefer, _jobs(arguments), not arguments.no_read_back)
     with RemoteCache(Remote(arguments.url)) as there:
         move = plan_push(cache, there, options)
-        print(move.describe(), flush=True)
+        say(move.describe())
         if arguments.dry_run:
             return 0
         with Progress(move.bytes, "B", "push", quiet_s=1.0) as progress:
             push(cache, there, move, options, progress.add)
-    print(f"{there.remote.url}: has all {len(cache)} clips of {arguments.cache} now")
+    say(f"{there.remote.url}: has all {len(cache)} clips of {arguments.cache} now")
     return 0
 
 
@@ -68,14 +86,15 @@ def _pull(arguments: argparse.Namespace) -> int:
     only = tuple(name.strip() for name in arguments.only.split(",")) if arguments.only else ()
     ids = _ids(arguments.ids) if arguments.ids else None
     options = PullOptions(only, ids, arguments.prefer, _jobs(arguments))
-    with RemoteCache(Remote(arguments.url)) as there:
+    rules = WebRules(arguments.min_rate, arguments.allow_redirects)
+    with RemoteCache(Remote(arguments.url, rules)) as there:
         move = plan_pull(arguments.cache, there, options)
-        print(move.describe(), flush=True)
+        say(move.describe())
         if arguments.dry_run:
             return 0
         with Progress(move.bytes, "B", "pull", quiet_s=1.0) as progress:
             pull(arguments.cache, there, move, options, progress.add)
-    print(f"{arguments.cache}: {len(open_cache(arguments.cache))} clips now")
+    say(f"{arguments.cache}: {len(open_cache(arguments.cache))} clips now")
     return 0
 
 

@@ -1,34 +1,36 @@
 """Prove that a cache is whole: every file against its checksum, every row against its own.
 
 Shards are named by their digest; `cache.json`, `labels.h5`, `index.h5` and packs carry theirs. So
-every flipped bit shows, and the index (or, without it, the shard) says which clips it hit.
+every flipped bit shows, and the index (or, without it, the shard) says which clips it hit. A digest
+proves only that a file is as it was written, so rows and index are looked into as well.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cache.atomic import replace_file
 from cache.errors import CacheError
+from cache.examine import examine, lost_rows
 from cache.folder import read_identity
-from cache.index import Index
-from cache.index_file import INDEX_FILE, load_index, parse_index
+from cache.index import shard_files
+from cache.index_file import INDEX_FILE, load_index, parse_index, stored_index
 from cache.labels_file import read_labels
-from cache.plain import read_plain
+from cache.plain import parse_json, read_plain
 from cache.reader import open_cache
-from cache.rows import RowFile, read_clips
 from cache.schema import SHARD_FOLDER
 from cache.sealed import check_seal
-from cache.shard import Clip, file_sha256, shard_name
 
 RECORD_FILE = "verified.json"
-_RECORD_LIMIT_BYTES = 64 << 20
+_RECORD_LIMIT_BYTES = 16 << 20
+_DERIVED = (
+    "nothing is lost, it is derived: `make features` or `python -m cache repair` writes it anew"
+)
 
 
 @dataclass
@@ -38,13 +40,16 @@ class Report:
     Attributes
     ----------
     problems: a sentence for each damaged file.
-    damaged: for each damaged shard that is listed, the ids whose rows can't be used.
+    damaged: for each damaged shard that is listed, the ids whose rows can't be used; none where
+        only the index is wrong about it.
+    unknown: damaged shards of which nobody knows what rows they had.
     """
 
     shards: int = 0
     clips: int = 0
     problems: list[str] = field(default_factory=list)
     damaged: dict[str, list[str]] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
 
     @property
     def damaged_ids(self) -> list[str]:
@@ -60,54 +65,32 @@ def verify(path: Path, on_bytes: Callable[[int], object] = lambda count: None) -
     if path.is_file():
         return _verify_pack(path, on_bytes)
     identity = read_identity(path)
-    index = load_index(path, identity)
-    report = Report(clips=len(index.clips))
+    stored = stored_index(path, identity)
+    report = Report(clips=len(load_index(path, identity).clips))
     for check in (read_labels, lambda folder: _check_index(folder, identity)):
         try:
             check(path)
         except CacheError as error:
             report.problems.append(str(error))
-    for name, problem in index.damaged.items():
-        report.problems.append(f"{problem} (its clips are not known)")
-        report.damaged[name] = []
-    for name, facts in index.shards.items():
-        shard = path / SHARD_FOLDER / name
+    misled = []
+    for name, size in shard_files(path).items():
+        finding = examine(path / SHARD_FOLDER / name, stored, identity)
         report.shards += 1
-        on_bytes(facts.size)
-        if matches_name(shard):
-            continue
-        lost = lost_ids(shard, name, index)
-        where = f"rows {', '.join(lost)}" if lost else "the file's structure, no clip's row"
-        report.problems.append(f"{shard}: its bytes don't match its name; damaged: {where}")
-        report.damaged[name] = lost
+        on_bytes(size)
+        if finding.problem or finding.misled:
+            report.damaged[name] = list(finding.lost)
+        if finding.problem:
+            report.problems.append(finding.problem)
+        if finding.index is None:
+            report.unknown.append(name)
+        if finding.misled:
+            misled.append(name)
+    if misled:
+        report.problems.append(
+            f"{path / INDEX_FILE}: says otherwise of {len(misled)} shard(s) than they do "
+            f"themselves, first {misled[0]}; {_DERIVED}"
+        )
     return report
-
-
-def matches_name(shard: Path) -> bool:
-    """Whether a shard can be read and its bytes give its name."""
-    try:
-        return shard_name(file_sha256(shard)) == shard.name
-    except (CacheError, OSError):  # a link, a pipe, a bad sector
-        return False
-
-
-def intact_clips(path: Path, shard: str, index: Index) -> Iterator[Clip]:
-    """The rows of the file at `path`, `shard` in the index, that still give their checksums.
-
-    One after the other, wherever else the file is damaged.
-    """
-    layout = index.layout(shard)
-    with contextlib.suppress(CacheError), RowFile(path, layout) as file:
-        for member in index.members(shard):
-            # Its pictures' table may be damaged, or the file end before it.
-            with contextlib.suppress(CacheError):
-                yield from read_clips(file.fetch, layout, [member], str(file.path))
-
-
-def lost_ids(path: Path, shard: str, index: Index) -> list[str]:
-    """The clips of a file whose rows no longer give their checksums, sorted."""
-    intact = {clip.id for clip in intact_clips(path, shard, index)}
-    return sorted({clip_id for _, clip_id, _ in index.members(shard)} - intact)
 
 
 def write_record(folder: Path, report: Report) -> None:
@@ -137,7 +120,7 @@ def _store_record(folder: Path, record: dict[str, Any]) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What the last `verify` noted; None where there was none, or its note is unreadable."""
     try:
-        record = json.loads(read_plain(folder / RECORD_FILE, _RECORD_LIMIT_BYTES))
+        record = parse_json(read_plain(folder / RECORD_FILE, _RECORD_LIMIT_BYTES))
         damaged = {str(n): [str(i) for i in ids] for n, ids in record["damaged"].items()}
         counts = {name: int(record[name]) for name in ("shards", "clips", "problems")}
         return {"at": str(record["at"]), **counts, "damaged": damaged}
@@ -161,26 +144,28 @@ def _check_index(folder: Path, identity: dict[str, Any]) -> None:
     try:
         parse_index(path, identity)
     except CacheError as error:
-        raise CacheError(
-            f"{error}; nothing is lost, it is derived: `make features` or `python -m cache "
-            "repair` writes it anew"
-        ) from None
+        raise CacheError(f"{error}; {_DERIVED}") from None
 
 
 def _verify_pack(path: Path, on_bytes: Callable[[int], object]) -> Report:
     report = Report(shards=1)
     try:
         check_seal(path, on_bytes)
-        report.clips = len(open_cache(path))
     except CacheError as error:
         report.problems.append(str(error))
-        report.damaged[path.name] = _damaged_in_pack(path)
-    return report
-
-
-def _damaged_in_pack(path: Path) -> list[str]:
     try:
-        cache = open_cache(path)
-    except CacheError:
-        return []
-    return [i for name in cache.index.shards for i in lost_ids(path, name, cache.index)]
+        index = open_cache(path).index
+    except CacheError as error:
+        report.problems = report.problems or [str(error)]
+        report.damaged[path.name] = []
+        return report
+    report.clips = len(index.clips)
+    lost = lost_rows(path, index)
+    if lost or report.problems:
+        report.damaged[path.name] = list(lost)
+    if lost and not report.problems:
+        clip_id, why = next(iter(lost.items()))
+        report.problems.append(
+            f"{path}: {len(lost)} row(s) of it can't be used, first {clip_id}: {why}"
+        )
+    return report

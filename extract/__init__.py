@@ -1,1 +1,5 @@
 """Stage 1: media files → HDF5 feature cache. Imports `cache`, never `train`."""
+
+from extract import numba_cache
+
+numba_cache.settle()

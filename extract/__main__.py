@@ -10,24 +10,32 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cache.annotations import Labels, read_annotations
-from cache.command import exit_code
+from cache.annotations import (
+    DEFAULT_SEED,
+    Labels,
+    changed_splits,
+    describe_changes,
+    read_annotations,
+)
+from cache.command import exit_code, say
 from cache.errors import CacheError, ConfigError
 from cache.index import Index
 from cache.index_file import load_index, save_index
 from cache.labels_file import read_labels, write_labels
 from cache.lock import claimed
+from cache.remote_url import shown
 from cache.repair import damaged_shards, repair, without
 from cache.settings import command_line
-from extract.clips import Source, find_annotations, find_sources
+from extract.clips import Source
 from extract.config import ExtractConfig
+from extract.finding import find_annotations, find_sources
 from extract.identity import identity_for
 from extract.job import WORKING, interrupted
 from extract.one_clip import one_clip
 from extract.part import ids_of_part, parse_part
 from extract.plan import Plan, describe_plan, make_plan
 from extract.weights import check_weights
-from extract.workers import Workers, cores, pick_device
+from extract.workers import Workers, jobs_here, pick_device
 
 
 class Command(ExtractConfig):
@@ -36,7 +44,8 @@ class Command(ExtractConfig):
     Reads AVE's layouts (AVE/<id>.mp4, or audio_wav/<id>.wav with video_frames/<id>/) and its
     Annotations.txt, or a CSV with the columns id,category,start,end[,split]. What is finished is
     kept: run it again to go on after a stop. Exit code 0: complete; 1: more clips failed or are
-    missing than --max-failures allows; 2: a clear error; 130: stopped by Ctrl-C.
+    missing than --max-failures allows, or some are left to do; 2: a clear error; 130: stopped by
+    Ctrl-C.
 
     Example: python -m extract --data AVE_Dataset --cache features --jobs 8
     """
@@ -47,8 +56,10 @@ class Command(ExtractConfig):
     """Folder of the feature cache; made if it is not there."""
     annotations: Path | None = None
     """Annotation file; none: DATA/Annotations.txt, or the only CSV in DATA."""
-    split_seed: int = 42
-    """Seed of the 70/15/15 division, used where there are no official splits."""
+    split_seed: int = DEFAULT_SEED
+    """Seed of the 70/15/15 division, used where there are no official splits, for ids that are
+    new: those in the cache keep their split. (`python -m cache relabel --split-seed` divides
+    anew.)"""
     weights: str = "imagenet"
     """imagenet (torchvision's, downloaded once), the path of a state dict, or random:SEED."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -85,7 +96,7 @@ class Command(ExtractConfig):
         device: str = self.device if self.dask else "not needed"
         if needed and not self.dask:
             device = pick_device(self.device, self.features)
-        jobs = self.jobs or cores()
+        jobs = jobs_here(self.jobs)
         return Workers(self.weights, device, jobs, self.stall_seconds, self.dask, self.store)
 
     @model_validator(mode="after")
@@ -116,15 +127,10 @@ def extract(command: Command) -> int:
     check_weights(command.weights)
     config = command.features
     path = command.annotations or find_annotations(command.data)
-    labels = read_annotations(path, config.clip_seconds, command.split_seed)
-    sources = find_sources(command.data, dict.fromkeys(labels.ids))
-    print(f"labels    {len(labels)} events, {len(labels.classes)} classes, {labels.source}")
-    for pair, ids in labels.leaks().items():
-        print(
-            f"leak      {len(ids)} id(s) in both {pair[0]} and {pair[1]}; see --drop-leaks of train"
-        )
-    for note in labels.notes:
-        print(f"note      {note}")
+    stored = _stored_labels(command.cache)
+    labels = read_annotations(path, config.clip_seconds, command.split_seed, stored)
+    sources = find_sources(command.data, dict.fromkeys(labels.ids), config.modalities)
+    _describe_labels(labels, None if command.part else stored)
 
     identity = identity_for(command.cache, command.weights, config)
     index = load_index(command.cache, identity)
@@ -132,18 +138,16 @@ def extract(command: Command) -> int:
     wanted = ids_of_part(labels.ids, command.part) if command.part else None
     plan = make_plan(labels, sources, without(index, damaged), command.retry_failed, wanted)
     workers = command.workers(bool(plan.todo))
-    print(describe_plan(plan, command.cache, config, workers), flush=True)
+    say(describe_plan(plan, command.data, command.cache, config, workers))
     if command.dry_run:
         return 0
     task = Task(command, labels, sources, wanted, workers)
     finished = True
     if command.part:
         index, finished = _part(task, identity, index, damaged)
-    elif plan.todo or index.stale or damaged or not _labels_stand(command.cache, labels):
+    elif plan.todo or index.stale or damaged or not (stored and labels.equals(stored)):
         with claimed(command.cache, identity) as identity:
-            if _labels_stand(command.cache, labels) is False:
-                print("labels    replaced by the ones read now; features untouched")
-            write_labels(command.cache, labels)
+            _put_labels(task, path, stored)
             index, finished = _work(task, identity)
     return _conclude(command, task.plan(index, retry=False), index, finished)
 
@@ -163,10 +167,26 @@ class Task:
         return make_plan(self.labels, self.sources, index, retry, self.wanted)
 
 
-def _labels_stand(folder: Path, labels: Labels) -> bool | None:
-    """Whether the cache's labels are these; None where it has none."""
-    stored = _stored_labels(folder)
-    return None if stored is None else labels.equals(stored)
+def _describe_labels(labels: Labels, stored: Labels | None) -> None:
+    say(f"labels    {len(labels)} events, {len(labels.classes)} classes, {labels.source}")
+    if changes := changed_splits(stored, labels):
+        say(f"splits    {describe_changes(changes)}")
+    for (a, b), ids in labels.leaks().items():
+        say(f"leak      {len(ids)} id(s) in both {a} and {b}; see --drop-leaks of train")
+    for note in labels.notes:
+        say(f"note      {note}")
+
+
+def _put_labels(task: Task, path: Path, known: Labels | None) -> None:
+    """Store the labels; read anew where others replaced those that were known meanwhile."""
+    command, labels, stored = task.command, task.labels, _stored_labels(task.command.cache)
+    if stored and not (known and stored.equals(known)):
+        clip_seconds = command.features.clip_seconds
+        labels = read_annotations(path, clip_seconds, command.split_seed, stored)
+        _describe_labels(labels, stored)
+    if stored and not labels.equals(stored):
+        print("labels    replaced by the ones read now; features untouched")
+    write_labels(command.cache, labels)
 
 
 def _part(
@@ -185,8 +205,11 @@ def _part(
     from extract.pipeline import run
 
     with claimed(folder, identity, shared=True) as identity:
-        if _labels_stand(folder, task.labels) is None:
+        stored = _stored_labels(folder)
+        if stored is None:
             write_labels(folder, task.labels)
+        elif not task.labels.equals(stored):
+            say("labels    the cache's stay; `make features` without PART replaces them")
         return run(todo, folder, identity, task.workers, alone=False)
 
 
@@ -195,7 +218,7 @@ def _stored_labels(folder: Path) -> Labels | None:
     try:
         return read_labels(folder)
     except CacheError as error:
-        print(f"note      {error}", file=sys.stderr)
+        say(f"note      {error}; which splits the ids were in is lost", error=True)
         return None
 
 
@@ -208,12 +231,12 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
 
         fetched = fetch_finished(store, folder, identity)
         if fetched:
-            print(f"store     {fetched} shard(s) of an earlier run fetched from {store}")
+            say(f"store     {fetched} shard(s) of an earlier run fetched from {shown(store)}")
     index = load_index(folder, identity)
     suspects = damaged_shards(folder, index)
     if suspects:
         for sentence in repair(folder, identity, suspects):
-            print(f"damaged   {sentence}")
+            say(f"damaged   {sentence}")
         index = load_index(folder, identity)
     todo, finished = task.plan(index, task.command.retry_failed).todo, True
     if todo:
@@ -230,22 +253,25 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
 def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int:
     """Say how it ended; returns the exit code."""
     for failure in list(plan.failed.values())[:10]:
-        print(f"failed    {failure.id} ({failure.stage}): {failure.message}", file=sys.stderr)
+        say(f"failed    {failure.id} ({failure.stage}): {failure.message}", error=True)
     for problem in index.damaged.values():
-        print(f"damaged   {problem}", file=sys.stderr)
+        say(f"damaged   {problem}", error=True)
     lost = len(plan.failed) + len(plan.missing)
-    print(
+    say(
         f"finished  {len(plan.done)} of {len(plan.wanted)} clips in {command.cache}; "
         f"{len(plan.failed)} failed, {len(plan.missing)} without media, {len(plan.todo)} left to do"
     )
     if not finished:
-        print("stopped   run the same command again to go on", file=sys.stderr)
+        say("stopped   run the same command again to go on", error=True)
         return 130
+    if plan.todo:
+        say(f"error: {len(plan.todo)} clip(s) are left to do, run it again", error=True)
+        return 1
     if lost > command.max_failures:
-        print(
+        say(
             f"error: {lost} clip(s) have no features, --max-failures allows "
             f"{command.max_failures}; everything else is kept",
-            file=sys.stderr,
+            error=True,
         )
         return 1
     return 0

@@ -36,9 +36,17 @@ def audio_features(waveform: Waveform, config: ExtractConfig) -> Features:
 
     Returns arrays (T, D) with T = 1 + samples // hop_samples: mfcc (T, 3 × n_mfcc) with
     differences of first and second order, mel (T, n_mels) in dB, chroma (T, 12), contrast (T, 7)
-    in dB, tonnetz (T, 6). float16 in profile `fast`, float32 in profile `librosa`.
+    in dB, tonnetz (T, 6). float16 in profile `fast`, float32 in profile `librosa`. Sound whose
+    power exceeds float32 gives numbers that are not finite, or an OverflowError.
     """
-    return {"fast": _fast, "librosa": _librosa}[config.audio_profile](waveform, config)
+    if config.audio_profile == "fast":
+        return _fast(waveform, config)
+    try:
+        return _librosa(waveform, config)
+    except librosa.ParameterError as error:
+        if "finite" not in str(error):
+            raise
+        raise OverflowError("its power exceeds what float32 holds") from None
 
 
 def warm_up(config: ExtractConfig) -> None:

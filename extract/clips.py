@@ -1,29 +1,26 @@
-"""Find each clip's media, in both layouts, and choose which moments of it are looked at.
-
-Ids are matched against the names that a folder really holds; none is ever joined to a path.
-"""
+"""One clip's media: its files, whether they changed, and which moments of it are looked at."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import AnnotationError
+from cache.names import check_id
 from cache.row_table import Entry
+from cache.schema import MAX_ID_BYTES
 from cache.shard import Failure
+from extract.frame_order import in_order
 
-CONTAINER_SUFFIXES = frozenset(
-    {"mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "flv", "wmv", "3gp"}
-    | {"ogv", "asf", "m4a", "mp3", "ogg", "flac"}
-)
-_DIGITS = re.compile(r"([0-9]+)")
 PICTURE_SUFFIXES = frozenset({"jpg", "jpeg", "png"})
+_SECOND_NS = 10**9
+_TIMES_NS = range(-(2**62), 2**62)
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,8 @@ class Source:
 
     Either `container` (a file with both streams), or `sound` (WAV) and `frames` (a folder of
     pictures) of the processed layout, of which one may be absent. `size` and `mtime_ns` tell
-    later whether it changed.
+    later whether it changed (see `signature`). `problem` is why it can't be looked at, "" where
+    it can; `note` what a person should know about the choice.
     """
 
     id: str
@@ -41,6 +39,8 @@ class Source:
     frames: Path | None = None
     size: int = 0
     mtime_ns: int = 0
+    problem: str = ""
+    note: str = ""
 
     @property
     def path(self) -> Path:
@@ -52,98 +52,72 @@ class Source:
         return (row.media_size, row.media_mtime_ns) == (self.size, self.mtime_ns)
 
 
-def find_annotations(data: Path) -> Path:
-    """The annotation file of a data folder: AVE's, or the only CSV there."""
-    if data.is_file():
-        return data
-    for folder in _roots(data):
-        for name in ("Annotations.txt", "annotations.csv"):
-            if (folder / name).is_file():
-                return folder / name
-    tables = sorted(data.glob("*.csv")) if data.is_dir() else []
-    if len(tables) == 1:
-        return tables[0]
-    found = f"found {len(tables)} CSV files" if data.is_dir() else "the folder doesn't exist"
-    raise AnnotationError(
-        f"{data}: expected Annotations.txt (AVE's format) or one CSV with the columns "
-        f"id,category,start,end; {found}. Name the file with --annotations FILE"
-    )
+def signature(files: Sequence[tuple[str, os.stat_result | None]]) -> tuple[int, int]:
+    """(bytes, time of change in ns) of a clip's files, by which a change is noticed.
 
-
-def find_sources(data: Path, ids: Iterable[str]) -> dict[str, Source]:
-    """The media of each id that has any, preferring complete processed media (less to decode).
-
-    Looks in DATA, DATA/AVE_Dataset and DATA/AVE_Processed for `AVE/<id>.<container>`,
-    `<id>.<container>`, `audio_wav/<id>.wav` and `video_frames/<id>/`.
+    Of one file both are the file's own. Of several, the bytes are added and the time is the
+    newest's second; its nanoseconds are a checksum of every file's name, size and time, so that
+    no change hides behind another file. A file that can't be looked at counts as such (None).
     """
-    containers: dict[str, os.DirEntry[str]] = {}
-    sounds: dict[str, os.DirEntry[str]] = {}
-    folders: dict[str, os.DirEntry[str]] = {}
-    for root in _roots(data):
-        for folder in (root / "AVE", root):
-            for entry in _entries(folder):
-                stem, _, suffix = entry.name.rpartition(".")
-                if suffix.lower() in CONTAINER_SUFFIXES:
-                    containers.setdefault(stem, entry)
-        for entry in _entries(root / "audio_wav"):
-            stem, _, suffix = entry.name.rpartition(".")
-            if suffix.lower() == "wav":
-                sounds.setdefault(stem, entry)
-        for entry in _entries(root / "video_frames"):
-            folders.setdefault(entry.name, entry)
-    sources = {}
-    for clip_id in ids:
-        container, sound, frames = (found.get(clip_id) for found in (containers, sounds, folders))
-        if container and not (sound and frames):
-            sources[clip_id] = _source(clip_id, container=container)
-        elif sound or frames:
-            sources[clip_id] = _source(clip_id, sound=sound, frames=frames)
-    return sources
+    states = [state for _, state in files if state is not None]
+    size = sum(state.st_size for state in states)
+    newest_ns = max((state.st_mtime_ns for state in states), default=0)
+    newest_ns = min(max(newest_ns, _TIMES_NS.start), _TIMES_NS.stop - 1)
+    if len(files) == 1:
+        return size, newest_ns
+    facts = [(name, state and (state.st_size, state.st_mtime_ns)) for name, state in files]
+    digest = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).digest()
+    checksum = int.from_bytes(digest[:8], "big") % _SECOND_NS
+    return size, newest_ns // _SECOND_NS * _SECOND_NS + checksum
 
 
 def file_source(path: Path) -> Source:
-    """A single media file as a source; its id is the file's name without the suffix."""
-    state = path.stat()
-    return Source(path.stem, container=path, size=state.st_size, mtime_ns=state.st_mtime_ns)
+    """A single media file, or a folder of pictures, as a source.
+
+    Its id is the name without the suffix. A WAV is read as those beside pictures are.
+    """
+    if path.is_dir():
+        states = [(entry.name, entry.stat()) for entry in picture_files(path)]
+        size, mtime_ns = signature(states)
+        return Source(safe_id(path.absolute().name), frames=path, size=size, mtime_ns=mtime_ns)
+    size, mtime_ns = signature([(path.name, path.stat())])
+    source = Source(safe_id(path.stem), size=size, mtime_ns=mtime_ns)
+    is_wav = path.suffix.lower() == ".wav"
+    return replace(source, sound=path) if is_wav else replace(source, container=path)
+
+
+def safe_id(name: str) -> str:
+    """A name as a clip id: itself where it can be one.
+
+    Otherwise what an id can't hold (control characters, slashes, bytes that are no UTF-8) becomes
+    "_", what is too long is cut, and a checksum of the whole name keeps different names apart.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    if check_id(composed) is None:
+        return composed
+    mark = f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+    plain = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in composed)
+    kept = plain.encode()[: MAX_ID_BYTES - len(mark)].decode("utf-8", "ignore")
+    return kept + mark
 
 
 def pictures(folder: Path) -> list[Path]:
-    """A frame folder's pictures in natural order: frame_2 before frame_10."""
-    names = [
-        entry.name
-        for entry in _entries(folder)
-        if entry.name.rpartition(".")[2].lower() in PICTURE_SUFFIXES
-    ]
-    names.sort(
-        key=lambda name: [int(part) if part.isdecimal() else part for part in _DIGITS.split(name)]
-    )
-    return [folder / name for name in names]
+    """A frame folder's pictures in natural order, see `frame_order.in_order`."""
+    return [folder / name for name in in_order(entry.name for entry in picture_files(folder))]
+
+
+def picture_files(folder: Path) -> list[os.DirEntry[str]]:
+    """Every picture file of a frame folder, sorted by name. OSError where it can't be listed."""
+    return [e for e in entries(folder) if e.name.rpartition(".")[2].lower() in PICTURE_SUFFIXES]
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted by name, without hidden files (`._a.jpg`, `.DS_Store`)."""
+    with os.scandir(folder) as found:
+        shown = [entry for entry in found if not entry.name.startswith(".")]
+    return sorted(shown, key=lambda entry: entry.name)
 
 
 def centres_s(extent_s: float, count: int) -> npt.NDArray[np.float64]:
     """The centres of `count` equal parts of [0, extent_s), in seconds: (count,)."""
     return np.linspace(0.5, count - 0.5, count) * np.float64(extent_s / count)
-
-
-def _roots(data: Path) -> tuple[Path, ...]:
-    return data, data / "AVE_Dataset", data / "AVE_Processed"
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted by name; nothing where there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _source(clip_id: str, **entries: os.DirEntry[str] | None) -> Source:
-    found = {name: entry for name, entry in entries.items() if entry is not None}
-    states = {name: entry.stat() for name, entry in found.items()}
-    return Source(
-        clip_id,
-        **{name: Path(entry.path) for name, entry in found.items()},
-        size=sum(state.st_size for name, state in states.items() if name != "frames"),
-        mtime_ns=max(state.st_mtime_ns for state in states.values()),
-    )

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import queue
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 
+from cache.command import say
 from cache.errors import CacheError, ConfigError
 from extract.clips import Source
 from extract.job import Done, ShardJob
@@ -59,7 +59,7 @@ def cluster_engine(
     logging.disable(logging.ERROR)  # what it logs, with tracebacks, `Watch` tells in a sentence
     try:
         workers = _ready_workers(client, address)
-        print(f"cluster   {address}, {workers} worker{'s' if workers > 1 else ''}", flush=True)
+        say(f"cluster   {address}, {workers} worker{'s' if workers > 1 else ''}")
         yield lambda todo: _all_shards(job, todo, client, address)
     finally:
         client.close(timeout=5)
@@ -204,7 +204,7 @@ class Watch:
             self._lost_at = None
             idle = not self._client.scheduler_info(n_workers=-1)["workers"]
             if idle and not self._told_idle:
-                print(f"note      {self._address}: no workers now; waiting", file=sys.stderr)
+                say(f"note      {self._address}: no workers now; waiting", error=True)
             self._told_idle = idle
             return
         self._lost_at = self._lost_at or time.monotonic()

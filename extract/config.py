@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from cache.settings import Settings
 
-FEATURE_VERSION = 1
+FEATURE_VERSION = 2
 """Raised whenever the code gives other numbers for the same settings; see CHANGELOG.md."""
 
 

@@ -30,6 +30,7 @@ class Decoded:
     valid_s: how much of the clip exists, at most clip_seconds.
     media_s: length that the file declares; NaN where it declares none.
     sha256: digest of the media bytes that were read.
+    note: a sentence on what its two streams disagree in; "" for nothing.
     """
 
     waveform: npt.NDArray[np.float32] | None = None
@@ -39,14 +40,14 @@ class Decoded:
     valid_s: float = 0.0
     media_s: float = math.nan
     sha256: bytes = bytes(32)
+    note: str = ""
 
 
 def finish_waveform(
     path: Path, samples: npt.NDArray[np.float32], rate_hz: int, config: ExtractConfig
 ) -> npt.NDArray[np.float32]:
-    """Resample (soxr, high quality, librosa's default), cut at the clip's end, check."""
-    if len(samples) and rate_hz != config.sample_rate_hz:
-        samples = soxr.resample(samples, rate_hz, config.sample_rate_hz, quality="HQ")
+    """Resample, cut at the clip's end, check."""
+    samples = resampled(samples, rate_hz, config.sample_rate_hz)
     samples = np.ascontiguousarray(samples[: config.clip_samples], np.float32)
     shortest = shortest_samples(config)
     if len(samples) < shortest:
@@ -57,5 +58,20 @@ def finish_waveform(
             f"found {len(samples) / config.sample_rate_hz:.3f} s",
         )
     if not np.isfinite(samples).all():
-        raise MediaError(path, "audio", "expected finite samples, found NaN or infinity")
+        raise MediaError(
+            path,
+            "audio",
+            "expected finite samples, found NaN or infinity, or a level beyond float32; "
+            "write the sound anew, with full scale at 1",
+        )
     return samples
+
+
+def resampled(
+    samples: npt.NDArray[np.float32], rate_hz: int, wanted_hz: int
+) -> npt.NDArray[np.float32]:
+    """Samples at another rate (soxr, high quality, librosa's default)."""
+    if not len(samples) or rate_hz == wanted_hz:
+        return samples
+    changed: npt.NDArray[np.float32] = soxr.resample(samples, rate_hz, wanted_hz, quality="HQ")
+    return changed

@@ -7,11 +7,11 @@ alone can place every event. `composition.json` says what was put where; nothing
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,9 @@ import soundfile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cache.errors import AvelError, ConfigError
+from cache.atomic import plain_folder, publish, replace_file, unfinished
+from cache.command import Parser, exit_code, say
+from cache.errors import ConfigError
 from extract.demo_scenes import (
     CLASSES,
     CLIP_S,
@@ -129,8 +131,8 @@ def make_demo_set(out: Path, clips: int = 128, seed: int = 0, jobs: int = 2) -> 
     elif out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: expected an empty or new folder for the demo set")
     for folder in (MP4_FOLDER, WAV_FOLDER, JPEG_FOLDER):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    plan_file.write_text(composition, encoding="utf-8")
+        plain_folder(out / folder)
+    replace_file(plan_file, composition.encode())
     _write_annotations(out, plan)
     todo = [clip for clip in plan if not _media(out, clip).exists()]
     work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
@@ -148,10 +150,10 @@ def _write_annotations(out: Path, plan: Sequence[DemoClip]) -> None:
         for category, start, end in clip.rows:
             lines[clip.split].append(f"{category}&{clip.id}&good&{start}&{end}\n")
     for split, rows in lines.items():
-        (out / f"{split}Set.txt").write_text("".join(rows), encoding="utf-8")
+        replace_file(out / f"{split}Set.txt", "".join(rows).encode())
     every = "".join(sorted(row for rows in lines.values() for row in rows))
     header = "Category&VideoID&Quality&StartTime&EndTime\n"
-    (out / "Annotations.txt").write_text(header + every, encoding="utf-8")
+    replace_file(out / "Annotations.txt", (header + every).encode())
 
 
 def _media(out: Path, clip: DemoClip) -> Path:
@@ -165,14 +167,26 @@ def _write_clip(out: Path, clip: DemoClip) -> None:
     waveform = render_sound(clip.heard, clip.seed)
     frames = render_frames(clip.seen, clip.seed)
     target = _media(out, clip)
-    partial = target.with_name(f"{target.name}.partial")
     if clip.layout == "mp4":
-        write_mp4(partial, waveform if clip.has_audio else None, SAMPLE_RATE_HZ, frames, FPS)
-    else:
-        soundfile.write(out / WAV_FOLDER / f"{clip.id}.wav", waveform, SAMPLE_RATE_HZ, "PCM_16")
-        shutil.rmtree(partial, ignore_errors=True)
-        write_jpegs(partial, frames[:: FPS // JPEGS_PER_S])
+        with _partial(target) as path:
+            write_mp4(path, waveform if clip.has_audio else None, SAMPLE_RATE_HZ, frames, FPS)
+        return
+    with _partial(out / WAV_FOLDER / f"{clip.id}.wav") as path:
+        soundfile.write(path, waveform, SAMPLE_RATE_HZ, "PCM_16", format="WAV")
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_jpegs(partial, frames[:: FPS // JPEGS_PER_S])
     partial.rename(target)
+
+
+@contextlib.contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A temporary file that becomes `target`; the name is one that the next call finds again."""
+    name = f"{target.name}.partial"
+    target.with_name(name).unlink(missing_ok=True)
+    with unfinished(target, name) as path:
+        yield path
+        publish(path, target)
 
 
 def write_jpegs(folder: Path, frames: NDArray[np.uint8]) -> None:
@@ -257,19 +271,19 @@ def _encode_audio(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: `python -m extract.demo OUT [--clips N] [--seed 0] [--jobs 2]`."""
-    parser = argparse.ArgumentParser(prog="python -m extract.demo", description=__doc__)
+    return exit_code(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m extract.demo", description=__doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write the set into")
     parser.add_argument("--clips", type=int, default=128, help="how many clips (default 128)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same set (default 0)")
     parser.add_argument("--jobs", type=int, default=-1, help="processes (default: one per core)")
     given = parser.parse_args(argv)
-    try:
-        plan = make_demo_set(given.out, given.clips, given.seed, given.jobs)
-    except AvelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    plan = make_demo_set(given.out, given.clips, given.seed, given.jobs)
     classes = len({row[0] for clip in plan for row in clip.rows})
-    print(f"{given.out}: {len(plan)} clips of {CLIP_S} s in {classes} classes")
+    say(f"{given.out}: {len(plan)} clips of {CLIP_S} s in {classes} classes")
     return 0
 
 

@@ -15,15 +15,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cache.atomic import noted
 from cache.errors import CacheError, MediaError
 from cache.index import Index
 from cache.plain import read_plain
 from cache.schema import MAX_ID_BYTES, SHARD_FOLDER
+from cache.settings import canonical_json
 from cache.shard import Clip, Failure, Written, write_shard
 from extract.clips import Source
 from extract.config import FEATURE_VERSION, ExtractConfig
@@ -40,11 +42,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Done:
-    """What a worker reports of a shard: its name and counts, who made it, in which time."""
+    """What a worker reports of a shard: its name and counts, who made it, in which time.
+
+    `notes` are sentences about clips whose rows are made, but not without a doubt.
+    """
 
     written: Written
     worker: str
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def clips(self) -> int:
@@ -61,6 +67,8 @@ class ShardJob:
     folder: the cache, which the worker sees too; with `store` it need not.
     store: URL that the shard goes to instead of `folder`; "" for none.
     attempts: how often clips failed before.
+    replaced_ns: when the newest row or failure of a clip was made, by the clock of then (ns since
+        1970); what this job makes is newer, even where that clock was ahead.
     stall_s: seconds after which a clip is given up.
     note: how the names of notes in `folder` begin, by which the clip is known that killed its
         worker; "" for none.
@@ -72,6 +80,7 @@ class ShardJob:
     weights: str
     device: str
     attempts: dict[str, int]
+    replaced_ns: dict[str, int] = field(default_factory=dict)
     stall_s: float = 300.0
     store: str = ""
     note: str = ""
@@ -96,6 +105,8 @@ class ShardJob:
             for source in sources:
                 note(source.id)
                 try:
+                    if source.problem:
+                        raise MediaError(source.path, "find", source.problem)
                     clips.append(patience.call(functools.partial(extractor, source)))
                 except MediaError as error:
                     failures.append(self.failure(source, error.stage, str(error)))
@@ -105,15 +116,18 @@ class ShardJob:
                     message = f"{source.path}: unforeseen {type(error).__name__}: {error}"
                     failures.append(self.failure(source, "unforeseen", message))
             written = self.write(clips, failures)
-        return Done(written, _worker(), time.perf_counter() - started)
+        return Done(written, _worker(), time.perf_counter() - started, tuple(extractor.notes))
 
     def write(self, clips: Sequence[Clip], failures: Sequence[Failure]) -> Written:
         """Write a shard to where this job's shards go."""
         identity = {**self.identity, "provenance": self.identity["provenance"] | versions()}
+        now_ns, made_by = time.time_ns(), canonical_json(identity["provenance"])
+        ids = [*(clip.id for clip in clips), *(failure.id for failure in failures)]
+        origins = {i: (max(now_ns, self.replaced_ns.get(i, 0) + 1), made_by) for i in ids}
         if not self.store:
-            return write_shard(self.folder, identity, clips, failures)
+            return write_shard(self.folder, identity, clips, failures, origins)
         with tempfile.TemporaryDirectory() as scratch:
-            written = write_shard(Path(scratch), identity, clips, failures)
+            written = write_shard(Path(scratch), identity, clips, failures, origins)
             data = (Path(scratch) / SHARD_FOLDER / written.name).read_bytes()
         _remote(self.store).put(f"{SHARD_FOLDER}/{written.name}", data, lambda count: None)
         return written
@@ -162,9 +176,8 @@ class ShardJob:
         if not self.note:
             yield lambda clip_id: None
             return
-        path = self.folder / f"{self.note}{os.getpid()}"
-        yield lambda clip_id: path.write_text(clip_id, encoding="utf-8")
-        path.unlink(missing_ok=True)
+        with noted(self.folder / f"{self.note}{os.getpid()}") as write:
+            yield write
 
 
 class Stalled(Exception):
@@ -234,7 +247,8 @@ def interrupted(folder: Path, notes: str) -> set[str]:
     for note in folder.glob(f"{notes}*"):
         with contextlib.suppress(OSError, CacheError):  # no note of ours: not worth a word
             ids.add(read_plain(note, MAX_ID_BYTES).decode("utf-8", "replace"))
-        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another user's
+            note.unlink()
     return ids
 
 

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cache.command import Parser, say
 from cache.errors import ConfigError
 from cache.folder import refusal
 from cache.lock import claimed
-from cache.schema import FORMAT, fingerprint
+from cache.schema import FIRST_FEATURE_VERSION, FORMAT, fingerprint
 from cache.strict_json import read_json
-from extract.clips import file_source
-from extract.config import FEATURE_VERSION, ExtractConfig
+from extract.clips import Source, file_source
+from extract.config import ExtractConfig
 from extract.identity import load_digest, new_identity
 from extract.weights import check_weights
 from extract.workers import Workers, pick_device
 
+_NO_WEIGHTS = "imagenet"  # what a cache without video names; no network is loaded for it
+_NEEDS = {
+    "both": "a video with sound",
+    "audio": "a file with sound",
+    "video": "a video, or a folder of pictures",
+}
+
 
 def one_clip(argv: Sequence[str]) -> int:
     """Extract one file the way another cache was made."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m extract clip",
         description="Extract one media file into a small cache, with a trained run's settings.",
     )
-    parser.add_argument("file", type=Path, help="the media file")
+    parser.add_argument("file", type=Path, help="the media file, or a folder of pictures")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the small cache")
     parser.add_argument(
         "--like", type=Path, required=True, help="a run's features.json, or a cache's cache.json"
@@ -34,28 +41,44 @@ def one_clip(argv: Sequence[str]) -> int:
     parser.add_argument("--weights", help="where the network's weights are now; default: as then")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments = parser.parse_args(argv)
-    if not arguments.file.is_file():
-        raise ConfigError(f"{arguments.file}: no such file; expected a video with sound")
     like = _like(arguments.like)
     config = ExtractConfig.of(like)
-    weights = arguments.weights or _weights(like, arguments.like)
-    check_weights(weights)
-    digest = load_digest(config.backbone, weights) if config.modalities != "audio" else ""
+    needed = _NEEDS[config.modalities]
+    source = _source(arguments.file, needed)
+    weights, digest = _NO_WEIGHTS, ""
+    if config.modalities != "audio":
+        weights = arguments.weights or _weights(like, arguments.like)
+        check_weights(weights)
+        digest = load_digest(config.backbone, weights)
     identity = new_identity(config, weights, digest)
     if identity["fingerprint"] != like["fingerprint"]:
         raise ConfigError(
-            refusal(arguments.like, identity, {"feature_version": FEATURE_VERSION, **like})
+            refusal(arguments.like, identity, {"feature_version": FIRST_FEATURE_VERSION, **like})
         )
     from extract.pipeline import run
 
     with claimed(arguments.cache, identity) as identity:
-        source = file_source(arguments.file)
         workers = Workers(weights, pick_device(arguments.device, config))
         index, finished = run([source], arguments.cache, identity, workers)
     if source.id in index.failures:
-        print(f"error: {index.failures[source.id].message}", file=sys.stderr)
+        say(f"error: {index.failures[source.id].message} (needed here: {needed})", error=True)
         return 2
     return 0 if finished else 130
+
+
+def _source(file: Path, needed: str) -> Source:
+    try:
+        kind = file.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise ConfigError(f"{file}: expected {needed}, found no plain file")
+        source = file_source(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file; expected {needed}") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: can't be looked at ({error.strerror})") from None
+    if source.id not in (file.stem, file.absolute().name):
+        say(f"note      {file}: called {source.id} in the cache")
+    return source
 
 
 def _like(path: Path) -> dict[str, Any]:
@@ -68,7 +91,7 @@ def _like(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: expected a {FORMAT} identity with config, fingerprint, provenance"
         )
-    version = like.get("feature_version", FEATURE_VERSION)
+    version = like.get("feature_version", FIRST_FEATURE_VERSION)
     if type(version) is not int or fingerprint(like["config"], version) != like["fingerprint"]:
         raise ConfigError(f"{path}: its fingerprint doesn't match its settings: it was edited")
     return like

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cache.atomic import remove_leftovers
+from cache.command import say
 from cache.index import Index
 from cache.index_file import load_index, save_index
 from cache.progress import Progress
@@ -25,6 +25,7 @@ from extract.workers import Workers
 
 SHARD_CLIPS = 32
 _SHOWN_WORKERS = 12
+_SHOWN_NOTES = 12
 
 
 def run(
@@ -47,8 +48,9 @@ def run(
     config = ExtractConfig.of(identity)
     note = f"{WORKING}{secrets.token_hex(4)}-"
     job = ShardJob(
-        folder, identity, config, workers.weights, workers.device, attempts, workers.stall_s,
-        store=workers.store, note="" if workers.dask else note,
+        folder, identity, config, workers.weights, workers.device, attempts,
+        newest_ns(index, (source.id for source in todo)), workers.stall_s, workers.store,
+        note="" if workers.dask else note,
     )  # fmt: skip
     tally = Tally()
     try:
@@ -64,7 +66,7 @@ def run(
         finished = True
     except KeyboardInterrupt:
         finished = False
-        print("\nstopping: what is finished is kept", file=sys.stderr)
+        say("\nstopping: what is finished is kept", error=True)
         if not workers.dask:
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
     finally:
@@ -74,6 +76,17 @@ def run(
             save_index(folder, identity, load_index(folder, identity))
     tally.show()
     return load_index(folder, identity), finished
+
+
+def newest_ns(index: Index, ids: Iterable[str]) -> dict[str, int]:
+    """When the newest row or failure of each clip was made that has any, ns since 1970."""
+    found: dict[str, int] = {}
+    for one in index.reported:
+        found[one.failure.id] = max(one.created_ns, found.get(one.failure.id, 0))
+    wanted = set(ids)
+    for clip_id in wanted & set(index.clips):
+        found[clip_id] = max(index.clips[clip_id].created_ns, found.get(clip_id, 0))
+    return {clip_id: when for clip_id, when in found.items() if clip_id in wanted}
 
 
 Engine = Callable[[list[Source]], Iterator[Done]]
@@ -109,24 +122,33 @@ def _receiver(store: str, folder: Path) -> Iterator[Callable[[str, int], None]]:
 
 @dataclass
 class Tally:
-    """Clips and seconds of each worker."""
+    """Clips and seconds of each worker, and what they noted about clips."""
 
     workers: dict[str, tuple[int, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, done: Done) -> None:
         """Count a shard."""
         clips, seconds = self.workers.get(done.worker, (0, 0.0))
         self.workers[done.worker] = clips + done.clips, seconds + done.seconds
+        self.notes += done.notes
 
     def show(self) -> None:
-        """Print each worker's own rate, the slowest first, where there are several."""
+        """Print the notes, and each worker's own rate, the slowest first, where there are several.
+
+        Of either as many as fit a screen.
+        """
+        for note in self.notes[:_SHOWN_NOTES]:
+            say(f"note      {note}")
+        if len(self.notes) > _SHOWN_NOTES:
+            print(f"note      and {len(self.notes) - _SHOWN_NOTES} more clips with such notes")
         rates = sorted((c / max(s, 1e-9), name, c) for name, (c, s) in self.workers.items())
         if len(rates) < 2:
             return
         for rate, name, clips in rates[:_SHOWN_WORKERS]:
-            print(f"worker    {name}: {clips} clips, {rate:.1f} clips/s")
+            say(f"worker    {name}: {clips} clips, {rate:.1f} clips/s")
         if len(rates) > _SHOWN_WORKERS:
-            print(f"worker    and {len(rates) - _SHOWN_WORKERS} more, none slower")
+            say(f"worker    and {len(rates) - _SHOWN_WORKERS} more, none slower")
 
 
 def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
@@ -136,6 +158,13 @@ def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
         try:
             yield from _parallel(job, groups_of(remaining, jobs), jobs)
             return
+        except OSError as error:  # no room for their semaphores in /dev/shm, no more processes, …
+            if jobs == 1:
+                raise
+            say(f"note      no worker processes ({error}): going on in this one alone", error=True)
+            jobs = 1
+            index = load_index(job.folder, job.identity)
+            remaining = [source for source in remaining if not job.finished(source, index)]
         except TerminatedWorkerError:
             index = load_index(job.folder, job.identity)
             suspects = interrupted(job.folder, job.note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from cache.schema import feature_fields
 from cache.shard import Failure
 from extract.clips import Source
 from extract.config import ExtractConfig
+from extract.finding import LOOKED_FOR, elsewhere
 from extract.workers import Workers
 
 JPEG_BYTES_GUESS = 9_000
+_SHOWN = 5
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Plan:
     ----------
     wanted: clip ids of the labels, in file order, each once.
     sources: media found, by id.
-    done: ids whose features are there and whose media has not changed.
+    done: ids whose features are there and whose media has not changed, as far as it can be seen.
     failed: ids that failed before with this same media, left alone unless asked.
     todo: sources to extract now.
     missing: ids with neither features nor media.
@@ -65,7 +67,8 @@ def make_plan(
         )
         before = entry or failure
         same = source is None or (before is not None and source.made(before))
-        if entry is not None and same:
+        unseen = source is None or source.problem != ""
+        if entry is not None and (same or unseen):
             plan.done.append(clip_id)
         elif source is None:
             plan.missing.append(clip_id)
@@ -77,8 +80,10 @@ def make_plan(
     return plan
 
 
-def describe_plan(plan: Plan, folder: Path, config: ExtractConfig, workers: Workers) -> str:
-    """The plan as text: counts, disk, device, workers."""
+def describe_plan(
+    plan: Plan, data: Path, folder: Path, config: ExtractConfig, workers: Workers
+) -> str:
+    """The plan as text: counts, disk, device, workers; what was chosen among several files."""
     needed = len(plan.todo) * bytes_per_clip(config)
     free = shutil.disk_usage(_existing(folder)).free
     found = sum(clip_id in plan.sources for clip_id in plan.wanted)
@@ -89,15 +94,49 @@ def describe_plan(plan: Plan, folder: Path, config: ExtractConfig, workers: Work
         f"disk      {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}",
         f"device    {workers.device}, {workers.described}",
     ]
-    if plan.missing:
-        shown = ", ".join(plan.missing[:5]) + (" …" if len(plan.missing) > 5 else "")
-        lines.append(f"missing   {shown}")
+    lines += [*_choices(plan), *_missing(plan, data)]
     if needed > free:
         raise CacheError(
             f"{folder}: {needed / 1e9:.2f} GB needed for {len(plan.todo)} clips, only "
             f"{free / 1e9:.2f} GB free; make room or choose another CACHE folder"
         )
     return "\n".join(lines)
+
+
+def _choices(plan: Plan) -> list[str]:
+    """What a person should know of the media taken, and of media that can't be seen."""
+    sources = [plan.sources[clip_id] for clip_id in plan.wanted if clip_id in plan.sources]
+    notes = [f"{source.id}: {source.note}" for source in sources if source.note]
+    done = set(plan.done)
+    notes += [
+        f"{source.id}: its features are kept; {source.path}: {source.problem}"
+        for source in sources
+        if source.problem and source.id in done
+    ]
+    more = len(notes) - _SHOWN
+    return [f"note      {note}" for note in notes[:_SHOWN]] + (
+        [f"note      and {more} more notes of this kind"] if more > 0 else []
+    )
+
+
+def _missing(plan: Plan, data: Path) -> list[str]:
+    """Which clips have no media, where it was looked for, and where it may be."""
+    if not plan.missing:
+        return []
+    lines = [f"missing   {_some(plan.missing)}", f"          looked in {data} for {LOOKED_FOR}"]
+    near = elsewhere(data, plan.missing)
+    if near:
+        shown = _some([f"{clip_id}: {path}" for clip_id, path in near.items()])
+        lines.append(
+            f"          {len(near)} may be there under another name: {shown}. Name the folder that "
+            "holds the media with --data (and the labels with --annotations); an id is a file's "
+            "name without its suffix, small and capital letters as they are"
+        )
+    return lines
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:_SHOWN]) + (" …" if len(words) > _SHOWN else "")
 
 
 def bytes_per_clip(config: ExtractConfig) -> int:

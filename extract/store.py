@@ -50,13 +50,16 @@ def fetch_finished(url: str, folder: Path, identity: dict[str, Any]) -> int:
     """
     with RemoteCache(Remote(url)) as there:
         if there.cache is not None and there.cache.fingerprint != identity["fingerprint"]:
-            raise CacheError(refusal(Path(url), identity, there.cache.identity))
-    found = Remote(url).shards()
+            raise CacheError(refusal(there.remote.url, identity, there.cache.identity))
+    remote = Remote(url)
+    remote.refuse_link()
+    found = remote.shards()
     if found is None:
-        raise CacheError(f"{url}: web servers take no shards; name a folder, ssh:// or s3:// URL")
+        raise CacheError(
+            f"{remote.url}: web servers take no shards; name a folder, ssh:// or s3:// URL"
+        )
     here = shard_files(folder)
     lacking = {name: size for name, size in found.items() if name not in here}
-    remote = Remote(url)
     with Progress(len(lacking), "shard", "fetch", quiet_s=1.0) as progress:
 
         def task(name: str, size: int) -> Callable[[], None]:

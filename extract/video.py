@@ -41,8 +41,11 @@ def preprocess(frames: list[Picture], config: ExtractConfig) -> torch.Tensor:
     """Resize the shorter side, crop the centre: (F, 3, size, size) uint8, channels last.
 
     torchvision's classification preset: bilinear with antialiasing on 8-bit pixels (its own
-    uint8 kernel, within 1 of 255 of Pillow), sizes rounded down, crop offsets rounded.
+    uint8 kernel, within 1 of 255 of Pillow), sizes rounded down, crop offsets rounded. Frames
+    may differ in size.
     """
+    if len({frame.shape for frame in frames}) > 1:
+        return torch.cat([preprocess([frame], config) for frame in frames])
     pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
     height, width = pixels.shape[-2:]
     short, size = config.shorter_side_px, config.frame_size_px

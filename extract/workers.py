@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
+from cache.cores import cores
 from cache.errors import ConfigError
 from extract.config import ExtractConfig
 
@@ -49,8 +49,6 @@ def pick_device(device: str, config: ExtractConfig) -> str:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def jobs_here(wanted: int | None) -> int:
+    """Worker processes on this machine: as many as wanted, else one for each core."""
+    return wanted or cores()

@@ -6,6 +6,8 @@ STATE/requests.jsonl, and obeys STATE/how.json (see `HttpServer.behaving`).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import sys
 from collections import Counter
@@ -30,13 +32,19 @@ def serve_files(state: Path, port: int) -> None:
         path = (files / request.path.lstrip("/")).resolve()
         if not path.is_relative_to(files) or not path.is_file():
             raise web.HTTPNotFound
-        how = _how(state / "how.json", obeyed) if request.method == "GET" else {}
+        how = _how(state / "how.json", obeyed, request.path) if request.method == "GET" else {}
         if "status" in how:
-            return web.Response(status=how["status"])
+            return web.Response(status=int(how["status"]))
+        if "redirect" in how:
+            raise web.HTTPFound(str(how["redirect"]) + request.path_qs)
+        if "wrong_range" in how:
+            return _wrong_range(path.read_bytes())
+        if "endless" in how or "drip" in how:
+            return await _endless(request, how)
         if "ignore_range" in how:
             return web.Response(body=path.read_bytes())
         if "cut_after" in how:
-            return await _cut(request, path.read_bytes(), how["cut_after"])
+            return await _cut(request, path.read_bytes(), int(how["cut_after"]))
         return web.FileResponse(path)
 
     app = web.Application()
@@ -61,6 +69,38 @@ async def _cut(request: web.Request, content: bytes, size: int) -> web.StreamRes
     return response
 
 
+def _wrong_range(content: bytes) -> web.Response:
+    """The beginning, as long as anybody asked for, whatever part that was."""
+    headers = {"Content-Range": f"bytes 0-{len(content) - 1}/{len(content)}"}
+    return web.Response(body=content, status=206, headers=headers)
+
+
+async def _endless(request: web.Request, how: dict[str, Any]) -> web.StreamResponse:
+    """Send until the other end hangs up: as fast as it goes, or a byte now and then.
+
+    Says how long it is if told to (`says`), that it is packed if told to (`packed`). A range that
+    was asked for begins as one, and only ends where it drips.
+    """
+    response, left = web.StreamResponse(), 1 << 60
+    if "Range" in request.headers:
+        first, last = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
+        response.set_status(206)
+        response.headers["Content-Range"] = f"bytes {first}-{last}/{1 << 60}"
+        left = last + 1 - first if "drip" in how else left
+    if "says" in how:
+        response.content_length = how["says"]
+    if "packed" in how:
+        response.headers["Content-Encoding"] = "gzip"
+    await response.prepare(request)
+    block = b"x" if "drip" in how else bytes(1 << 20)
+    with contextlib.suppress(ConnectionError):
+        while left > 0:
+            await response.write(block)
+            left -= len(block)
+            await asyncio.sleep(0.02 if "drip" in how else 0)
+    return response
+
+
 def _entry(request: web.Request, response: web.StreamResponse) -> dict[str, Any]:
     size = int(response.headers.get("Content-Length", 0)) if request.method == "GET" else 0
     return {
@@ -72,14 +112,16 @@ def _entry(request: web.Request, response: web.StreamResponse) -> dict[str, Any]
     }
 
 
-def _how(path: Path, obeyed: Counter[str]) -> dict[str, int]:
+def _how(path: Path, obeyed: Counter[str], asked: str) -> dict[str, Any]:
     """Give how to misbehave now, and count it; the file's "id" tells one order from the next."""
     try:
         order = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
+    if not asked.endswith(order["only"]):
+        return {}
     obeyed[order["id"]] += 1
-    how: dict[str, int] = order["how"]
+    how: dict[str, Any] = order["how"]
     return how if obeyed[order["id"]] <= order["times"] else {}
 
 

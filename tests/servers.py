@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 HOST = "127.0.0.1"
-_START_S = 60.0  # moto imports for seconds on a busy machine
+_START_S = 300.0  # moto imports for seconds on a busy machine
 _SSHD_CONFIG = """\
 ListenAddress {host}:{port}
 HostKey "{folder}/host_key"
@@ -111,15 +111,21 @@ class HttpServer(Server):
         return [entry for line in lines if (entry := json.loads(line))["path"].startswith(path)]
 
     @contextmanager
-    def behaving(self, times: int = 1_000_000, **how: int) -> Iterator[None]:
-        """Misbehave for the next `times` GET requests; one of the following.
+    def behaving(self, times: int = 1_000_000, only: str = "", **how: int | str) -> Iterator[None]:
+        """Misbehave for the next `times` GET requests of paths that end in `only`: one of these.
 
         cut_after=n: close the connection after n bytes of the body
         ignore_range=1: answer 200 with the whole file, whatever range was asked for
         status=n: answer with this status
+        redirect=url: send on to the same path there
+        endless=1, drip=1: never end, fast or a byte at a time; with says=n as a file of n bytes,
+            with packed=1 as a packed one
+        wrong_range=1: answer every range with the file's beginning
         """
         order = self.state / "how.writing"
-        order.write_text(json.dumps({"id": uuid.uuid4().hex, "times": times, "how": how}))
+        order.write_text(
+            json.dumps({"id": uuid.uuid4().hex, "times": times, "only": only, "how": how})
+        )
         order.replace(self.state / "how.json")
         try:
             yield

@@ -5,6 +5,7 @@ The media is real (WAV and JPEG or H.264 and AAC), the settings are extraction's
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import soundfile
 
 from cache.annotations import Labels
+from cache.examine import intact_clips
 from cache.folder import claim, make_identity
 from cache.index_file import INDEX_FILE, load_index, save_index
 from cache.labels_file import write_labels
@@ -22,7 +24,6 @@ from cache.reader import Cache
 from cache.schema import ROW_FIELDS, feature_fields
 from cache.shard import Clip, Failure, Written, hashed_arrays, write_shard
 from cache.shard_file import Shard
-from cache.verify import intact_clips
 from extract.config import ExtractConfig
 from extract.demo import write_mp4
 
@@ -100,7 +101,7 @@ class TinyCache:
     def rows(self, written: Written) -> list[Clip]:
         """The shard's rows whose bytes give their checksums."""
         index = load_index(self.folder, self.identity)
-        return list(intact_clips(self.path(written), written.name, index))
+        return list(intact_clips(self.path(written), index))
 
     def store_index(self) -> Path:
         """Write `index.h5` as it is now; returns its path."""
@@ -124,23 +125,36 @@ def tiny_cache(folder: Path, labels: Labels | None = None, **changes: object) ->
 def random_row(clip_id: str, seed: int, config: ExtractConfig = CONFIG) -> Clip:
     """A row of seeded noise in the format's shapes and dtypes."""
     rng = np.random.default_rng(seed)
-    features = {
-        spec.name: rng.standard_normal(spec.shape).astype(spec.dtype)
-        for spec in feature_fields(config.model_dump(mode="json"))
-    }
+    fields = feature_fields(config.model_dump(mode="json"))
+    features = {spec.name: rng.standard_normal(spec.shape).astype(spec.dtype) for spec in fields}
+    steps = int(rng.integers(1, 44))
+    for name, values in features.items():
+        if name.startswith("audio/"):
+            values[steps:] = np.nan
+        elif name == "video/frame_time_s":
+            values[:] = np.sort(rng.uniform(0, config.clip_seconds, values.shape))
     pictures = 0 if config.modalities == "audio" else config.num_frames
+    steps = 0 if config.modalities == "video" else steps
     return Clip(
         clip_id,
         features,
-        [rng.bytes(int(rng.integers(1, 60))) for _ in range(pictures)],
+        [picture(int(rng.integers(64)), config.frame_size_px) for _ in range(pictures)],
         valid_s=float(rng.uniform(0, 1)),
         media_s=float(rng.uniform(1, 2)),
-        audio_steps=int(rng.integers(1, 44)),
+        audio_steps=steps,
         audio_start_s=float(rng.uniform(0, 1)),
         media_size=int(rng.integers(1, 2**40)),
         media_mtime_ns=int(rng.integers(1, 2**60)),
         media_sha256=rng.bytes(32),
     )
+
+
+@functools.cache
+def picture(number: int, size_px: int = SMALL["frame_size_px"]) -> bytes:
+    """A small JPEG of noise of its own, of size_px²."""
+    rng = np.random.default_rng(number)
+    pixels = cv2.resize(rng.integers(0, 255, (2, 2, 3)).astype(np.uint8), (size_px, size_px))
+    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 50])[1])
 
 
 def assert_same_clip(found: Clip, wanted: Clip) -> None:

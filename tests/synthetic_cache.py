@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
 from dataclasses import replace
@@ -120,7 +121,7 @@ def _clip(
             at = int(rng.integers(0, cells - 1))
             values[on, :, at : at + 2, 2:4] += np.abs(pattern[None, -channels:, None, None])
             features[field.name] = values.astype(field.dtype)
-            pictures = [_picture(bool(shown), at) for shown in on]
+            pictures = [picture(bool(shown), at, settings["frame_size_px"]) for shown in on]
     return Clip(
         clip_id,
         features,
@@ -131,11 +132,12 @@ def _clip(
     )
 
 
-def _picture(shown: bool, at: int) -> bytes:
-    """A 64-pixel grey picture with a bright square where the event's pattern is."""
-    pixels = np.full((64, 64, 3), 90, np.uint8)
+@functools.cache
+def picture(shown: bool, at: int, size_px: int) -> bytes:
+    """A grey picture with a bright square where the event's pattern is."""
+    pixels = np.full((size_px, size_px, 3), 90, np.uint8)
     if shown:
-        pixels[at * 9 : at * 9 + 18, 18:36] = (250, 220, 60)
+        pixels[at * 32 : at * 32 + 64, 64:128] = (250, 220, 60)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "JPEG", quality=80)
     return data.getvalue()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from cache.annotations import NO_SPLIT, Labels, check_id, read_annotations
+from cache.annotations import Labels, read_annotations
 from cache.errors import AnnotationError
+from cache.names import check_class, check_id
+from cache.schema import NO_SPLIT
 
 HEADER = "Category&VideoID&Quality&StartTime&EndTime\n"
 
@@ -140,12 +141,34 @@ class TestSplitFiles:
         assert labels.rows("train").tolist() == [1]
         assert labels.leaks() == {("train", "val"): ["one"]}
 
-    @pytest.mark.parametrize("absent", ["train", "val", "test"])
-    def test_all_three_or_none(self, tmp_path: Path, absent: str) -> None:
-        texts = {"train": "", "val": "", "test": ""}
-        del texts[absent]
-        path = self.write(tmp_path, **dict.fromkeys(texts, "A&one&good&0&10\n"))
-        with pytest.raises(AnnotationError, match=rf"missing: .*{absent}Set\.txt"):
+    @pytest.mark.parametrize("name", ["train", "val", "test"])
+    def test_any_of_the_three_will_do(self, tmp_path: Path, name: str) -> None:
+        path = self.write(tmp_path, **{name: "A&one&good&0&10\n"})
+        labels = read_annotations(path, 10.0)
+        place = ["train", "val", "test"].index(name)
+        assert labels.split.tolist() == [place, NO_SPLIT, NO_SPLIT, NO_SPLIT]
+        assert labels.notes == ["3 event(s) are in no split"]
+        assert labels.source == f"Annotations.txt, {name}Set.txt"
+
+    def test_one_alone_is_annotations_too(self, tmp_path: Path) -> None:
+        self.write(tmp_path, train="B&one&good&0&10\n", test=HEADER + "A&two&good&2&4\n")
+        labels = read_annotations(tmp_path / "testSet.txt", 10.0)
+        assert rows(labels) == [("two", "A", 2, 4)]
+        assert (labels.split.tolist(), labels.source) == ([2], "testSet.txt")
+
+    def test_without_annotations_all_that_are_there(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, val="B&one&good&0&10\n", test="A&two&good&2&4\n")
+        path.unlink()
+        labels = read_annotations(path, 10.0)
+        assert (labels.ids, labels.split.tolist()) == (["one", "two"], [1, 2])
+        assert labels.source == "valSet.txt, testSet.txt"
+        with pytest.raises(AnnotationError, match=r"Anotations\.txt: can't be read"):
+            read_annotations(tmp_path / "Anotations.txt", 10.0)
+
+    def test_a_split_file_that_leads_nowhere_is_no_absent_one(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, train="A&one&good&0&10\n")
+        (tmp_path / "testSet.txt").symlink_to("elsewhere.txt")
+        with pytest.raises(AnnotationError, match=r"testSet\.txt: can't be read"):
             read_annotations(path, 10.0)
 
     def test_rows_that_the_annotations_lack(self, tmp_path: Path) -> None:
@@ -177,19 +200,13 @@ class TestCsv:
         assert labels.split.tolist() == [0, 1, 2, NO_SPLIT]
         assert labels.source == "set.csv, its own splits"
 
-    def test_without_split_column_ids_are_divided(self, tmp_path: Path) -> None:
-        text = "id,category,start,end\n" + "".join(f"c{n},A,0,1\n" for n in range(20))
-        labels = read(tmp_path / "set.csv", text, seed=7)
-        assert Counter(labels.split.tolist()) == {0: 14, 1: 3, 2: 3}
-        assert "seed 7" in labels.source
-
     @pytest.mark.parametrize(
         ("line", "why"),
         [
             ("a,A,0,1,dev", "expected a split of train, val, test or an empty one, found 'dev'"),
             ("a,A,zero,1,train", "expected start and end in seconds"),
             ("a,A,2,1,train", "expected 0 <= start <= end"),
-            ("a,A", "expected start and end in seconds"),
+            ("a,A", "expected 5 cells, found 2"),
             ("a/b,A,0,1,train", "slash or a control character"),
             (",A,0,1,train", "is no clip id"),
             ("a,A,0,1,train,more", "expected 5 cells, found more"),
@@ -212,71 +229,134 @@ class TestCsv:
             read(tmp_path / "set.csv", text)
 
 
-IDS = st.text("abc-_ 01é", min_size=1, max_size=6).map(str.strip).filter(lambda t: t != "")
-EVENTS = st.lists(
-    st.tuples(IDS, st.sampled_from(["A", "B, b", "C (c)"]), st.integers(0, 9), st.integers(0, 9)),
-    min_size=1,
-    max_size=40,
-)
+class TestOddTables:
+    """What other programs make of a table: understood as it looks, or refused by line."""
 
+    head = "id,category,start,end\n"
 
-def ave_text(events: list[tuple[str, str, int, int]]) -> str:
-    return "".join(f"{c}&{i}&good&{min(a, b)}&{max(a, b)}\n" for i, c, a, b in events)
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("id;category;start;end\na;A;0,5;1\n", "parted by ';', save it with commas"),
+            ("id\tcategory\tstart\tend\na\tA\t0\t1\n", "parted by '\\t'"),
+            ("id,start,category,start,end\na,0,A,0,1\n", "line 1: the column start stands 2 times"),
+            ("id,category,start,end,split,Split \n", "the column split stands 2 times"),
+            ("\nid,category,start,end,splits\n", "line 2: the column 'splits' is unknown"),
+            ("id,category,start,end,spilt\n", "the column 'spilt' is unknown"),
+            ("id,category,start,end,data_split\n", "name it split"),
+            (head, "expected one event a line, found none"),
+            (head + ",,,\n", "expected one event a line, found none"),
+            ("", "found nothing; missing: id, category, start, end"),
+            (head + 'a,"0,5",1\n', "line 2: expected 4 cells, found 3"),
+            (head + 'a,A,"0,5",1\n', "found '0,5' and '1'; write 1.5, not 1,5"),
+            (
+                head + "a,A,0,1_0\n",
+                "line 2: expected start and end in seconds, found '0' and",
+            ),
+            (head + "a,A,0,\uff11\n", "expected start and end in seconds"),
+            (head + "a,A,0,0x10\n", "expected start and end in seconds"),
+            (
+                head + "a,A,0,1e400\n",
+                "expected 0 <= start <= end in seconds, both finite, found 0 and",
+            ),
+            (head + "a,A,-inf,1\n", "expected 0 <= start <= end"),
+            (head + f"a,A,0,{'1' * 60_000}x\n", "expected start and end in seconds"),
+            (head + "a,,0,1\n", "expected a category for 'a'"),
+            (head + "a,A\0,0,1\n", "line 2: the class 'A\\x00' has a control character"),
+            (head + 'b,B,0,1\na,"A\nA",0,1\n', "line 3: the class 'A\\nA' has a control char"),
+            (head + 'a,"A\n",0,1\n', "line 2: the class 'A\\n' has a control char"),
+            (head + "a,A\u2028A,0,1\n", "line 2: the class 'A\\u2028A' has"),
+            (head + "a,A\u2028,0,1\n", "line 2: the class"),
+            (head + "a,A\x85,0,1\n", "line 2: the class"),
+            (head + "a,A\u202eB,0,1\n", "line 2: the class"),
+            (head + "a,A\u200b,0,1\n", "line 2: the class"),
+            (head + f"a,{'A' * 256},0,1\n", "is longer than 255 bytes"),
+            (head + "a\u2029b,A,0,1\n", "line 2: the id 'a\\u2029b' has a slash or a control"),
+            (head + 'a"b,A,0,1\n"c"d,B,0,1\n', "line 3: expected CSV; is a quote left open"),
+            (head + f"a,{'A' * 70_000},0,1\n", "line 2: longer than 65,536 characters"),
+            (head + 'a,"' + "A\n" * 40_000, "which no event is; is a quote left open?"),
+            (
+                head + "a,A,0,1\nb,B,0,1\nc,a,0,1\n",
+                "line 4: the class 'a' differs from 'A' of line 2",
+            ),
+            (head + "a,A B,0,1\nb,A  B,0,1\n", "line 3: the class 'A  B' differs from 'A B'"),
+            (head + "a,Ａ,0,1\nb,A,0,1\n", "line 3: the class 'A' differs"),
+        ],
+    )
+    def test_refused_with_line_and_cell(self, tmp_path: Path, text: str, why: str) -> None:
+        path = tmp_path / "set.csv"
+        path.write_text(text, encoding="utf-8", newline="")
+        with pytest.raises(AnnotationError) as caught:
+            read_annotations(path, 10.0)
+        assert str(caught.value).startswith(str(path))
+        assert why in str(caught.value)
 
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+    def test_wide_text_is_named(self, tmp_path: Path, encoding: str) -> None:
+        for name, text in (("set.csv", self.head + "a,A,0,1\n"), ("a.txt", "A&a&good&0&1\n")):
+            (tmp_path / name).write_bytes(text.encode(encoding))
+            with pytest.raises(AnnotationError, match=r"line 1: .* found UTF-16 or no text"):
+                read_annotations(tmp_path / name, 10.0)
 
-class TestDivision:
-    @given(EVENTS, st.integers(0, 5))
-    @settings(max_examples=40)
-    def test_laws(self, tmp_path_factory: pytest.TempPathFactory, events: list, seed: int) -> None:
-        path = tmp_path_factory.mktemp("division") / "Annotations.txt"
-        labels = read(path, ave_text(events), seed=seed)
-        assert rows(labels) == [(i, c, min(a, b), max(a, b)) for i, c, a, b in events]
-        assert labels.classes == list(dict.fromkeys(c for _, c, _, _ in events))
-        assert labels.leaks() == {}
-        assert set(labels.split.tolist()) <= {0, 1, 2}
-        first = {
-            i: labels.classes[k]
-            for i, k in zip(labels.ids[::-1], labels.category[::-1], strict=True)
-        }
-        split = dict(zip(labels.ids, labels.split.tolist(), strict=True))
-        for name in set(first.values()):
-            members = [split[i] for i in split if first[i] == name]
-            held_out = round(0.15 * len(members))
-            assert Counter(members) == Counter(
-                {0: len(members) - 2 * held_out, 1: held_out, 2: held_out}
-            )
+    def test_latin_1_is_named_by_line_and_byte(self, tmp_path: Path) -> None:
+        (tmp_path / "set.csv").write_bytes((self.head + "a,A,0,1\nb,Café,0,1\n").encode("latin-1"))
+        with pytest.raises(AnnotationError, match=r"line 3: .* the byte 0xe9 .*save .* UTF-8"):
+            read_annotations(tmp_path / "set.csv", 10.0)
 
-    def events(self, count: int = 200) -> list[tuple[str, str, int, int]]:
-        return [(f"clip{n}", f"class {n % 4}", 0, 5) for n in range(count)]
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_line_ends(self, tmp_path: Path, end: str) -> None:
+        text = (self.head + "a,A,0,1\n\nb,B,.5,1e0\n").replace("\n", end)
+        (tmp_path / "set.csv").write_bytes(text.encode())
+        labels = read_annotations(tmp_path / "set.csv", 10.0)
+        assert rows(labels) == [("a", "A", 0, 1), ("b", "B", 0.5, 1)]
+        (tmp_path / "bad.csv").write_bytes((text + f"c,C,0,x{end}").encode())
+        with pytest.raises(AnnotationError, match="line 5:"):
+            read_annotations(tmp_path / "bad.csv", 10.0)
+        (tmp_path / "a.txt").write_bytes(f"A&a&good&0&1{end}B&b&good&0&x{end}".encode())
+        with pytest.raises(AnnotationError, match="line 2:"):
+            read_annotations(tmp_path / "a.txt", 10.0)
 
-    def split_of(self, path: Path, text: str, seed: int = 42) -> dict[str, int]:
-        labels = read(path, text, seed=seed)
-        return dict(zip(labels.ids, labels.split.tolist(), strict=True))
+    def test_names_are_composed(self, tmp_path: Path) -> None:
+        text = self.head + "cafe\u0301,Cafe\u0301,0,1\ncaf\u00e9,Caf\u00e9,1,2\n"
+        labels = read(tmp_path / "set.csv", text)
+        assert (labels.ids, labels.classes) == (["caf\u00e9"] * 2, ["Caf\u00e9"])
 
-    def test_an_id_counts_with_its_first_class(self, tmp_path: Path) -> None:
-        events = [(f"c{n}", "A", 0, 5) for n in range(20)]
-        events += [(f"c{n}", "B", 5, 9) for n in range(10)]
-        split = self.split_of(tmp_path / "Annotations.txt", ave_text(events))
-        assert Counter(split.values()) == {0: 14, 1: 3, 2: 3}
+    def test_what_is_not_used_is_said(self, tmp_path: Path) -> None:
+        text = 'id,category,start,end,split,fold,"a ""remark"""\na,A,0,1,test,3,"two\nlines"\n'
+        text += "a,A,0,1,test,3,again\nb,A,0,1,,4\nc,A,0,1\n"
+        labels = read(tmp_path / "set.csv", text)
+        assert (labels.ids, labels.split.tolist()) == (["a", "b", "c"], [2, NO_SPLIT, NO_SPLIT])
+        assert labels.notes == [
+            '2 column(s) not used: fold, a "remark"',
+            "1 event(s) repeat another: left out",
+            "2 event(s) are in no split",
+        ]
 
-    def test_independent_of_the_order_of_rows(self, tmp_path: Path) -> None:
-        events = self.events()
-        path = tmp_path / "Annotations.txt"
-        assert self.split_of(path, ave_text(events)) == self.split_of(path, ave_text(events[::-1]))
+    def test_an_event_in_two_splits_is_a_leak(self, tmp_path: Path) -> None:
+        text = "id,category,start,end,split\na,A,0,1,train\na,A,0,1,test\n"
+        labels = read(tmp_path / "set.csv", text)
+        assert (len(labels), labels.leaks()) == (2, {("train", "test"): ["a"]})
 
-    def test_equal_in_both_formats(self, tmp_path: Path) -> None:
-        events = self.events(40)
-        table = "id,category,start,end\n" + "".join(f"{i},{c},{a},{b}\n" for i, c, a, b in events)
-        ours = self.split_of(tmp_path / "Annotations.txt", ave_text(events))
-        assert ours == self.split_of(tmp_path / "set.csv", table)
+    def test_lines_end_where_files_end_them(self, tmp_path: Path) -> None:
+        with pytest.raises(AnnotationError, match=r"line 2: the class 'B\\u2028C' has"):
+            read(tmp_path / "a.txt", "A&a&good&0&1\nB\u2028C&b&good&0&1\n")
+        with pytest.raises(AnnotationError, match=r"line 1: .* no name may have a & in it"):
+            read(tmp_path / "a.txt", "Rock & roll&a&good&0&1\n")
 
-    def test_stratified_and_seeded(self, tmp_path: Path) -> None:
-        path, text = tmp_path / "Annotations.txt", ave_text(self.events())
-        labels = read(path, text)
-        counts = Counter(zip(labels.category.tolist(), labels.split.tolist(), strict=True))
-        assert counts == {(k, s): (34, 8, 8)[s] for k in range(4) for s in range(3)}
-        assert self.split_of(path, text, 42) == self.split_of(path, text, 42)
-        assert self.split_of(path, text, 42) != self.split_of(path, text, 43)
+    def test_what_is_no_file(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.csv")
+        (tmp_path / "folder.csv").mkdir()
+        (tmp_path / "loop.csv").symlink_to("loop.csv")
+        (tmp_path / "zero.csv").symlink_to("/dev/zero")
+        for name in ("pipe", "folder", "zero"):
+            with pytest.raises(AnnotationError, match=rf"{name}\.csv: no plain file"):
+                read_annotations(tmp_path / f"{name}.csv", 10.0)
+        with pytest.raises(AnnotationError, match=r"loop\.csv: can't be read"):
+            read_annotations(tmp_path / "loop.csv", 10.0)
+        with (tmp_path / "huge.csv").open("wb") as file:
+            file.truncate(1 << 30)
+        with pytest.raises(AnnotationError, match=r"huge\.csv: 1,073,741,824 bytes"):
+            read_annotations(tmp_path / "huge.csv", 10.0)
 
 
 def test_labels_that_differ_anywhere_are_not_equal(tmp_path: Path) -> None:
@@ -302,6 +382,16 @@ def test_good_ids(good: str) -> None:
 )
 def test_bad_ids(bad: str) -> None:
     assert check_id(bad) is not None
+
+
+@pytest.mark.parametrize("good", ["a\\b", "Ba$$in", "é" * 127, "<b>", "雨", "Speech, man"])
+def test_good_classes(good: str) -> None:
+    assert check_class(good) is None
+
+
+@pytest.mark.parametrize("bad", ["", "  ", "a\nb", "a\0", "\x1b[2J", "\u202eab", "é" * 128])
+def test_bad_classes(bad: str) -> None:
+    assert check_class(bad) is not None
 
 
 @pytest.fixture(scope="module")
@@ -344,4 +434,4 @@ class TestRealAve:
         labels = read(tmp_path / "Annotations.txt", text)
         assert labels.leaks() == {}
         shares = np.bincount(labels.split, minlength=3) / len(labels)
-        assert shares == pytest.approx([0.70, 0.15, 0.15], abs=0.01)
+        assert shares == pytest.approx([0.70, 0.15, 0.15], abs=0.02)

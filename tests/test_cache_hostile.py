@@ -258,7 +258,7 @@ BENT_DATA: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "fewer rows": (put("rows/sha256", data=np.zeros((1, 32), "u1")), "expected uint8 (2, 32)"),
     "scalar": (put("rows/id", data=np.bytes_(b"a")), "not a list of short texts"),
     "no data": (put("rows/id", dtype="S4", data=h5py.Empty("S4")), "rows/id"),
-    "never written": (put("audio/mel", shape=(2, 44, 8), dtype="f2"), "places"),
+    "never written": (put("audio/mel", shape=(2, 44, 8), dtype="f2"), "never written"),
     "time as text": (lambda f: f.attrs.__setitem__("created_ns", np.bytes_(b"x")), "created_ns"),
     "late time": (lambda f: f.attrs.__setitem__("created_ns", np.uint64(2**64 - 1)), "created_ns"),
     "early time": (lambda f: f.attrs.__setitem__("created_ns", -1), "created_ns"),
@@ -425,15 +425,16 @@ def test_bent_index(stored: TinyCache, change: Callable[[h5py.File], object]) ->
 
 
 def test_an_index_with_a_place_inside_the_file_but_not_its_rows(stored: TinyCache) -> None:
-    """Wrong numbers come out, but the row's checksum, kept apart, tells; memory is the file's."""
+    """Told before any number comes out: what stands there are no checksums of these rows."""
     path = stored.folder / "index.h5"
     with h5py.File(path, "r+") as file:
         poke("shard/offset", 8)(file)
     write_seal(path)
     found = open_cache(stored.folder)
     for name in found.fields:
-        found.read(name)
-    with pytest.raises(CacheError, match="jpeg_end"):
+        with pytest.raises(CacheError, match="other rows than the cache's index says"):
+            found.read(name)
+    with pytest.raises(CacheError, match="other rows than the cache's index says"):
         found.jpegs("a")
 
 

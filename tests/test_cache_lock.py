@@ -8,8 +8,10 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ from cache.verify import verify
 
 TESTS = Path(__file__).parent
 HEAD = """
-import sys, time
+import sys
 from pathlib import Path
 from small_media import TinyCache, random_row, tiny_cache
 from cache.errors import CacheError
@@ -56,6 +58,7 @@ def start(script: str, *arguments: object, prefix: tuple[str, ...] = ()) -> subp
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         },
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -63,7 +66,7 @@ def start(script: str, *arguments: object, prefix: tuple[str, ...] = ()) -> subp
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output
 
@@ -72,7 +75,7 @@ HOLD = """
 with writer_lock(folder):
     (folder / ".writing-half").write_text("half a file")
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -330,6 +333,91 @@ class TestFullDisk:
         mount = f"mount -t tmpfs -o size=200k none {tmp_path}"
         output = finish(start(script, tmp_path / "cache", prefix=in_own_mounts(mount)))
         assert ".lock: can't be written (No space left on device): make room" in output
+
+
+GROUP = 61_230
+TEAMMATE = """
+import os, json
+import h5py, numpy
+from cache.annotations import Labels
+from cache.labels_file import read_labels, write_labels
+from cache.lock import claimed
+from cache.verify import verify, write_record
+
+me, name, umask, fails = int(sys.argv[2]), sys.argv[3], int(sys.argv[4], 8), sys.argv[5:]
+assert not verify(tiny_cache(folder.parent / f"mine{me}").folder).problems  # all is imported
+os.setgroups([61230])
+os.setgid(me)
+os.setuid(me)
+os.umask(umask)
+tiny = tiny_cache(folder)
+with claimed(folder, tiny.identity):
+    tiny.write(name)
+    tiny.store_index()
+    write_labels(folder, Labels([name], ["x"], *numpy.zeros((4, 1), int), name))
+write_record(folder, verify(folder))
+found = open_cache(folder)
+print(json.dumps([found.ids, read_labels(folder).source, verify(folder).problems]))
+"""
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """A folder that a group shares, where its members get at it (not pytest's own)."""
+    if os.geteuid():
+        pytest.skip("needs root, to become two users")
+    above = Path(tempfile.mkdtemp(prefix="group-"))
+    above.chmod(0o755)
+    folder = above / "lab"
+    folder.mkdir()
+    os.chown(folder, 61_000, GROUP)
+    folder.chmod(0o2775)
+    yield folder
+    shutil.rmtree(above)
+
+
+class TestAGroup:
+    """Two users of one group, in a folder that is the group's: 2775."""
+
+    def test_takes_turns_in_writing(self, shared: Path) -> None:
+        cache = shared / "ave"
+        first = finish(start(TEAMMATE, cache, 61_001, "a", "022"))
+        assert first == '[["a"], "a", []]\n'
+        assert stat.S_IMODE((cache / "shards").stat().st_mode) == 0o2775
+        assert (cache / ".lock").stat().st_mode & 0o060 == 0o060
+        assert finish(start(TEAMMATE, cache, 61_002, "b", "022")) == '[["a", "b"], "b", []]\n'
+        assert finish(start(TEAMMATE, cache, 61_001, "c", "022")) == '[["a", "b", "c"], "c", []]\n'
+
+    def test_a_lock_that_only_its_owner_may_write_locks_all_the_same(self, shared: Path) -> None:
+        cache = shared / "ave"
+        finish(start(TEAMMATE, cache, 61_001, "a", "022"))
+        (cache / ".lock").chmod(0o644)
+        with writer_lock(cache):
+            late = start(TEAMMATE, cache, 61_002, "b", "022")
+            assert "another process is writing this cache" in late.communicate(timeout=300)[1]
+        (cache / ".lock").chmod(0o644)
+        assert finish(start(TEAMMATE, cache, 61_002, "b", "022")) == '[["a", "b"], "b", []]\n'
+        assert (cache / ".lock").read_text() == ""
+
+    def test_leftovers_that_are_another_users_stop_nobody(self, shared: Path) -> None:
+        """With the sticky bit only the owner may delete a file."""
+        cache = shared / "ave"
+        finish(start(TEAMMATE, cache, 61_001, "a", "022"))
+        (cache / "labels.h5").unlink()
+        (cache / "index.h5").unlink()
+        (cache / "verified.json").unlink()
+        for path in (cache / f"{TEMPORARY}x", cache / "shards" / f"{TEMPORARY}x.h5"):
+            path.write_text("half")
+            (path.parent / f"{TEMPORARY}folder").mkdir()
+            path.parent.chmod(0o3775)
+        assert finish(start(TEAMMATE, cache, 61_002, "b", "022")) == '[["a", "b"], "b", []]\n'
+        assert (cache / f"{TEMPORARY}x").exists()
+
+    def test_a_cache_that_others_may_not_write_is_told(self, shared: Path) -> None:
+        cache = shared / "ave"
+        finish(start(TEAMMATE, cache, 61_001, "a", "077"))
+        late = start(TEAMMATE, cache, 61_002, "b", "022")
+        assert "you have no permission" in late.communicate(timeout=300)[1].splitlines()[-1]
 
 
 READ = """

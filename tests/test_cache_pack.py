@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from small_media import TinyCache, assert_same_rows, random_row, tiny_cache
+from small_media import CONFIG, TinyCache, assert_same_rows, random_row, tiny_cache
 from synthetic_cache import make_cache
 
 from cache.annotations import Labels
@@ -121,7 +121,7 @@ class TestLossless:
 
     def test_untouched_shards_come_back_byte_for_byte(self, tmp_path: Path) -> None:
         tiny = tiny_cache(tmp_path / "a", modalities="video", num_frames=1)
-        config = ExtractConfig.parse({"modalities": "video", "num_frames": 1, "frame_size_px": 32})
+        config = CONFIG.revised(modalities="video", num_frames=1)
         for number in range(2):
             clips = [random_row(f"{number}-{n:02}", n, config) for n in range(32)]
             write_shard(tiny.folder, tiny.identity, clips)

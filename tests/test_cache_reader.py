@@ -45,7 +45,8 @@ def test_everything_in_the_order_of_ids(three_shards: Cache) -> None:
 @settings(max_examples=30)
 def test_any_rows_in_any_order(three_shards: Cache, rows: list[int]) -> None:
     for name in ("audio/mel", "video/frame_time_s", "rows/valid_s", "rows/media_sha256"):
-        assert np.array_equal(three_shards.read(name, rows), three_shards.read(name)[rows])
+        wanted = three_shards.read(name)[rows]
+        assert three_shards.read(name, rows).tobytes() == wanted.tobytes()
 
 
 @given(st.lists(st.integers(0, 4), max_size=8))
@@ -60,7 +61,7 @@ def test_by_shard_covers_each_place_once(three_shards: Cache, rows: list[int]) -
         seen += places.tolist()
         assert list(arrays) == names
         for name in names:
-            assert np.array_equal(arrays[name], whole[name][np.array(rows)[places]])
+            assert arrays[name].tobytes() == whole[name][np.array(rows)[places]].tobytes()
     assert sorted(seen) == list(range(len(rows)))
     assert blocks == len({three_shards.index.clips["abcde"[row]].shard for row in rows})
 

@@ -283,7 +283,9 @@ def test_labels_travel_and_older_ones_give_way(
     capsys.readouterr()
     assert main(["push", str(home.folder), far.url]) == 0
     assert main(["pull", far.url, str(back)]) == 0
-    assert "the labels differ" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the labels differ" not in out
+    assert out.count("splits: ") == 2
     labels = open_cache(back).stored_labels()
     assert labels is not None
     assert labels.equals(newer)

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ import cache.pull
 import cache.remote_cache
 from cache.__main__ import main
 from cache.atomic import TEMPORARY
+from cache.examine import matches_name
 from cache.index import is_shard_name
 from cache.push import PushOptions, plan_push, push
 from cache.reader import open_cache
@@ -40,14 +40,13 @@ from cache.remote import Remote
 from cache.remote_cache import RemoteCache
 from cache.remote_names import is_leftover, remove_dead_scratch, scratch_prefix, temporary_name
 from cache.transfer import side_by_side
-from cache.verify import matches_name
 
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve shards of 6 MB: enough time to kill who moves them."""
+    """Twelve shards of 6 MB, which travel in several blocks each."""
     folder = tmp_path_factory.mktemp("many") / "cache"
     return make_cache(folder, clips=384, distinct=32, modalities="audio")
 
@@ -107,11 +106,8 @@ def test_push_killed_shows_no_cache_and_goes_on(
 ) -> None:
     far = tmp_path / "far"
     url = place_of(kind, far, request)
-    process = start(["push", str(many), url, "--jobs", "2"])
-    wait_for(lambda: len(shards_in(far)) > 1, process)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process = held("put", ["push", str(many), url, "--jobs", "2"])
+    kill(process)
     assert not (far / "cache.json").exists()
     arrived = assert_whole_shards_only(far)
     assert main(["pull", url, str(tmp_path / "back")]) == 2
@@ -129,11 +125,8 @@ def test_pull_killed_goes_on(
     back = tmp_path / "back"
     assert main(["push", str(many), str(tmp_path / "far")]) == 0
     url = place_of("ssh", tmp_path / "far", request)
-    process = start(["pull", url, str(back), "--jobs", "2"])
-    wait_for(lambda: len(shards_in(back)) > 1, process)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process = held("get_shard", ["pull", url, str(back), "--jobs", "2"])
+    kill(process)
     arrived = assert_whole_shards_only(back)
     assert main(["pull", url, str(back)]) == 0
     sizes = {path.name: path.stat().st_size for path in many.glob("shards/*.h5")}
@@ -147,10 +140,9 @@ def test_ssh_session_lost_in_a_push(
 ) -> None:
     far = tmp_path / "far"
     url = place_of("ssh", far, request)
-    process = start(["push", str(many), url, "--jobs", "2"])
-    wait_for(lambda: len(shards_in(far)) > 1, process)
+    process = held("put", ["push", str(many), url, "--jobs", "2"])
     ssh_server.hang_up()
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate("go on\n", timeout=300)
     assert process.returncode == 2, error
     assert_one_line(error)
     assert "the connection was lost" in error
@@ -228,7 +220,7 @@ def test_shards_travel_side_by_side(
     get, both = Remote.get_shard, threading.Barrier(2)
 
     def together(self: Remote, *rest: Any) -> None:
-        both.wait(20)
+        both.wait(300)
         get(self, *rest)
 
     monkeypatch.setattr(Remote, "get_shard", together)
@@ -258,10 +250,7 @@ def test_push_to_s3_killed_shows_no_cache_and_goes_on(
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
     bucket = s3_server.bucket("killed")
-    process = start(["push", str(many), f"{bucket}/far", "--jobs", "2"])
-    wait_for(lambda: len(objects_at(s3_server, f"{bucket}/far")) > 1, process)
-    process.kill()
-    process.communicate()
+    kill(held("put", ["push", str(many), f"{bucket}/far", "--jobs", "2"]))
     found = objects_at(s3_server, f"{bucket}/far")
     assert "cache.json" not in found
     whole = {f"shards/{path.name}": path.read_bytes() for path in many.glob("shards/*.h5")}
@@ -287,7 +276,7 @@ def test_two_pushes_at_once_are_both_listed(place: Place, tmp_path: Path) -> Non
             with RemoteCache(Remote(url)) as there:
                 found, options = open_cache(folder), PushOptions()
                 move = plan_push(found, there, options)
-                ready.wait(30)
+                ready.wait(300)
                 push(found, there, move, options)
         except BaseException as error:  # noqa: BLE001 - told below
             errors.append(error)
@@ -345,28 +334,58 @@ def test_first_pushes_of_different_settings_do_not_mix(
     assert open_cache(far).ids == ["x"]
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """Run the command line in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "cache", *arguments],
+HELD = """
+import sys, threading
+from cache.__main__ import main
+from cache.remote import Remote
+
+name, going, calls, lock = sys.argv[1], threading.Event(), [], threading.Lock()
+really = getattr(Remote, name)
+
+def called(self, *rest, **named):
+    with lock:
+        calls.append(rest)
+        late = len(calls) > 4
+    if not late:
+        return really(self, *rest, **named)
+    def wait(count):
+        with lock:
+            if not going.is_set():
+                print("held", flush=True)
+                sys.stdin.readline()
+                going.set()
+    really(self, *(wait if callable(part) else part for part in rest), **named)
+
+setattr(Remote, name, called)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def held(name: str, arguments: list[str]) -> subprocess.Popen[str]:
+    """Run the command line in a process of its own until its fifth file has begun to travel.
+
+    At least three have arrived then. It goes on with a line on its stdin, if ever. An S3 upload,
+    which tells of its bytes at the end, is held there.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", HELD, name, *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "held\n":
+            return process
+    raise AssertionError(process.communicate())
 
 
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait until something has happened while the process runs."""
-    end = time.monotonic() + 60
-    try:
-        while not happened():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < end
-            time.sleep(0.002)
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
+def kill(process: subprocess.Popen[str]) -> None:
+    """End it at once, as the system would."""
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
 
 def place_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_media import CONFIG, TinyCache, assert_same_clip, random_row, tiny_cache
+from small_media import CONFIG, TinyCache, assert_same_clip, picture, random_row, tiny_cache
 
 import cache.atomic
-from cache.annotations import check_id
+import cache.shard
 from cache.atomic import TEMPORARY
 from cache.errors import AvelError, CacheError
 from cache.index import summarize
 from cache.index_file import load_index
+from cache.names import check_id
 from cache.plain import encode_text
 from cache.reader import open_cache
 from cache.schema import ROW_FIELDS, config_differences, feature_fields, fingerprint, row_digest
@@ -121,7 +122,7 @@ def test_wrong_shapes_and_dtypes_are_not_written(tiny: TinyCache) -> None:
         ("video/maps", row.features["video/maps"][:1]),
     ):
         bad = dataclasses.replace(row, features={**row.features, name: wrong})
-        with pytest.raises(ValueError, match=f"a: {name}"):
+        with pytest.raises(CacheError, match=f"'a' can't be stored: {name}"):
             write_shard(tiny.folder, tiny.identity, [random_row("b", 1), bad])
     assert list((tiny.folder / "shards").iterdir()) == []
 
@@ -191,7 +192,11 @@ class TestRowDigest:
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Clip)])
-def test_the_stored_digest_covers_every_field(tiny: TinyCache, name: str) -> None:
+def test_the_stored_digest_covers_every_field(
+    tiny: TinyCache, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.shard, "clip_problem", lambda *_: "")  # some are no row any more
+
     def digest(clip: Clip) -> bytes:
         with tiny.open(write_shard(tiny.folder, tiny.identity, [clip])) as shard:
             return bytes(shard.read("rows/sha256")[0].tobytes())
@@ -200,11 +205,11 @@ def test_the_stored_digest_covers_every_field(tiny: TinyCache, name: str) -> Non
     value = getattr(row, name)
     changed: dict[type, Callable[[Any], Any]] = {
         str: lambda v: v + "x",
-        list: lambda v: [v[0] + b"x", *v[1:]],
+        list: lambda v: [picture(99), *v[1:]],
         bytes: lambda v: v[::-1],
         dict: lambda v: {**v, "audio/mel": -v["audio/mel"]},
         int: lambda v: v + 1,
-        float: lambda v: v + 0.5,
+        float: lambda v: v / 2,
     }
     other = dataclasses.replace(row, **{name: changed[type(value)](value)})
     assert digest(row) == digest(random_row("a", 0))

@@ -5,35 +5,48 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import h5py
 import numpy as np
 import pytest
+import soundfile
 from small_media import (
     CONFIG,
+    RATE_HZ,
     SMALL_FLAGS,
     TinyCache,
     assert_same_clip,
     assert_same_rows,
+    noise,
     random_row,
     tiny_cache,
     write_set,
 )
 
+import cache.shard
 import extract.features
+from cache.__main__ import main as cache_command
 from cache.annotations import Labels
 from cache.errors import CacheError
+from cache.examine import intact_clips
 from cache.folder import make_identity, parse_identity, render_identity
 from cache.index import Index
-from cache.index_file import load_index
+from cache.index_file import load_index, save_index
 from cache.labels_file import write_labels
 from cache.lock import writer_lock
+from cache.merge import merge
+from cache.pack import pack
 from cache.reader import open_cache
 from cache.repair import damaged_shards, repair, without
+from cache.row_table import COLUMNS
 from cache.rows import RowFile, jpeg_bounds
 from cache.schema import JPEG_BYTES, JPEG_END
-from cache.shard import Clip, Failure, write_shard
-from cache.verify import RECORD_FILE, Report, intact_clips, read_record, verify, write_record
+from cache.sealed import write_seal
+from cache.shard import DAMAGED, Clip, Failure, file_sha256, shard_name, write_shard
+from cache.verify import RECORD_FILE, Report, read_record, verify, write_record
 from extract.__main__ import main
 from extract.clips import Source
 
@@ -186,7 +199,7 @@ class TestRepair:
     def kept(self, tiny: TinyCache) -> list[Clip]:
         (shard,) = open_cache(tiny.folder).index.shards
         index = load_index(tiny.folder, tiny.identity)
-        return list(intact_clips(tiny.folder / "shards" / shard, shard, index))
+        return list(intact_clips(tiny.folder / "shards" / shard, index))
 
     def test_intact_rows_are_kept_byte_for_byte(self, one: tuple[TinyCache, Path]) -> None:
         tiny, path = one
@@ -203,8 +216,12 @@ class TestRepair:
         for clip in self.kept(tiny):
             assert_same_clip(clip, random_row(clip.id, "abcd".index(clip.id)))
         assert found.row_origins() == [OLD, OLD]
-        assert found.failure_origins() == {"x": OLD}
-        assert found.index.failures == {"x": Failure("x", "video", "no picture", 2, 3, 4)}
+        assert found.failure_origins()["x"] == OLD
+        failures = found.index.failures
+        assert failures.pop("x") == Failure("x", "video", "no picture", 2, 3, 4)
+        assert {clip_id: one.stage for clip_id, one in failures.items()} == dict.fromkeys(
+            "bd", DAMAGED
+        )
         assert verify(tiny.folder).problems == []
         assert not load_index(tiny.folder, tiny.identity).stale
 
@@ -280,6 +297,69 @@ class TestRepair:
         wanted = random_row("a", 50).features["audio/mel"]
         assert found.read("audio/mel", [found.row("a")])[0].tobytes() == wanted.tobytes()
 
+    @pytest.mark.parametrize("how", ["row", "row, no index", "cut"])
+    def test_older_rows_of_a_lost_row_do_not_come_back(self, tmp_path: Path, how: str) -> None:
+        """Clip `a` was extracted again since its media changed; the newer row is damaged."""
+        tiny = tiny_cache(tmp_path / "cache")
+        old = tiny.write("a", "b", seed=0)
+        time.sleep(0.001)
+        tiny.write(failures=[Failure("a", "audio", "no sound then")])
+        time.sleep(0.001)
+        new = tiny.path(tiny.write("a", "c", seed=50))
+        place = self.row_place(tiny, "a")
+        if how != "row, no index":
+            tiny.store_index()
+        if how == "cut":
+            new.write_bytes(new.read_bytes()[: place + 10])
+        else:
+            flip(new, place)
+        lost = ["a", "c"] if how == "cut" else ["a"]
+        report = verify(tiny.folder)
+        assert report.damaged == {new.name: lost}
+        index = load_index(tiny.folder, tiny.identity)
+        if how != "cut":
+            assert sorted(without(index, report.damaged).clips) == ["b", "c"]
+            assert without(index, report.damaged).failures == {}
+        (told,) = repaired(tiny)
+        assert f"to extract again: {', '.join(lost)}" in told
+        found = open_cache(tiny.folder)
+        assert found.ids == (["b"] if how == "cut" else ["b", "c"])
+        assert {i: f.stage for i, f in found.index.failures.items()} == dict.fromkeys(lost, DAMAGED)
+        with pytest.raises(CacheError, match=r"no features of the clip 'a': it failed: .*the row"):
+            found.row("a")
+        assert verify(tiny.folder).problems == []
+        assert old.name in found.index.shards  # never changed
+        again = tiny.write("a", seed=7)
+        index = load_index(tiny.folder, tiny.identity)
+        assert index.clips["a"].shard == again.name
+        assert "a" not in index.failures
+
+    def test_a_failure_that_superseded_a_row_stays(self, tmp_path: Path) -> None:
+        tiny = tiny_cache(tmp_path / "cache")
+        tiny.write("a", seed=0)
+        time.sleep(0.001)
+        new = tiny.path(tiny.write("b", failures=[Failure("a", "audio", "no sound now")]))
+        tiny.store_index()
+        flip(new, self.row_place(tiny, "b"))
+        repaired(tiny)
+        found = open_cache(tiny.folder)
+        assert found.ids == []
+        assert {i: f.stage for i, f in found.index.failures.items()} == {"a": "audio", "b": DAMAGED}
+
+    def test_a_lost_row_that_was_superseded_is_no_loss(self, tmp_path: Path) -> None:
+        tiny = tiny_cache(tmp_path / "cache")
+        old = tiny.path(tiny.write("a", "b", seed=0))
+        tiny.store_index()
+        place = self.row_place(tiny, "a")
+        time.sleep(0.001)
+        new = tiny.write("a", seed=50)
+        flip(old, place)
+        repaired(tiny)
+        found = open_cache(tiny.folder)
+        assert found.ids == ["a", "b"]
+        assert found.index.clips["a"].shard == new.name
+        assert found.index.failures == {}
+
     def test_a_whole_shard_is_left_alone(self, one: tuple[TinyCache, Path]) -> None:
         """Whatever the record says: it may be old, or a stranger's."""
         tiny, path = one
@@ -300,6 +380,204 @@ class TestRepair:
         left = without(index, {path.name: ["b", "zzz", "\ud800"], "f" * 32 + ".h5": ["a"]})
         assert list(left.clips) == ["a", "c", "d"]
         assert list(index.clips) == list("abcd")
+
+
+class TestContents:
+    """Bytes that are as they were written, and still no features."""
+
+    @pytest.fixture
+    def bent(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyCache:
+        """An older release wrote `b` with numbers that are not finite."""
+        tiny = tiny_cache(tmp_path / "cache", LABELS)
+        rows = [random_row(clip_id, seed) for seed, clip_id in enumerate("abc")]
+        rows[1].features["audio/mfcc"][0, 3] = np.inf
+        with monkeypatch.context() as older:
+            older.setattr(cache.shard, "clip_problem", lambda *_: "")
+            write_shard(tiny.folder, tiny.identity, rows)
+        tiny.store_index()
+        return tiny
+
+    def test_verify_names_clip_and_dataset(self, bent: TinyCache) -> None:
+        report = verify(bent.folder)
+        (problem,) = report.problems
+        assert "1 row(s) of it can't be used: b: audio/mfcc: expected finite numbers" in problem
+        assert report.damaged_ids == ["b"]
+
+    def test_repair_drops_the_row_and_keeps_the_others(self, bent: TinyCache) -> None:
+        (told,) = repaired(bent)
+        assert "kept 2 whole rows" in told
+        found = open_cache(bent.folder)
+        assert found.ids == ["a", "c"]
+        assert found.index.failures["b"].stage == DAMAGED
+        assert "audio/mfcc: expected finite" in found.index.failures["b"].message
+        assert verify(bent.folder).problems == []
+
+    def test_a_pack_is_looked_into_too(self, bent: TinyCache, tmp_path: Path) -> None:
+        pack(open_cache(bent.folder), tmp_path / "pack.h5")
+        report = verify(tmp_path / "pack.h5")
+        assert report.damaged_ids == ["b"]
+        assert "first b: audio/mfcc: expected finite" in report.problems[0]
+
+    def test_merging_takes_no_such_shard(self, bent: TinyCache, tmp_path: Path) -> None:
+        with pytest.raises(CacheError, match=r"b: audio/mfcc: expected finite .* repair"):
+            merge([bent.folder], tmp_path / "into")
+        assert open_cache(tmp_path / "into").ids == []
+
+    def test_pulling_takes_no_such_shard(
+        self, bent: TinyCache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        url = f"file://{bent.folder}"
+        assert cache_command(["pull", url, str(tmp_path / "into")]) == 2
+        assert "can't be used: b: audio/mfcc: expected finite" in capsys.readouterr().err
+        assert list((tmp_path / "into" / "shards").glob("*.h5")) == []
+
+    def test_a_row_whose_checksum_is_another_s(self, tmp_path: Path) -> None:
+        """A shard of the right name, made by hand: its rows don't give their checksums."""
+        tiny = tiny_cache(tmp_path / "cache")
+        path = tiny.path(tiny.write("a", "b"))
+        with h5py.File(path, "r+") as file:
+            file["rows/sha256"][...] = file["rows/sha256"][()][::-1]
+        path.rename(path.with_name(shard_name(file_sha256(path))))
+        assert verify(tiny.folder).damaged_ids == ["a", "b"]
+
+
+SWAPS: dict[str, tuple[str, ...]] = {
+    "rows": ("clip/row",),
+    "ids": ("clip/row", "clip/sha256"),
+    "everything but the id": tuple(f"clip/{name}" for name in COLUMNS),
+    "checksums": ("clip/sha256",),
+    "lengths": ("clip/valid_s",),
+    "media": ("clip/media_size",),
+}
+
+
+class TestIndexAgainstShards:
+    """A rightly sealed index that says what the shards don't."""
+
+    @pytest.fixture
+    def stored(self, tmp_path: Path) -> TinyCache:
+        tiny = tiny_cache(tmp_path / "cache", LABELS)
+        tiny.write("a", "b", "c", failures=[Failure("d", "audio", "no sound")])
+        tiny.store_index()
+        return tiny
+
+    def swap(self, tiny: TinyCache, names: tuple[str, ...]) -> None:
+        with h5py.File(tiny.folder / "index.h5", "r+") as file:
+            for name in names:
+                values = file[name][()]
+                values[[0, 1]] = values[[1, 0]]
+                file[name][...] = values
+        write_seal(tiny.folder / "index.h5")
+
+    @pytest.mark.parametrize("kind", SWAPS)
+    def test_verify_tells_and_repair_mends(self, stored: TinyCache, kind: str) -> None:
+        right = dict(load_index(stored.folder, stored.identity).clips)
+        self.swap(stored, SWAPS[kind])
+        assert dict(load_index(stored.folder, stored.identity).clips) != right
+        report = verify(stored.folder)
+        (problem,) = report.problems
+        assert "index.h5: says otherwise of 1 shard(s) than they do themselves" in problem
+        assert report.damaged_ids == []
+        (told,) = repaired(stored)
+        assert "written anew" in told
+        assert dict(load_index(stored.folder, stored.identity).clips) == right
+        assert verify(stored.folder).problems == []
+
+    @pytest.mark.parametrize("kind", ["rows", "ids", "everything but the id", "checksums"])
+    def test_readers_take_no_row_for_another_s(self, stored: TinyCache, kind: str) -> None:
+        """So no model is trained on the wrong features."""
+        self.swap(stored, SWAPS[kind])
+        found = open_cache(stored.folder)
+        for read in (
+            lambda: found.read("audio/mel"),
+            lambda: found.read("video/maps", [0]),
+            lambda: list(found.by_shard(["video/maps"], [2, 1])),
+            lambda: found.jpegs("b"),
+        ):
+            with pytest.raises(CacheError, match=r"other rows than the cache's index says.*repair"):
+                read()
+        assert len(found.read("audio/mel", [2])) == 1  # nothing is said against this one
+
+    def test_an_index_of_an_earlier_release_will_do(self, stored: TinyCache) -> None:
+        """It doesn't say where the ids are; the checksums it has."""
+        with h5py.File(stored.folder / "index.h5", "r+") as file:
+            del file["shard/id_place"]
+        write_seal(stored.folder / "index.h5")
+        assert verify(stored.folder).problems == []
+        assert not open_cache(stored.folder).index.stale
+        assert len(open_cache(stored.folder).read("audio/mel")) == 3
+        self.swap(stored, ("clip/row",))
+        with pytest.raises(CacheError, match="other rows"):
+            open_cache(stored.folder).read("audio/mel")
+
+    @pytest.mark.parametrize("what", ["created_ns", "made_by", "jpeg_bytes"])
+    def test_every_column_counts(self, stored: TinyCache, what: str) -> None:
+        with h5py.File(stored.folder / "index.h5", "r+") as file:
+            if what == "made_by":
+                text = file["made_by_json"][()].tobytes().replace(b"random:0", b"random:1")
+                file["made_by_json"][...] = np.frombuffer(text, np.uint8)
+            else:
+                file[f"clip/{what}"][1] += 1
+        write_seal(stored.folder / "index.h5")
+        assert "says otherwise" in verify(stored.folder).problems[0]
+
+    def test_rows_that_it_keeps_to_itself(self, stored: TinyCache) -> None:
+        index = load_index(stored.folder, stored.identity)
+        for left in (
+            replace(index, rows=index.rows[:1]),
+            replace(index, reported=[]),
+        ):
+            save_index(stored.folder, stored.identity, left)
+            assert "says otherwise" in verify(stored.folder).problems[0]
+
+    def test_any_lie_is_refused_or_told(self, stored: TinyCache) -> None:
+        """Columns exchanged, shifted and made up, sealed again: no clip gets another's features."""
+        stored.write("e", "f", seed=30)
+        path = stored.store_index()
+        good, whole = path.read_bytes(), open_cache(stored.folder)
+        rows = dict(zip(whole.ids, whole.read("audio/mel"), strict=True))
+        rng, told = np.random.default_rng(0), 0
+        for _ in range(60):
+            path.write_bytes(good)
+            with h5py.File(path, "r+") as file:
+                for name in rng.choice(["id", *COLUMNS], int(rng.integers(1, 4)), replace=False):
+                    values = file[f"clip/{name}"][()]
+                    a, b = rng.choice(len(values), 2, replace=False)
+                    values[[a, b]] = values[[b, a]]
+                    if rng.random() < 0.3:
+                        values = np.roll(values, 1, axis=0)
+                    file[f"clip/{name}"][...] = values
+            changed = path.read_bytes() != good
+            write_seal(path)
+            problems = verify(stored.folder).problems
+            told += bool(problems)
+            assert changed or not problems
+            found = open_cache(stored.folder)
+            for row, clip_id in enumerate(found.ids):
+                try:
+                    (mel,) = found.read("audio/mel", [row])
+                except CacheError:
+                    assert problems
+                else:
+                    assert mel.tobytes() == rows[clip_id].tobytes()
+        assert told > 30
+
+    def test_a_damaged_row_of_a_shard_that_it_swaps(self, stored: TinyCache) -> None:
+        """Two faults at a time lose no more than the row that was hit."""
+        index = load_index(stored.folder, stored.identity)
+        entry = index.clips["c"]
+        place = index.layout(entry.shard).span("audio/mel", entry.row, entry.row + 1)[0]
+        other = stored.write("x", "y", seed=60)
+        stored.store_index()
+        self.swap(stored, ("clip/row",))
+        flip(stored.folder / "shards" / entry.shard, place)
+        assert len(verify(stored.folder).problems) == 1
+        repaired(stored)
+        found = open_cache(stored.folder)
+        assert {"x", "y"} <= set(found.ids)
+        assert "c" not in found.ids
+        assert found.index.clips["x"].shard == other.name
+        assert verify(stored.folder).problems == []
 
 
 def test_the_record_says_what_was_found(stored: TinyCache) -> None:
@@ -367,3 +645,59 @@ def test_extraction_repeats_exactly_the_damaged_clip(
     assert main([*flags, "--cache", str(folder)]) == 0
     assert extracted == []
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_clip_whose_newer_row_is_damaged_is_missing_until_extracted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its media changed, it was extracted again, then the newer row was hit."""
+    data, folder = tmp_path / "set", tmp_path / "cache"
+    ids = write_set(data, 3)
+    flags = ["--data", str(data), "--weights", "random:0", "--jobs", "1", *SMALL_FLAGS]
+    assert main([*flags, "--cache", str(folder)]) == 0
+    before = open_cache(folder)
+    old = before.read("audio/mel", [before.row(ids[1])]).tobytes()
+    soundfile.write(data / "audio_wav" / f"{ids[1]}.wav", noise(0.9), RATE_HZ, "PCM_16")
+    assert main([*flags, "--cache", str(folder)]) == 0
+    changed = open_cache(folder)
+    new = changed.read("audio/mel", [changed.row(ids[1])]).tobytes()
+    assert new != old
+    entry = changed.index.clips[ids[1]]
+    place = changed.index.layout(entry.shard).span("audio/mel", entry.row, entry.row + 1)[0]
+    flip(folder / "shards" / entry.shard, place)
+
+    for _ in range(2):  # it stays so until it is extracted
+        capsys.readouterr()
+        assert cache_command(["repair", str(folder)]) == 1
+        assert "2 clips; 1 lost, to extract again" in capsys.readouterr().out
+        assert ids[1] not in open_cache(folder)
+    assert cache_command(["verify", str(folder)]) == 0
+    assert main([*flags, "--cache", str(folder)]) == 0
+    found = open_cache(folder)
+    assert found.read("audio/mel", [found.row(ids[1])]).tobytes() == new
+    assert cache_command(["repair", str(folder)]) == 0
+
+
+def test_repair_says_that_a_shard_s_clips_are_not_known(
+    stored: TinyCache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stored.folder / "index.h5").unlink()
+    flip(next((stored.folder / "shards").glob("*.h5")), 0)
+    assert cache_command(["repair", str(stored.folder)]) == 1
+    text = capsys.readouterr().out
+    assert "0 lost, to extract again, and those of 1 shard(s), which nobody knows" in text
+    assert "where they have older rows, `make features` compares those with the media" in text
+
+
+def test_silence_is_whole(tmp_path: Path) -> None:
+    """Extracted from media without a sound, in pictures that are all the same."""
+    data, folder = tmp_path / "set", tmp_path / "cache"
+    ids = write_set(data, 2)
+    soundfile.write(data / "audio_wav" / f"{ids[0]}.wav", np.zeros(RATE_HZ), RATE_HZ, "PCM_16")
+    for path in (data / "video_frames" / ids[0]).iterdir():
+        cv2.imwrite(str(path), np.zeros((48, 64, 3), np.uint8))
+    flags = ["--data", str(data), "--weights", "random:0", "--jobs", "1", *SMALL_FLAGS]
+    assert main([*flags, "--cache", str(folder)]) == 0
+    assert sorted(open_cache(folder).ids) == sorted(ids)
+    assert verify(folder).problems == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -193,6 +194,32 @@ class TestOneClip:
         assert self.run(path, tmp_path / "c", extracted / "cache.json") == 2
         assert "page.mp4" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("name", "clip_id"),
+        [
+            ("Ba$$in", "Ba$$in"),
+            ("é" * 120, "é" * 120),
+            ("AVE\\a", "AVE_a-"),
+            ("a\nb\x1b[2J", "a_b_[2J-"),
+            (os.fsdecode(b"caf\xe9"), "caf_-"),
+        ],
+    )
+    def test_whatever_a_file_is_called(
+        self, data: Path, extracted: Path, tmp_path: Path, capsys: Capture, name: str, clip_id: str
+    ) -> None:
+        path = tmp_path / f"{name}.mp4"
+        shutil.copy(next(data.glob("*.mp4")), path)
+        capsys.readouterr()
+        assert self.run(path, tmp_path / "c", extracted / "cache.json") == 0
+        [found] = open_cache(tmp_path / "c").ids
+        assert found.startswith(clip_id)
+        output = capsys.readouterr().out
+        if name == clip_id:
+            assert (found, output) == (name, "")
+        else:
+            assert output.endswith(f": called {found} in the cache\n")
+            assert "\x1b" not in output
+
     def test_other_weights_are_refused(
         self, data: Path, extracted: Path, tmp_path: Path, capsys: Capture
     ) -> None:
@@ -224,4 +251,9 @@ class TestOneClip:
     def test_no_file(self, extracted: Path, tmp_path: Path, capsys: Capture) -> None:
         assert self.run(tmp_path / "absent.mp4", tmp_path / "c", extracted / "cache.json") == 2
         assert "no such file" in capsys.readouterr().err
+        name = f"{'x' * 300}.mp4"
+        assert self.run(tmp_path / name, tmp_path / "c", extracted / "cache.json") == 2
+        assert "can't be looked at (File name too long)" in capsys.readouterr().err
+        assert self.run(tmp_path, tmp_path / "c", extracted / "cache.json") == 2
+        assert "found no plain file" in capsys.readouterr().err
         shutil.rmtree(tmp_path / "c", ignore_errors=True)

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from small_media import grey_frames, noise, tone
 
 from cache.errors import MediaError
-from extract.clips import Source, centres_s, file_source, find_sources, pictures
+from extract.clips import Source, centres_s, file_source, pictures
 from extract.config import ExtractConfig
 from extract.container import _placed
 from extract.decoded import Decoded
 from extract.demo import write_jpegs, write_mp4
+from extract.finding import find_sources
 from extract.media import decode
 
 RATE_HZ = 22_050
@@ -386,8 +387,6 @@ class TestProcessed:
         for data in (b"", b"no picture"):
             path.write_bytes(data)
             assert_error(source, BOTH, "video", f"{len(data)} unreadable bytes", "000003.jpg")
-        cv2.imwrite(str(path), np.zeros((10, 10, 3), np.uint8))
-        assert_error(source, BOTH, "video", "expected pictures of one size, found several", "a")
         shutil.rmtree(tmp_path / "a")
         (tmp_path / "a").mkdir()
         assert_error(source, BOTH, "video", "pictures, found none", "a")

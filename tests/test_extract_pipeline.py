@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -17,12 +18,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from small_media import SMALL_FLAGS, assert_same_rows, noise, tone, write_set
+from held_extract import Held
+from small_media import (
+    SMALL_FLAGS,
+    assert_same_rows,
+    noise,
+    random_row,
+    tiny_cache,
+    tone,
+    write_set,
+)
 
 import extract.audio
 import extract.features
 import extract.pipeline
 from cache.annotations import read_annotations
+from cache.errors import CacheError
 from cache.folder import read_identity
 from cache.index import Index
 from cache.index_file import load_index
@@ -30,12 +41,13 @@ from cache.lock import writer_lock
 from cache.reader import Cache, open_cache
 from cache.row_table import Entry
 from cache.schema import feature_fields
-from cache.shard import Clip, Failure
+from cache.shard import END_OF_TIME_NS, Clip, Failure, write_shard
 from cache.verify import verify
 from extract.__main__ import main
-from extract.clips import Source, find_sources
+from extract.clips import Source
 from extract.config import ExtractConfig
 from extract.demo import DemoClip
+from extract.finding import find_sources
 from extract.job import Done, ShardJob
 from extract.plan import make_plan
 
@@ -292,7 +304,8 @@ class TestFailures:
         assert (failure.stage, failure.attempt) == ("audio", 1)
         assert str(path) in failure.message
         assert "expected a readable WAV file" in failure.message
-        assert failure.media_size == 8
+        frames = sum(file.stat().st_size for file in (data / "video_frames/clip 1").iterdir())
+        assert failure.media_size == 8 + frames
         assert "failed    clip 1 (audio)" in output
         assert "--max-failures allows 0" in output
         assert "clip 1" not in open_cache(cache).ids
@@ -348,6 +361,78 @@ class TestFailures:
         found = open_cache(cache)
         assert len(found) == CLIPS - 1
         assert found.index.failures["clip 1"].stage == "unforeseen"
+
+
+class TestClock:
+    """Rows and failures are newer than what they replace, whatever the clock says."""
+
+    YEARS_NS = 10 * 365 * 86_400 * 10**9
+
+    def test_one_that_was_ahead(
+        self, run: Run, data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spoil(data)
+        real = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: real() + self.YEARS_NS)
+        assert run()[0] == 1
+        monkeypatch.undo()
+        ahead = open_cache(cache)
+        before = ahead.read("audio/mel", [ahead.row("clip 2")])
+        for name in ("clip 1", "clip 2"):  # a failure, and a row
+            soundfile.write(data / f"audio_wav/{name}.wav", noise(1.0), 22_050, "PCM_16")
+        code, output = run()
+        assert code == 0, output
+        assert f"finished  {CLIPS} of {CLIPS} clips" in output
+        after = open_cache(cache)
+        assert not np.array_equal(after.read("audio/mel", [after.row("clip 2")]), before)
+        assert after.index.clips["clip 2"].created_ns == ahead.index.clips["clip 2"].created_ns + 1
+        assert after.index.clips["-clip 3"] == ahead.index.clips["-clip 3"]
+        assert f"done {CLIPS}, failed before 0, to do 0" in run()[1]
+        spoil(data, "clip 2")
+        assert run()[0] == 1
+        assert set(open_cache(cache).index.failures) == {"clip 2"}
+
+    def test_what_is_left_to_do_is_no_success(
+        self, run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: real() + self.YEARS_NS)
+        assert run()[0] == 0
+        monkeypatch.undo()
+        monkeypatch.setattr(extract.pipeline, "newest_ns", lambda index, ids: {})
+        soundfile.write(data / "audio_wav/clip 1.wav", noise(1.0), 22_050, "PCM_16")
+        code, output = run()
+        assert code == 1
+        assert "1 clip(s) are left to do" in output
+
+    def test_the_end_of_time(self, tmp_path: Path) -> None:
+        tiny = tiny_cache(tmp_path / "tiny")
+        row = random_row("a", 0)
+        write_shard(tiny.folder, tiny.identity, [row], origins={"a": (END_OF_TIME_NS - 1, "{}")})
+        found = open_cache(tiny.folder)
+        assert found.ids == ["a"]
+        origins = {"a": (found.index.clips["a"].created_ns + 1, "{}")}
+        with pytest.raises(CacheError, match=r"of a says .*nothing can be newer"):
+            write_shard(tiny.folder, tiny.identity, [row], origins=origins)
+        assert len(open_cache(tiny.folder).index.shards) == 1
+
+
+def test_without_worker_processes_this_one_goes_on(
+    run: Run, cache: Path, whole: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a full /dev/shm, where loky finds no room for its semaphores."""
+    parallel = extract.pipeline._parallel
+
+    def full(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[Done]:
+        if jobs > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return parallel(job, groups, jobs)
+
+    monkeypatch.setattr(extract.pipeline, "_parallel", full)
+    code, output = run(jobs=2)
+    assert code == 0
+    assert "no worker processes ([Errno 28] No space left on device)" in output
+    assert_same_rows(open_cache(cache), whole)
 
 
 def test_one_process_compiles_librosa_before_the_workers_start(
@@ -450,10 +535,11 @@ def test_a_clip_that_kills_its_worker_is_a_failure_and_the_others_finish(
     assert_same_rows(open_cache(cache), whole)
 
 
-def start(data: Path, cache: Path, *more: str, jobs: int = 1) -> subprocess.Popen[str]:
+def start(data: Path, cache: Path, held: Held, *more: str, jobs: int = 1) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "extract", *flags(data, cache, *more, jobs=jobs)],
+        [sys.executable, *held.program, *flags(data, cache, *more, jobs=jobs)],
         cwd=ROOT,
+        env=held.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -471,20 +557,21 @@ LARGE = ("--resize-px", "256", "--frame-size-px", "224", "--num-frames", "8")
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, cache = tmp_path / "set", tmp_path / "cache"
-    write_set(data, 24)
-    process = start(data, cache, *LARGE)
-    wait_for(lambda: any((cache / "shards").glob("[0-9a-f]*.h5")), process)
+    ids = write_set(data, 24)
+    held = Held(tmp_path, ids[13])  # shards have six clips: it is in the third
+    process = start(data, cache, held)
+    wait_for(lambda: held.reached(cache), process)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
     assert "what is finished is kept" in output
     assert "Traceback" not in output
-    kept = len(open_cache(cache))
-    assert 0 < kept < 24
-    assert f"finished  {kept} of 24 clips" in output
+    assert open_cache(cache).ids == sorted(ids[:12])
+    assert "finished  12 of 24 clips" in output
     assert verify(cache).problems == []
-    assert main(flags(data, cache, *LARGE)) == 0
-    assert f"done {kept}, failed before 0, to do {24 - kept}" in capsys.readouterr().out
+    held.let_go()
+    assert main(flags(data, cache)) == 0
+    assert "done 12, failed before 0, to do 12" in capsys.readouterr().out
     assert len(open_cache(cache)) == 24
 
 
@@ -493,19 +580,24 @@ def test_killed_again_and_again_the_cache_is_the_same(
     tmp_path: Path, kills: int, jobs: int
 ) -> None:
     data, cache = tmp_path / "set", tmp_path / "cache"
-    write_set(data, 20 + 10 * kills)
+    ids = write_set(data, 20 + 10 * kills)
+    held = Held(tmp_path, ids[-1])  # no run ends before it is killed
     instants = random.Random(0)
     for _ in range(kills):
         before = len(open_cache(cache)) if (cache / "cache.json").exists() else 0
         for note in cache.glob(".working-*"):
             note.unlink()
-        process = start(data, cache, *LARGE, jobs=jobs)
-        wait_for(lambda: len(list(cache.glob(".working-*"))) == jobs, process)
+        process = start(data, cache, held, *LARGE, jobs=jobs)
+        wait_for(
+            lambda: len(list(cache.glob(".working-*"))) == jobs or held.reached(cache), process
+        )
         time.sleep(instants.random())
+        assert process.poll() is None
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)  # ends when the workers do: they share its output
+        process.communicate(timeout=300)  # ends when the workers do: they share its output
         assert verify(cache).problems == []
         assert len(open_cache(cache)) >= before
+    held.let_go()
     assert main(flags(data, cache, *LARGE)) == 0
     assert main(flags(data, tmp_path / "once", *LARGE)) == 0
     assert_same_rows(open_cache(cache), open_cache(tmp_path / "once"))

@@ -72,7 +72,7 @@ def test_the_page_runs_as_written(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=1800,
         )
         told += done.stdout
         assert done.returncode == 0, f"block {number}:\n{block}\n{done.stdout}"

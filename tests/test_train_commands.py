@@ -95,7 +95,7 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path, capsys):
         cli.main(["fit", "--cache", "c", "--learning-rat", "1"])
     assert stop.value.code == 2
     assert "--learning-rate" in capsys.readouterr().err
-    refused(capsys, "fit, evaluate, predict, report", "train")
+    refused(capsys, "fit, evaluate, predict, features, report", "train")
     with pytest.raises(SystemExit):
         cli.main(["fit", "--cache", "c", "--num-heads", "7"])
     assert "divisible by num_heads" in capsys.readouterr().err
@@ -114,7 +114,7 @@ def test_help_teaches_and_loads_no_torch(capsys):
     for command in cli.COMMANDS:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
-        assert "--split" in capsys.readouterr().out or command in {"fit", "predict"}
+        assert "--split" in capsys.readouterr().out or command in {"fit", "predict", "features"}
 
 
 def test_training_imports_no_media_library():
@@ -139,7 +139,7 @@ def test_a_run_folder_holds_what_it_promises(run, cache_path):
     assert (config.num_classes, config.num_frames) == (3, 8)
     assert str(cache_path) not in (run / runs.CONFIG_FILE).read_text()
     features = json.loads((run / runs.FEATURES_FILE).read_text())
-    assert set(features) == {"fingerprint", "config", "provenance"}
+    assert set(features) == {"fingerprint", "feature_version", "config", "provenance"}
     result = json.loads((run / "metrics_val.json").read_text())
     assert result["clips_without_features"] == ["clip00004"]
     other = {"gate": "interval", "interval": "gate"}[result["decoding"]]

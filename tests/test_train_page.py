@@ -132,11 +132,13 @@ def noisy_view(number):
     return plots.View(
         id=f"clip{number}",
         attention={
-            "gate": rng.random(20),
             "audio": rng.random((8, 20, 20)),
             "spatial": rng.random((8, 7, 7)),
             "audio_to_video": rng.random((8, 20, 8)),
         },
+        attention_of="",
+        on=rng.random(10),
+        by_gate=True,
         clip_seconds=10.0,
         step_s=0.5,
         frame_time_s=0.625 + 1.25 * np.arange(8),

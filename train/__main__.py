@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cache.command import exit_code, say
+from cache.command import Parser, exit_code, say
 from cache.errors import ConfigError
 from cache.settings import command_line
 from train.config import PRESETS, TrainConfig
@@ -18,6 +19,7 @@ Train from a feature cache, and look at what was learned. No media are needed.
   python -m train fit      --cache DIR [--run DIR] [--seeds 5] [--ablations] [--resume] [settings]
   python -m train evaluate [--run DIR] [--cache DIR] [--split val|test]
   python -m train predict  --cache DIR [--run DIR]
+  python -m train features [--run DIR] --out FILE
   python -m train report   RUN [RUN ...] [--split val|test]
 
 Examples:
@@ -39,7 +41,11 @@ _MAY_CHANGE = ("epochs", "patience", "device", "memory_gb")
 
 def _paths(name: str, about: str) -> argparse.ArgumentParser:
     prog = f"python -m train {name}"
-    return argparse.ArgumentParser(prog=prog, description=about, allow_abbrev=False)
+    return Parser(prog=prog, description=about, allow_abbrev=False)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split()]
 
 
 def fit(argv: Sequence[str]) -> None:
@@ -49,7 +55,7 @@ def fit(argv: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, help="folder to make (default: runs/<date>-<time>)")
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=_numbers,
         nargs="+",
         default=[],
         help="train once per seed, into RUN/seed-N: one number says how many (5 is 0 1 2 3 4), "
@@ -64,13 +70,14 @@ def fit(argv: Sequence[str]) -> None:
     parser.add_argument("--pictures", type=int, default=4, help="clips to draw (default: 4)")
     asks = {"-h", "--help"} & set(argv)
     if asks:
-        print(parser.format_help())
+        say(parser.format_help())
         command_line(TrainConfig, ["--help"], prog=parser.prog, presets=PRESETS)
     if "--print-config" in argv:
         parser.set_defaults(cache=Path())
         for action in parser._actions:
             action.required = False
     options, rest = parser.parse_known_args(argv)
+    options.seeds = [seed for numbers in options.seeds for seed in numbers]
     if len(options.seeds) == 1:
         options.seeds = list(range(options.seeds[0])) or options.seeds
     config = _fit_config(options, rest, parser.prog)
@@ -158,6 +165,26 @@ def predict(argv: Sequence[str]) -> None:
     )
 
 
+def features(argv: Sequence[str]) -> None:
+    """Say which run answers, and how media must be extracted for it."""
+    parser = _paths(
+        "features",
+        "Print the run's folder and write how media must be extracted for it: what `python -m "
+        "extract clip FILE --like` takes, and `predict` then answers from.",
+    )
+    parser.add_argument("--run", type=Path, help="run, or folder of seeds (default: the newest)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(argv)
+    from train import clip_features, runs
+
+    run = options.run or runs.newest_run()
+    runs.write_json(options.out, clip_features.wanted(run))
+    if sys.stdout.isatty():
+        say(str(run))
+    else:  # a program reads it, and needs its very bytes
+        sys.stdout.buffer.write(os.fsencode(run) + b"\n")
+
+
 def report(argv: Sequence[str]) -> None:
     """Compare runs."""
     parser = _paths("report", "Scores of several runs side by side (mean ± sd over seeds).")
@@ -173,6 +200,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "fit": fit,
     "evaluate": evaluate,
     "predict": predict,
+    "features": features,
     "report": report,
 }
 
@@ -181,23 +209,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     words = words[words[:1] == ["--"] :]  # which keeps torchrun from reading our options
+    return exit_code(lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> int:
     if not words or words[0] in {"-h", "--help"}:
-        print(USAGE, end="")
+        say(USAGE.rstrip("\n"))
         return 0 if words else 2
     if words[0] not in COMMANDS:
         say(f"unknown command {words[0]!r}; expected {', '.join(COMMANDS)}", error=True)
         return 2
-    return exit_code(lambda: _run(words[0], words[1:]))
-
-
-def _run(command: str, arguments: Sequence[str]) -> int:
     try:
-        COMMANDS[command](arguments)
+        COMMANDS[words[0]](words[1:])
     except KeyboardInterrupt:
-        print(
-            "stopped; finished epochs are kept, `--resume --run RUN` goes on with them",
-            file=sys.stderr,
-        )
+        say("stopped; finished epochs are kept, `--resume --run RUN` goes on with them", error=True)
         raise
     return 0
 

@@ -6,7 +6,6 @@ features.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cache.cores import cores
 from cache.errors import CacheError
 from cache.finite import all_finite
 from cache.reader import Cache
@@ -29,7 +29,7 @@ from train.world import ALONE, World
 Numbers = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[Any]]
 PART_CLIPS = 32
-READERS = max(1, min(4, (os.cpu_count() or 1) // 2))
+READERS = max(1, min(4, cores() // 2))
 AHEAD = READERS + 1  # parts that are read or wait while one is used
 
 

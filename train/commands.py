@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from cache.atomic import plain_folder
@@ -15,8 +14,10 @@ from cache.command import say
 from cache.errors import ConfigError
 from cache.labels_file import labels_sha256
 from cache.reader import Cache, open_cache
-from train import checkpoint, page, plots, record, runs
+from train import checkpoint, page, plots, record, run_plots, runs
+from train.answers import as_table, check_alike, describe_run, unseen_notes, unseen_s
 from train.checkpoint import BEST, About
+from train.clip_features import check_same_features
 from train.data import Dataset, load_clips, load_dataset
 from train.decode import ensemble
 from train.evaluate import (
@@ -72,10 +73,9 @@ def load_run(run: Path, cache: Cache) -> list[Loaded]:
     found: list[Loaded] = []
     for place in runs.members(run):
         model, about, _ = checkpoint.load(place / BEST)
-        runs.check_same_features(cache, about, place)
+        check_same_features(cache, about, place)
         found.append(Loaded(place, model, about, record.read(place, about)))
-        if about.classes != found[0].about.classes:
-            raise ConfigError(f"{place}: its classes are not those of {found[0].run}")
+    check_alike([(one.run, one.about) for one in found])
     for text in dict.fromkeys(t for one in found for t in record.cautions(run, one.record)):
         say(f"warning: {text}", error=True)
     return found
@@ -124,10 +124,12 @@ def predict_cache(
     out: Path | None = None,
     device: str | None = None,
     pictures: int | None = None,
-) -> list[dict[str, str | float]]:
+) -> list[dict[str, str | float | None]]:
     """Class, confidence, start and end of every clip of a cache; labels are not needed.
 
-    A folder of seeds answers as an ensemble; the pictures show the attention of its first member.
+    `not_looked_at_s` is what of the media lies beyond the clip, None where that isn't known;
+    `seen` says whether the run was trained or selected on the clip. A folder of seeds answers as
+    an ensemble; the pictures show the attention of its first member.
     """
     cache = open_cache(cache_path)
     loaded = load_run(run, cache)
@@ -138,23 +140,31 @@ def predict_cache(
     clips = load_clips(cache, config, cache.ids, len(about.classes))
     rows = torch.arange(len(clips.ids), device=clips.device)
     guesses = [predict(one.model.to(clips.device), clips, rows) for one in loaded]
-    guess = guesses[0][about.decoding]
+    answers, decoding = guesses[0], str(about.decoding)
     if len(loaded) > 1:
         answers = ensemble(guesses, clips.shapes.clip_seconds)
-        guess = answers[common_decoding([one.about for one in loaded])]
-        say(f"the ensemble of {len(loaded)} models in {run}")
-    seen = _seen_by(loaded, clips.ids)
-    found = [
-        {"id": clip_id, **prediction(guess, row, about.classes), "seen": seen[clip_id]}
+        decoding = common_decoding([one.about for one in loaded])
+    say(describe_run(run, [(one.run, one.about) for one in loaded]))
+    unseen, seen = unseen_s(cache), _seen_by(loaded, clips.ids)
+    found: list[dict[str, str | float | None]] = [
+        {
+            "id": clip_id,
+            **prediction(answers[decoding], row, about.classes),
+            "not_looked_at_s": unseen[clip_id],
+            "seen": seen[clip_id],
+        }
         for row, clip_id in enumerate(clips.ids)
     ]
-    folder = out or (run if len(loaded) > 1 else loaded[0].run) / "predictions"
-    plain_folder(folder)
+    folder = plain_folder(out or (run if len(loaded) > 1 else loaded[0].run) / "predictions")
     runs.write_json(folder / "predictions.json", found)
-    say(pd.DataFrame(found).to_string(index=False, float_format="{:.2f}".format))
+    say(as_table(found))
+    for note in unseen_notes(cache, unseen):
+        say(note)
     say("pictures:")
     for row in range(len(found))[:pictures]:
-        view = look(model, cache, clips, row, guess, row, about.classes)
+        view = look(
+            model, cache, clips, row, answers, decoding, row, about.classes, models=len(loaded)
+        )
         for path in plots.draw_clip(folder / plots.FOLDER, view):
             say(f"  {path}")
     say(f"written: {folder / 'predictions.json'}")
@@ -209,22 +219,24 @@ def score_one(
     rows = prediction_rows(dataset, split, guess)
     written = write_result(run, place, result, rows)
     figures = {
-        f"intervals_{split}": plots.intervals_figure(rows, clip_seconds),
-        f"confusion_{split}": plots.confusion_figure(
+        f"intervals_{split}": run_plots.intervals_figure(rows, clip_seconds),
+        f"confusion_{split}": run_plots.confusion_figure(
             np.array(result["confusion"], np.float64), dataset.classes
         ),
     }
     order = hardest(rows, len(rows))
-    views, mels = gallery(model, cache, dataset, split, guess, rows, order[: page.GALLERY])
+    views, mels = gallery(
+        model, cache, dataset, split, guesses, about.decoding, rows, order[: page.GALLERY]
+    )
     ends = list(dict.fromkeys([*order[:_GATES], *order[-_GATES:]]))  # the worst, then the best
-    some, _ = gallery(model, cache, dataset, split, guess, rows, ends)
+    some, _ = gallery(model, cache, dataset, split, guesses, about.decoding, rows, ends)
     figures[f"gates_{split}"] = plots.gates_figure(some)
     drawn += plots.save_figures(place / plots.FOLDER, figures)
     drawn.insert(0, page.write(place, result, rows, views, mels))
     for number in choose(rows, clip_seconds, pictures):
         view = look(
-            model, cache, dataset.clips, int(samples.clip[number]), guess, number, about.classes,
-            rows[number],
+            model, cache, dataset.clips, int(samples.clip[number]), guesses, about.decoding, number,
+            about.classes, rows[number],
         )  # fmt: skip
         drawn += plots.draw_clip(place / plots.FOLDER / split, view)
     say(f"\n{table(result)}\n\nby class, hardest first:\n{class_table(result)}")

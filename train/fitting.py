@@ -13,8 +13,9 @@ from cache.atomic import replace_file
 from cache.command import say
 from cache.errors import ConfigError
 from cache.reader import Cache, open_cache
-from train import checkpoint, code, plots, record, runs
+from train import checkpoint, code, plots, record, run_plots, runs
 from train.checkpoint import About
+from train.clip_features import check_same_features
 from train.commands import Loaded, Member, report, score_one, together
 from train.config import TrainConfig
 from train.data import Dataset, load_dataset, pick_device, resolve
@@ -128,7 +129,7 @@ def _check_resumed(cache: Cache, run: Path, rows: Rows) -> None:
         say(f"{run}: no epoch was finished here; training begins anew", error=True)
         return
     _, about, _ = checkpoint.load(path)
-    runs.check_same_features(cache, about, run)
+    check_same_features(cache, about, run)
     found = record.read(run, about)
     for text in record.cautions(run, found):
         say(f"warning: {text}", error=True)
@@ -194,7 +195,7 @@ def _finish_one(
     trained = about.config.gate_weight > 0
     why = "which scored higher on val at the best epoch" if trained else "as the gate has no loss"
     say(f"start and end: by the {about.decoding}, {why}")
-    figures = {"curves": plots.curves_figure(history, best_epoch(history))}
+    figures = {"curves": run_plots.curves_figure(history, best_epoch(history))}
     drawn = plots.save_figures(run / plots.FOLDER, figures)
     one = Loaded(run, model.to(dataset.clips.device), about, record.read(run, about))
     return score_one(cache, dataset, one, "val", pictures, drawn)

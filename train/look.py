@@ -34,22 +34,36 @@ def look(
     cache: Cache,
     clips: Clips,
     clip: int,
-    guess: Predictions,
+    guesses: Mapping[str, Predictions],
+    decoding: str,
     number: int,
     classes: Sequence[str],
     truth: dict[str, Any] | None = None,
+    models: int = 1,
 ) -> plots.View:
-    """One clip with its attention maps; `number` is its place in `guess`."""
+    """One clip as it was answered; `number` is its place in `guesses`, by decoding.
+
+    Class, interval and the probability of each second are the answer's own. The attention maps
+    are of a pass of `model` over the clip as it is, and the view says so where the answer is
+    the mean of more: of both directions, or of several `models`.
+    """
     ((_, batch),) = clips.batches(torch.tensor([clip], device=clips.device), 1)
     with autocast(clips.device):
         output = model.eval()(batch, return_attention=True)
     frames = batch.frames
-    said = prediction(guess, number, classes)
+    said = prediction(guesses[decoding], number, classes)
+    on = guesses["gate"].on
+    assert on is not None
     return plots.View(
         id=clips.ids[clip],
         attention={
-            name: value[0].double().cpu().numpy() for name, value in output.attention.items()
+            name: value[0].double().cpu().numpy()
+            for name, value in output.attention.items()
+            if name != "gate"  # `on` has its probability, as the answer has it
         },
+        attention_of=_attention_of(models, bool(model.config.reversed_share)),
+        on=on[number],
+        by_gate=decoding == "gate",
         clip_seconds=clips.shapes.clip_seconds,
         step_s=clips.step_s,
         frame_time_s=np.empty(0) if frames is None else frames.time_s[0].double().cpu().numpy(),
@@ -60,6 +74,13 @@ def look(
         category=None if truth is None else truth["category"],
         true_s=None if truth is None else (truth["start_s"], truth["end_s"]),
     )
+
+
+def _attention_of(models: int, both_ways: bool) -> str:
+    parts = [f"of the first of {models} models"] if models > 1 else []
+    if both_ways:
+        parts.append("of the pass forwards alone")
+    return ", ".join(parts)
 
 
 def hardest(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
@@ -81,7 +102,8 @@ def gallery(
     cache: Cache,
     dataset: Dataset,
     split: str,
-    guess: Predictions,
+    guesses: Mapping[str, Predictions],
+    decoding: str,
     rows: Sequence[dict[str, Any]],
     chosen: Sequence[int],
 ) -> tuple[list[plots.View], list[Array | None]]:
@@ -92,7 +114,17 @@ def gallery(
     """
     clip = dataset.splits[split].clip
     views = [
-        look(model, cache, dataset.clips, int(clip[n]), guess, n, dataset.classes, rows[n])
+        look(
+            model,
+            cache,
+            dataset.clips,
+            int(clip[n]),
+            guesses,
+            decoding,
+            n,
+            dataset.classes,
+            rows[n],
+        )
         for n in chosen
     ]
     if "audio/mel" not in cache.fields:

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-from PIL import Image
 
 from cache.atomic import replace_file
-from train import plots, runs
+from train import plots, run_plots, runs
+from train.drawing import png
 from train.evaluate import MODEL, Result
 from train.loop import best_epoch
 from train.metrics import tiou
+from train.page_images import base64_text, heatmap, palette, thumbnail
 from train.plots import View
 from train.stored import read_history, read_scores
 from train.tables import GROUPS, plain, title
 
 FILE = "report.html"
 GALLERY = 100
-_FRAME_PX = 112
 _HEADLINE = ("top1", "segment_accuracy", "miou", "short_miou")
-_MAGMA = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).astype(np.uint8)
 Array = npt.NDArray[np.float64]
 
 
@@ -52,7 +46,9 @@ def write(
     names = [name for name in ("test", "val") if (run / f"metrics_{name}.json").exists()]
     names.sort(key=lambda name: name != result["split"])
     tables = [_scores(read_scores(run / f"metrics_{name}.json")) for name in names]
-    confusion = plots.confusion_figure(np.array(result["confusion"], np.float64), result["classes"])
+    confusion = run_plots.confusion_figure(
+        np.array(result["confusion"], np.float64), result["classes"]
+    )
     seconds = views[0].clip_seconds if views else 1.0
     page = _template().render(
         title=f"Run {run.name}",
@@ -60,15 +56,16 @@ def write(
         f"epoch {result['epoch']} kept",
         headline=_headline(result),
         tables=tables,
-        curves=_figure(plots.curves_figure(history, best_epoch(history))) if history else None,
+        curves=_curves(history),
         curves_alt=_curves_alt(history),
-        confusion=_figure(confusion),
+        confusion=base64_text(png(confusion, dpi=90)),
         confusion_alt="confusion matrix, true class down, predicted class across; "
         "the table above holds its diagonal as recall",
         class_columns=[name for name in result["per_class"][0] if name != "class"],
         class_rows=[_class_row(row) for row in result["per_class"]],
         split=result["split"],
         gallery_note=_gallery_note(len(views), len(rows)),
+        gate_note=_gate_note(views),
         clips=[_clip(view, mel) for view, mel in zip(views, mels, strict=True)],
         seconds=seconds,
         ticks=_ticks(seconds),
@@ -131,6 +128,20 @@ def _gallery_note(shown: int, events: int) -> str:
     return f"The {shown} worst placed of {events} events; the other {events - shown} are left out."
 
 
+def _gate_note(views: Sequence[View]) -> str:
+    """What the gate's row shows, and what the attention maps are of."""
+    if not views:
+        return ""
+    view = views[0]
+    decided = (
+        "start and end are the run of seconds that has the most above one half"
+        if view.by_gate
+        else "start and end were not read off it, they are the interval head's"
+    )
+    maps = f" Attention is {view.attention_of}." if view.attention_of else ""
+    return f"“Heard and seen” is the answer's probability of each second: {decided}.{maps}"
+
+
 def _facts(result: Result) -> list[tuple[str, str]]:
     leaks = {name: len(ids) for name, ids in result["leaks"].items()}
     return [
@@ -141,6 +152,12 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("ids in two splits", json.dumps(leaks) if leaks else "none"),
         ("settings", json.dumps(result["config"], ensure_ascii=False)),
     ]
+
+
+def _curves(history: Sequence[dict[str, float]]) -> str | None:
+    if not history:
+        return None
+    return base64_text(png(run_plots.curves_figure(history, best_epoch(history)), dpi=90))
 
 
 def _curves_alt(history: Sequence[dict[str, float]]) -> str:
@@ -182,10 +199,11 @@ def _clip(view: View, mel: Array | None) -> dict[str, Any]:
         "right": right,
         "short": view.true_s[1] - view.true_s[0] < seconds,
         "tiou": f"{overlap:.2f}",
-        "true_text": f"{view.true_s[0]:g}–{view.true_s[1]:g} s",
-        "said_text": f"{view.predicted_s[0]:.1f}–{view.predicted_s[1]:.1f} s",
+        "true_text": plots.span(view.true_s),
+        "said_text": plots.span(view.predicted_s),
         **place,
         "gate": path,
+        "by_gate": view.by_gate,
         "gate_alt": f"probability that the event is heard and seen: above one half {on}",
         **_frames(view),
         **_sound(view, mel),
@@ -195,13 +213,11 @@ def _clip(view: View, mel: Array | None) -> dict[str, Any]:
 
 def _gate(view: View) -> tuple[str, str]:
     """The gate as the outline of a stair (SVG path, y down) and, in words, when it is on."""
-    gate = view.attention["gate"]
-    edges = plots.edges(view, "audio" if "audio" in view.attention else "video", len(gate))
+    edges = plots.second_edges(view)
     steps = " ".join(
-        f"V{1 - value:.3f} H{end:.3f}" for value, end in zip(gate, edges[1:], strict=True)
+        f"V{1 - value:.3f} H{end:.3f}" for value, end in zip(view.on, edges[1:], strict=True)
     )
-    on = edges[:-1][gate > 0.5]
-    ends = edges[1:][gate > 0.5]
+    on, ends = edges[:-1][view.on > 0.5], edges[1:][view.on > 0.5]
     words = f"between {on[0]:.1f} and {ends[-1]:.1f} s" if len(on) else "nowhere"
     return f"M{edges[0]:.3f} 1 {steps} V1 Z", words
 
@@ -217,13 +233,13 @@ def _frames(view: View) -> dict[str, Any]:
         frame = {
             "left": f"{edges[number]:.3f}",
             "width": f"{edges[number + 1] - edges[number]:.3f}",
-            "jpeg": _small(data),
+            "jpeg": thumbnail(data, view.id),
             "alt": f"frame at {view.frame_time_s[number]:.2f} s",
             "heat": None,
         }
         if heat is not None:
             row, column = np.unravel_index(heat[number].argmax(), heat[number].shape)
-            frame["heat"] = _heat(heat[number])
+            frame["heat"] = heatmap(heat[number])
             frame["heat_alt"] = (
                 f"attention strongest in row {row + 1} of {heat.shape[1]} from the top, column "
                 f"{column + 1} of {heat.shape[2]}"
@@ -233,14 +249,14 @@ def _frames(view: View) -> dict[str, Any]:
 
 
 def _sound(view: View, mel: Array | None) -> dict[str, Any]:
-    if mel is None:
+    steps, mel = (0, None) if mel is None else (len(mel), mel[np.isfinite(mel).all(axis=1)])
+    if mel is None or not len(mel):
         return {"mel": None}
-    steps, mel = len(mel), mel[np.isfinite(mel).all(axis=1)]
     low, high = np.percentile(mel, [1, 99.8])
     shown = np.clip((mel.T[::-1] - low) / max(high - low, 1e-6), 0, 1)
     loudest = mel.mean(axis=1).argmax() / steps * view.clip_seconds
     return {
-        "mel": _palette(shown),
+        "mel": palette(shown),
         "mel_width": f"{100 * len(mel) / steps:.3f}",
         "mel_alt": f"log-Mel spectrogram over time, loudest at about {loudest:.1f} s",
     }
@@ -254,43 +270,7 @@ def _cross(view: View) -> dict[str, Any]:
     mean = weights.mean(axis=0).T
     frame = view.frame_time_s[mean.mean(axis=1).argmax()]
     return {
-        "cross": _palette(mean / mean.max()),
+        "cross": palette(mean / mean.max()),
         "cross_alt": f"cross-modal attention, mean over heads: sound's seconds across, frames' "
         f"seconds down from 0; the frame at {frame:.2f} s is asked most",
     }
-
-
-def _palette(values: Array) -> str:
-    """An image of values in [0, 1] (rows, columns) in the colours of magma, as PNG."""
-    image = Image.fromarray((values * 255).astype(np.uint8)).convert("P")
-    image.putpalette(_MAGMA.tobytes())
-    return _encode(image, "PNG", optimize=False)
-
-
-def _heat(weights: Array) -> str:
-    """Attention over a frame's cells as a small PNG, faint where the model doesn't look."""
-    share = (weights - weights.min()) / max(float(np.ptp(weights)), 1e-9)
-    colour = _MAGMA[(255 * np.sqrt(share)).astype(np.uint8)]
-    alpha = (255 * 0.6 * np.sqrt(share)).astype(np.uint8)
-    small = Image.fromarray(np.dstack([colour, alpha]))
-    return _encode(small.resize((14, 14), Image.Resampling.BICUBIC), "PNG")
-
-
-def _small(jpeg: bytes) -> str:
-    with Image.open(io.BytesIO(jpeg)) as picture:
-        picture.draft("RGB", (_FRAME_PX, _FRAME_PX))
-        small = picture.convert("RGB").resize((_FRAME_PX, _FRAME_PX), Image.Resampling.BILINEAR)
-    return _encode(small, "JPEG", quality=70)
-
-
-def _encode(image: Image.Image, kind: str, **how: Any) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **how)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _figure(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,16 +1,11 @@
-"""Pictures: where the model looks and listens, what it predicts, how it learned. Headless."""
+"""Pictures of clips: where the model looks and listens, and what it predicts. Headless."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import numpy as np
 import numpy.typing as npt
@@ -18,27 +13,34 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from PIL import Image
 
 from cache.atomic import plain_folder, replace_file
+from train.drawing import GREY, PREDICTED, TRUE, file_name, label, opened, png
 
 Array = npt.NDArray[np.float64]
 FOLDER = "attention_visualization"
-# Okabe and Ito's colours: told apart with every common colour blindness.
-TRUE, PREDICTED, GREY = "#0072B2", "#E69F00", "#777777"
 _MAPS = "magma"
+_FRAME_PX = 224
 
 
 @dataclass(frozen=True)
 class View:
     """One clip to draw: its attention maps without the leading N, times in seconds.
 
-    pictures: F encoded JPEGs (none without video); true_s is None for unlabelled clips.
+    Attributes
+    ----------
+    attention: the maps, and of which model and direction they are, for people.
+    on: (S,) the answer's probability of each of the clip's seconds.
+    by_gate: whether start and end were read off `on`, or are the interval head's.
+    pictures: F encoded JPEGs (none without video).
+    true_s: None for unlabelled clips.
     """
 
     id: str
     attention: Mapping[str, Array]
+    attention_of: str
+    on: Array
+    by_gate: bool
     clip_seconds: float
     step_s: float
     frame_time_s: Array
@@ -51,18 +53,31 @@ class View:
 
     @property
     def title(self) -> str:
-        """What is true and what was predicted, in one or two lines."""
+        """What is true and what was predicted, in two or three lines."""
         start, end = self.predicted_s
-        text = f"predicted: {self.predicted} ({self.confidence:.0%}), {start:.1f}–{end:.1f} s"
-        if self.true_s is None:
-            return f"{self.id}\n{text}"
-        start, end = self.true_s
-        return f"{self.id}   true: {self.category}, {start:g}–{end:g} s\n{text}"
+        lines = [label(self.id, 80)]
+        if self.true_s is not None:
+            lines.append(f"true: {label(self.category or '')}, {span(self.true_s)}")
+        return "\n".join(
+            [
+                *lines,
+                f"predicted: {label(self.predicted)} ({self.confidence:.0%}), {span((start, end))}",
+            ]
+        )
+
+    @property
+    def gate_name(self) -> str:
+        """What the line of `on` is called: a gate that didn't decide must not look as if it had."""
+        return "gate" if self.by_gate else "gate (start and end\nare the interval head's)"
+
+
+def span(edges: tuple[float, float]) -> str:
+    """An interval as text, with at most two decimals."""
+    return "–".join(f"{round(edge, 2):g}" for edge in edges) + " s"
 
 
 def draw_clip(folder: Path, view: View) -> list[Path]:
-    """Every picture of one clip, as PNG files named after its id."""
-    plain_folder(folder)
+    """Every picture of one clip, as PNG files named after its id (see `file_name`)."""
     figures = {}
     if "spatial" in view.attention:
         figures["spatial"] = spatial_figure(view)
@@ -78,7 +93,8 @@ def draw_clip(folder: Path, view: View) -> list[Path]:
         }
         figures["cross_modal"] = heads_figure(view, names, "cross-modal attention")
     figures["timeline"] = timeline_figure(view)
-    return [_save(figure, folder / f"{view.id}_{name}.png") for name, figure in figures.items()]
+    name = file_name(view.id)
+    return save_figures(folder, {f"{name}_{kind}": figure for kind, figure in figures.items()})
 
 
 def spatial_figure(view: View) -> Figure:
@@ -99,8 +115,8 @@ def spatial_figure(view: View) -> Figure:
             axis.axis("off")
             continue
         if view.pictures:
-            with Image.open(io.BytesIO(view.pictures[frame])) as picture:
-                axis.imshow(picture.convert("RGB"), extent=(0, 1, 0, 1))
+            picture = opened(view.pictures[frame], _FRAME_PX, view.id)
+            axis.imshow(np.asarray(picture), extent=(0, 1, 0, 1))
         image = axis.imshow(
             weights[frame],
             extent=(0, 1, 0, 1),
@@ -120,7 +136,7 @@ def spatial_figure(view: View) -> Figure:
     figure.colorbar(
         image, ax=axes, shrink=0.8, label=f"share of the frame's attention (even: {1 / cells:.3f})"
     )
-    figure.suptitle(view.title)
+    figure.suptitle(f"{view.title}\n{_of(view, 'spatial attention')}", parse_math=False)
     return figure
 
 
@@ -130,7 +146,7 @@ def heads_figure(view: View, names: Mapping[str, str], what: str) -> Figure:
     heads = max((len(view.attention[name]) for name in shown), default=0)
     columns = -(-heads // 2)
     figure = plt.figure(figsize=(5.2 + 2.1 * columns, 4.7 * len(shown) + 0.8), layout="constrained")
-    figure.suptitle(f"{view.title}\n{what}", fontsize=12)
+    figure.suptitle(f"{view.title}\n{_of(view, what)}", fontsize=12, parse_math=False)
     parts = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
     for part, (name, text) in zip(parts, shown.items(), strict=True):
         weights = view.attention[name]
@@ -154,13 +170,13 @@ def heads_figure(view: View, names: Mapping[str, str], what: str) -> Figure:
 
 
 def timeline_figure(view: View) -> Figure:
-    """The per-step gate over the clip, with the true and the predicted interval under it."""
+    """The gate of each second, with the true and the predicted interval under it."""
     figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
     _timeline(axis, view)
     axis.set_ylabel("gate: the event is on")
     axis.set_xlabel("time (s)")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    axis.set_title(view.title, fontsize=11)
+    axis.set_title(view.title, fontsize=11, parse_math=False)
     return figure
 
 
@@ -172,8 +188,9 @@ def gates_figure(views: Sequence[View]) -> Figure:
     )
     for axis, view in zip(axes.flat, views, strict=False):
         _timeline(axis, view)
-        said = "" if view.predicted == view.category else f", said {view.predicted}"
-        axis.set_title(f"{view.category}{said}  ({view.id})", fontsize=9)
+        said = "" if view.predicted == view.category else f", said {label(view.predicted, 16)}"
+        title = f"{label(view.category or '', 16)}{said}  ({label(view.id, 20)})"
+        axis.set_title(title, fontsize=9, parse_math=False)
     for axis in axes.flat[len(views) :]:
         axis.axis("off")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -182,12 +199,17 @@ def gates_figure(views: Sequence[View]) -> Figure:
 
 
 def _timeline(axis: Axes, view: View) -> None:
-    gate = view.attention["gate"]
-    if "audio" not in view.attention:
-        axis.plot(view.frame_time_s, gate, "o-", color="black", label="gate")
-    else:
-        edges = np.arange(len(gate) + 1) * view.step_s
-        axis.stairs(gate, edges, color="black", fill=False, linewidth=1.8, label="gate")
+    line = "-" if view.by_gate else ":"
+    axis.stairs(
+        view.on,
+        second_edges(view),
+        baseline=None,
+        color="black",
+        linewidth=1.8,
+        linestyle=line,
+        label=view.gate_name,
+    )
+    axis.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
     start, end = view.predicted_s
     axis.barh(-0.1, end - start, left=start, height=0.1, color=PREDICTED, label="predicted")
     if view.true_s is not None:
@@ -197,104 +219,28 @@ def _timeline(axis: Axes, view: View) -> None:
     axis.set_yticks([0, 0.5, 1])
 
 
-def intervals_figure(rows: Sequence[Mapping[str, Any]], clip_seconds: float) -> Figure:
-    """True against predicted intervals of at most 40 events, evenly chosen, sorted by class."""
-    ordered = sorted(rows, key=lambda row: (row["category"], row["start_s"], row["end_s"]))
-    picks = np.unique(np.linspace(0, len(ordered) - 1, min(40, len(ordered))).astype(int))
-    figure, axis = plt.subplots(figsize=(9, 1.6 + 0.27 * len(picks)), layout="constrained")
-    names = []
-    for place, pick in enumerate(picks):
-        row = ordered[pick]
-        axis.barh(
-            place - 0.2, row["end_s"] - row["start_s"], left=row["start_s"], height=0.38, color=TRUE
-        )
-        axis.barh(
-            place + 0.2,
-            row["predicted_end_s"] - row["predicted_start_s"],
-            left=row["predicted_start_s"],
-            height=0.38,
-            color=PREDICTED,
-        )
-        wrong = row["predicted"] != row["category"]
-        names.append(row["category"] + (f"  (said {row['predicted']})" if wrong else ""))
-    axis.set_yticks(range(len(picks)), names, fontsize=8)
-    axis.set(xlim=(0, clip_seconds), ylim=(len(picks) - 0.4, -0.6), xlabel="time (s)")
-    axis.grid(axis="x", color="#dddddd")
-    axis.set_axisbelow(True)
-    handles = [Patch(color=color) for color in (TRUE, PREDICTED)]
-    axis.legend(
-        handles,
-        ["true", "predicted"],
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=2,
-        frameon=False,
-    )
-    return figure
-
-
-def curves_figure(history: Sequence[Mapping[str, float]], best: int) -> Figure:
-    """Losses, validation scores and the learning rate over epochs."""
-    epoch = [entry["epoch"] for entry in history]
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    panels = [
-        (
-            "loss",
-            {
-                "train_class_loss": "train, class",
-                "train_interval_loss": "train, interval (L1)",
-                "train_gate_loss": "train, gate",
-                "val_class_loss": "validation, class",
-            },
-        ),
-        (
-            "validation score",
-            {"val_top1": "top-1", "val_miou": "mIoU", "val_localized_iou": "mIoU, wrong class = 0"},
-        ),
-        ("learning rate", {"learning_rate": "learning rate"}),
-    ]
-    colors = (TRUE, PREDICTED, "#009E73", "#CC79A7")
-    for axis, (title, series) in zip(axes, panels, strict=True):
-        for (name, label), color, style in zip(
-            series.items(), colors, ("-", "--", "-.", ":"), strict=False
-        ):
-            axis.plot(epoch, [entry[name] for entry in history], style, color=color, label=label)
-        axis.axvline(best, color=GREY, linewidth=1, linestyle=":", label=f"best: epoch {best}")
-        axis.set(title=title, xlabel="epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(fontsize=8)
-    axes[1].set_ylim(0, 1.02)
-    axes[2].set_yscale("log")
-    return figure
-
-
-def confusion_figure(counts: Array, classes: Sequence[str]) -> Figure:
-    """Confusion matrix: colour is the share of the true class, figures are counts."""
-    number = len(classes)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = max(4.5, 0.34 * number + 2.6)
-    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
-    image = axis.imshow(share, cmap="cividis", vmin=0, vmax=1)
-    axis.set_xticks(range(number), classes, rotation=90, fontsize=8)
-    axis.set_yticks(range(number), classes, fontsize=8)
-    axis.set(xlabel="predicted", ylabel="true")
-    for row, column in np.argwhere(counts > 0):
-        color = "black" if share[row, column] > 0.5 else "white"
-        text = f"{counts[row, column]:g}"
-        axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
-    figure.colorbar(image, shrink=0.8, label="share of the true class")
-    return figure
-
-
 def save_figures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
     """Write figures as `<name>.png` and close them."""
     plain_folder(folder)
-    return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        replace_file(paths[-1], png(figure, dpi=110))
+    return paths
+
+
+def _of(view: View, what: str) -> str:
+    return f"{what}, {view.attention_of}" if view.attention_of else what
 
 
 def _streams(name: str) -> tuple[str, str]:
     asks, _, answers = name.partition("_to_")
     return asks, answers or asks
+
+
+def second_edges(view: View) -> Array:
+    """Edges of the clip's seconds, (S + 1,); a clip that is not of whole ones has equal parts."""
+    return np.linspace(0.0, view.clip_seconds, len(view.on) + 1)
 
 
 def edges(view: View, stream: str, length: int) -> Array:
@@ -320,11 +266,3 @@ def _map(axis: Axes, view: View, name: str, weights: Array) -> Any:
             axis.axvline(edge, color="white", linewidth=0.8, linestyle="--")
             axis.axhline(edge, color="white", linewidth=0.8, linestyle="--")
     return mesh
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    plt.close(figure)
-    replace_file(path, picture.getvalue())
-    return path

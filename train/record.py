@@ -30,8 +30,10 @@ from cache.settings import Settings
 from cache.strict_json import read_json
 from train import code, runs
 from train.checkpoint import About
+from train.runs import RECORD_FILE
 
-RECORD_FILE, ROWS_FILE = "record.json", "trained_on.h5"
+ROWS_FILE = "trained_on.h5"
+_AGAIN = "copy the run's folder again"
 Row = tuple[str, str, float, float]
 
 
@@ -114,7 +116,7 @@ def end(run: Path) -> None:
     path = run / RECORD_FILE
     if not path.exists():
         return  # the run of an older version, resumed
-    *others, last = Making.parse(read_json(path), str(path)).sessions
+    *others, last = Making.parse(read_json(path, _AGAIN), str(path)).sessions
     making = Making(sessions=[*others, last.revised(ended=_now())])
     runs.write_json(path, making.model_dump(mode="json"))
 
@@ -130,7 +132,7 @@ def read(run: Path, about: About) -> Record | None:
             f"{rows_path if there[0] else path}: missing, though its other half is there; copy the "
             "run's folder again, or delete both to use it as a run whose making is not known"
         )
-    making = Making.parse(read_json(path), str(path))
+    making = Making.parse(read_json(path, _AGAIN), str(path))
     try:
         check_seal(rows_path)
         with open_hdf5(rows_path) as file:

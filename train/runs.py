@@ -26,9 +26,9 @@ from typing import Any
 from cache.atomic import plain_folder, replace_file, writing
 from cache.errors import CacheError, ConfigError
 from cache.lock import LOCK_FILE, writer_lock
+from cache.plain import read_plain
 from cache.reader import Cache
-from cache.schema import config_differences
-from train.checkpoint import BEST, LAST, About
+from train.checkpoint import BEST, LAST
 from train.stored import read_scores
 
 ROOT = Path("runs")
@@ -41,6 +41,7 @@ _SAME = {
     "training_rows": "the labels of the training rows (their digests)",
 }
 CONFIG_FILE, FEATURES_FILE, HISTORY_FILE = "config.json", "features.json", "history.json"
+RECORD_FILE, _RECORD_BYTES = "record.json", 1 << 20
 
 
 def new_run() -> Path:
@@ -49,7 +50,11 @@ def new_run() -> Path:
 
 
 def newest_run() -> Path:
-    """The run under `runs/` whose model was written last."""
+    """The run under `runs/` that was trained last: the one rule of every command and of make.
+
+    Of ablations it is the model of both streams, of seeds their folder. What has no model yet
+    doesn't count.
+    """
     places = ("*", "*/seed-*", "*/both", "*/both/seed-*")
     found = [path for place in places for path in ROOT.glob(f"{place}/{BEST}")]
     if not found:
@@ -57,8 +62,21 @@ def newest_run() -> Path:
             f"no run under {ROOT}/; train one with `python -m train fit --cache CACHE`, or name "
             "one with --run"
         )
-    newest = max(found, key=lambda path: path.stat().st_mtime).parent
+    newest = max(found, key=trained_at).parent
     return newest.parent if newest.name.startswith("seed-") else newest
+
+
+def trained_at(model: Path) -> float:
+    """When a model was trained, in s since 1970: by the run's record, which outlives copying.
+
+    By the file's time where the run has none.
+    """
+    try:
+        record = json.loads(read_plain(model.parent / RECORD_FILE, _RECORD_BYTES))
+        last = record["sessions"][-1]
+        return datetime.datetime.fromisoformat(last["ended"] or last["started"]).timestamp()
+    except (CacheError, OSError, ValueError, LookupError, TypeError, OverflowError):
+        return model.stat().st_mtime
 
 
 def members(run: Path) -> list[Path]:
@@ -154,22 +172,10 @@ def features_of(cache: Cache) -> dict[str, Any]:
     """What `features.json` holds: how a clip must be extracted to suit this run."""
     return {
         "fingerprint": cache.fingerprint,
+        "feature_version": cache.identity["feature_version"],
         "config": cache.config,
         "provenance": cache.provenance,
     }
-
-
-def check_same_features(cache: Cache, about: About, run: Path) -> None:
-    """Raise CacheError, naming the settings that differ, unless the run was trained on such."""
-    if cache.fingerprint == about.fingerprint:
-        return
-    lines = config_differences(about.features, cache.config) or [
-        "the settings agree, the version of the feature code differs"
-    ]
-    raise CacheError(
-        f"{cache.path}: the run {run} was trained on other features:\n  "
-        + "\n  ".join(line.replace(" here,", " in the run,") for line in lines)
-    )
 
 
 def read_result(place: Path, split: str) -> dict[str, Any]:

@@ -1,0 +1,180 @@
+"""The Makefile takes values as given: nothing in them is expanded by make or run by a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NASTY = [
+    "holiday $(shell touch pwned).mp4",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "a; touch pwned; #",
+    "a && touch pwned | touch pwned & touch pwned",
+    "$data and $$x and ${HOME} and $@",
+    '" ; touch pwned ; "',
+    "'; touch pwned; '",
+    'it\'s "so" \\',
+    "# % * ? [a] ~ {a,b} !x = := , )",
+    "two\nlines",
+    "blanks  inside and at the end  ",
+    "-x",
+    "--help",
+    "\u00fcml\u00e4ut \u72ac",
+]
+STUB = """
+import json, os, sys
+if sys.argv[1] == "-c" and "ARGS" in sys.argv[2]:
+    code, sys.argv = sys.argv[2], ["-c", *sys.argv[3:]]
+    exec(code)
+with open("calls", "a") as file:
+    print(json.dumps(sys.argv[1:]), file=file)
+if sys.argv[1:4] == ["-m", "train", "features"]:
+    print(next((a[6:] for a in sys.argv if a.startswith("--run=")), "runs/newest"))
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The Makefile beside an environment whose python notes how it was called."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.txt", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    (tmp_path / "stub.py").write_text(STUB)
+    words = [sys.executable, "-IS", str(tmp_path / "stub.py")]
+    python.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv" / ".installed").touch()
+    return tmp_path
+
+
+def make(project: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    (project / "calls").unlink(missing_ok=True)
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(
+        ["make", *words],
+        cwd=project,
+        env={**ours, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not (project / "pwned").exists(), done
+    return done
+
+
+def calls(project: Path) -> list[list[str]]:
+    """The arguments of each call that was made of python, in order."""
+    return [json.loads(line) for line in (project / "calls").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("value", NASTY)
+def test_values_arrive_as_they_were_given(project: Path, value: str) -> None:
+    where = [f"{name}={value}" for name in ("DATA", "CACHE", "WEIGHTS", "JOBS", "DASK", "STORE")]
+    done = make(project, "features", *where, f"PART={value}")
+    assert done.returncode == 0, done
+    flags = ("data", "cache", "weights", "jobs", "dask", "store", "part")
+    assert calls(project) == [["-m", "extract", *(f"--{flag}={value}" for flag in flags)]]
+    done = make(project, "train", f"CACHE={value}", f"RUN={value}", f"SEEDS={value}")
+    assert done.returncode == 0, done
+    flags = ("cache", "run", "seeds")
+    assert calls(project) == [["-m", "train", "fit", *(f"--{flag}={value}" for flag in flags)]]
+    done = make(project, "evaluate", f"CACHE={value}", f"RUN={value}", f"SPLIT={value}")
+    assert done.returncode == 0, done
+    flags = ("cache", "run", "split")
+    assert calls(project) == [["-m", "train", "evaluate", *(f"--{flag}={value}" for flag in flags)]]
+
+
+@pytest.mark.parametrize("value", NASTY)
+def test_predict_takes_any_file_and_any_run(project: Path, value: str) -> None:
+    file = project / value
+    file.touch()
+    done = make(project, "predict", f"CLIP={value}", f"RUN={value}")
+    assert done.returncode == 0, done
+    choose, extract, predict = calls(project)
+    assert choose[:4] == ["-m", "train", "features", f"--run={value}"]
+    like = choose[4].removeprefix("--out=")
+    clip = f"./{value}" if value.startswith("-") else value
+    assert extract[:4] == ["-m", "extract", "clip", clip]
+    assert extract[5] == f"--like={like}"
+    assert predict == ["-m", "train", "predict", f"--run={value}", extract[4]]
+    assert not Path(like).parent.exists(), "the temporary cache is gone"
+    done = make(project, "predict", f"CLIP=absent {value}")
+    assert done.returncode == 2
+    assert f"(found: 'absent {value}')" in done.stdout
+
+
+def test_predict_without_a_run_uses_the_trainer_s_choice(project: Path) -> None:
+    (project / "a.mp4").touch()
+    make(project, "predict", "CLIP=a.mp4", "ARGS=--pictures 0")
+    choose, _, predict = calls(project)
+    assert choose[3].startswith("--out=")
+    assert predict[3] == "--run=runs/newest"
+    assert predict[5:] == ["--pictures", "0"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", []),
+        ('-k "audio or video"  -x', ["-k", "audio or video", "-x"]),
+        ("--epochs 60\n--modality audio", ["--epochs", "60", "--modality", "audio"]),
+        ("a 'b  c' d\\ e", ["a", "b  c", "d e"]),
+        (
+            "$(touch pwned) `touch pwned` ; touch pwned # $$x *",
+            ["$(touch", "pwned)", "`touch", "pwned`", ";", "touch", "pwned", "#", "$$x", "*"],
+        ),
+        ("$(shell touch pwned)", ["$(shell", "touch", "pwned)"]),
+    ],
+)
+def test_args_are_split_as_a_shell_splits_and_never_run(
+    project: Path, given: str, words: list[str]
+) -> None:
+    assert make(project, "test", f"ARGS={given}").returncode == 0
+    assert calls(project) == [["-m", "pytest", *words]]
+
+
+def test_args_with_half_a_quote_are_explained(project: Path) -> None:
+    done = make(project, "test", "ARGS=it's")
+    assert done.returncode == 2
+    assert "error: ARGS: expected words, quotes in pairs: No closing quotation" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("value", NASTY[:8])
+def test_setup_and_demo_run_nothing_from_their_values(project: Path, value: str) -> None:
+    (project / ".venv" / ".installed").unlink()
+    done = make(project, "setup", f"PYTHON={value}")
+    assert done.returncode == 2
+    assert f"'{value}' is not that" in done.stdout
+    done = make(project, "setup", "PYTHON=true", f"LOCK={value}", f"TORCH_INDEX={value}")
+    assert done.returncode == 0, done
+    torch, package = calls(project)
+    assert torch[4:6] == [f"--index-url={value}", f"--constraint={value}"]
+    assert package[4] == f"--constraint={value}"
+    done = make(project, "demo", f"DEMO_CLIPS={value}", f"WEIGHTS={value}", f"JOBS={value}")
+    assert calls(project)[0][3:] == [f"--clips={value}", f"--jobs={value}"]
+    assert f"--weights={value}" in calls(project)[1]
+
+
+def test_the_environment_is_not_listened_to(project: Path) -> None:
+    make(project, "features", "DATA=d", JOBS="9", CACHE="other", ARGS="--dry-run", DASK="x")
+    assert calls(project) == [["-m", "extract", "--data=d", "--cache=features"]]
+
+
+def test_a_dry_run_shows_what_would_be_run_and_runs_nothing(project: Path) -> None:
+    done = make(project, "-n", "predict", "CLIP=$(shell touch pwned)`touch pwned`")
+    assert done.returncode == 0
+    assert "train predict" in done.stdout
+    assert not (project / "calls").exists()

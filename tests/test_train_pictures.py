@@ -1,0 +1,264 @@
+"""Pictures show the answer that is printed, and survive whatever clips and classes are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from PIL import Image
+from synthetic_cache import make_cache
+
+from cache.errors import CacheError
+from cache.reader import open_cache
+from train import commands, look, page, plots, run_plots
+from train.checkpoint import BEST, load
+from train.config import TrainConfig
+from train.data import load_clips
+from train.decode import best_run
+from train.drawing import file_name, label, opened, png
+
+CONFIG = TrainConfig(
+    device="cpu",
+    audio_feat_dim=16,
+    video_feat_dim=16,
+    map_channels=8,
+    batch_size=8,
+    learning_rate=3e-3,
+    epochs=2,
+    num_heads=4,
+)
+NAMES = [
+    "Ba$$in",
+    "$x^{",
+    "AVE\\a",
+    "under_score_{}",
+    "two\nlines\tand \x1b[31mred",
+    "\u202egnp.exe",
+    "\u05e9\u05dc\u05d5\u05dd",
+    "\u72ac\u53eb\u58f0 \U0001f415",
+    "%s {0} & <b>",
+    "n" * 300,
+    "\udce9t\udce9",
+]
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """A cache of thirty clips and a folder of two runs."""
+    folder = tmp_path_factory.mktemp("pictures")
+    cache = make_cache(folder / "cache", clips=30, classes=3)
+    commands.fit(cache, folder / "run", CONFIG, seeds=[0, 1], pictures=0)
+    return cache, folder / "run"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The views that would be drawn, in order, by id."""
+    views = {}
+
+    def draw(folder, view):
+        views[view.id] = view
+        return []
+
+    monkeypatch.setattr(plots, "draw_clip", draw)
+    return views
+
+
+def stairs(figure):
+    """What the timeline's line of the gate shows: a value for each second."""
+    (found,) = [patch for patch in figure.axes[0].patches if hasattr(patch, "get_data")]
+    values = found.get_data().values
+    plt.close(figure)
+    return np.asarray(values)
+
+
+def of_path(path):
+    """The same of the page's outline."""
+    return np.array([1 - float(value) for value in re.findall(r"V([\d.]+) H", path)])
+
+
+def decided(on, clip_seconds=10.0):
+    first, stop = best_run(on[None])
+    return (first[0] * clip_seconds / len(on), stop[0] * clip_seconds / len(on))
+
+
+@pytest.mark.parametrize("ensemble", [False, True], ids=["single", "ensemble"])
+def test_the_gate_that_is_drawn_is_the_one_that_decided(seeds, tmp_path, drawn, ensemble):
+    """For every clip, the interval that the picture implies is the one that is printed."""
+    cache, run = seeds
+    run = run if ensemble else run / "seed-0"
+    assert load((run / "seed-0" if ensemble else run) / BEST)[1].decoding == "gate"
+    found = commands.predict_cache(run, cache, out=tmp_path, pictures=None)
+    assert found == json.loads((tmp_path / "predictions.json").read_text())
+    assert [row["id"] for row in found] == list(drawn)
+    for row in found:
+        view = drawn[row["id"]]
+        interval = (row["predicted_start_s"], row["predicted_end_s"])
+        shown = stairs(plots.timeline_figure(view))
+        assert decided(shown) == view.predicted_s == interval
+        assert np.abs(of_path(page._gate(view)[0]) - shown).max() < 6e-4
+        assert (view.predicted, view.confidence) == (row["predicted"], row["confidence"])
+        assert f"{row['predicted']} ({row['confidence']:.0%}), {plots.span(interval)}" in view.title
+        assert view.gate_name == "gate"
+        words = ["of the first of 2 models"] if ensemble else []
+        assert view.attention_of == ", ".join([*words, "of the pass forwards alone"])
+
+
+def test_the_report_shows_what_was_scored(seeds):
+    run = seeds[1]
+    rows = json.loads((run / "seed-0" / "predictions_val.json").read_text())
+    text = (run / "seed-0" / page.FILE).read_text()
+    outlines = [of_path(path) for path in re.findall(r'<path d="(M0\.000 1[^"]*)"', text)]
+    said = re.findall(r"said: (.*?) \((\d+)%\), ([\d.]+)–([\d.]+) s;", text)
+    ids = re.findall(r'data-id="([^"]*)"', text)
+    by_id = {row["id"]: row for row in rows}
+    assert sorted(ids) == sorted(by_id)
+    for clip_id, outline, (name, percent, start, end) in zip(ids, outlines, said, strict=True):
+        row = by_id[clip_id]
+        assert (name, f"{percent}%") == (row["predicted"], f"{row['confidence']:.0%}")
+        assert (float(start), float(end)) == (row["predicted_start_s"], row["predicted_end_s"])
+        worth = np.cumsum([0, *(outline - 0.5)])
+        first, stop = (round(row[f"predicted_{edge}_s"]) for edge in ("start", "end"))
+        best = max(worth[j] - worth[i] for i in range(10) for j in range(i + 1, 11))
+        assert worth[stop] - worth[first] == pytest.approx(best, abs=0.01)
+    assert "the run of seconds that has the most above one half" in text
+    assert "did not decide" not in text
+
+
+def test_a_gate_that_did_not_decide_says_so(tmp_path):
+    cache = make_cache(tmp_path / "cache", clips=15, classes=3)
+    config = CONFIG.revised(gate_weight=0.0, epochs=1, reversed_share=0.0)
+    commands.fit(cache, tmp_path / "run", config, pictures=0)
+    text = (tmp_path / "run" / page.FILE).read_text()
+    assert "they are the interval head" in text
+    assert "(did not decide)" in text
+    assert "the most above one half" not in text
+    model, about, _ = load(tmp_path / "run" / BEST)
+    opened_cache = open_cache(cache)
+    clips = load_clips(opened_cache, about.config, opened_cache.ids[:1], 3)
+    guesses = commands.predict(model, clips, clips.audio_valid.new_zeros(1).long())
+    view = look.look(model, opened_cache, clips, 0, guesses, "interval", 0, about.classes)
+    assert "interval head" in view.gate_name
+    assert view.attention_of == ""
+    figure = plots.timeline_figure(view)
+    (line,) = [patch for patch in figure.axes[0].patches if hasattr(patch, "get_data")]
+    assert line.get_linestyle() in (":", "dotted")
+    plt.close(figure)
+
+
+def test_names_are_drawn_as_they_are(tmp_path):
+    """No mathtext, no warning, whatever clips and classes are called."""
+    rows = [
+        {"category": name, "predicted": name[::-1], "start_s": 0.0, "end_s": 4.0}
+        | {"predicted_start_s": 1.0, "predicted_end_s": 3.0}
+        for name in NAMES
+    ]
+    figures = {
+        "intervals": run_plots.intervals_figure(rows, 10.0),
+        "confusion": run_plots.confusion_figure(np.eye(len(NAMES)), NAMES),
+        "gates": plots.gates_figure([named(name) for name in NAMES]),
+        **{str(place): plots.timeline_figure(named(name)) for place, name in enumerate(NAMES)},
+    }
+    ticks = figures["confusion"].axes[0].get_yticklabels()
+    assert [text.get_text() for text in ticks] == [label(name, 24) for name in NAMES]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.save_figures(tmp_path, figures)
+
+
+@pytest.mark.parametrize("name", ["$x^{\n\\", "\u72ac$" * 85], ids=["odd", "long"])
+def test_all_pictures_of_a_clip_with_an_odd_name(name, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        paths = plots.draw_clip(tmp_path / "clip", named(name))
+    kinds = [path.stem.removeprefix(f"{file_name(name)}_") for path in paths]
+    assert kinds == ["spatial", "temporal", "cross_modal", "timeline"]
+    assert sorted(paths) == sorted((tmp_path / "clip").iterdir())
+
+
+def test_a_label_is_printable_short_and_otherwise_untouched():
+    assert label("Ba$$in \\ {x}_y^2") == "Ba$$in \\ {x}_y^2"
+    assert label("a\nb\x1b[0m\u202ec") == "a?b?[0m?c"
+    assert label("a" * 30 + "b" * 30, 21) == "a" * 13 + "…" + "b" * 7
+
+
+def test_file_names_are_safe_and_never_the_same():
+    ids = [
+        *("abc", "Abc", "aBc", "a b", "a_b", "a/b", "a:b", "-x", "_x", "x", ".hidden", "..", "con"),
+        *("e\u0301", "\u00e9", "\udce9", "a~b", "", "n" * 255, "n" * 254 + "m", "\u00e9" * 120),
+        *("$(touch x)", "a\nb", "a\\b"),
+    ]
+    names = [file_name(name) for name in ids]
+    assert len({name.casefold() for name in names}) == len(ids)
+    assert len({name.encode().decode("ascii", "ignore") for name in names}) == len(ids)
+    for name in names:
+        assert len(name.encode()) <= 109
+        assert name[:1] not in {"-", "."}
+        assert not re.search(r'[\x00-\x1f/\\:*?"<>|$ ]', name)
+    assert file_name("abc_0-1.x") == "abc_0-1.x"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n",
+        b"",
+        b"\xff\xd8\xff\xe0 cut",
+    ],
+    ids=["PostScript", "empty", "cut"],
+)
+def test_a_picture_that_is_no_jpeg_is_refused(data):
+    with pytest.raises(CacheError, match=r"'c': a frame's picture is no JPEG"):
+        opened(data, 112, "c")
+
+
+def test_a_png_is_refused_as_a_picture(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    view = dataclasses.replace(named("x"), pictures=[buffer.getvalue()] * 2)
+    for draw in (plots.spatial_figure, page._frames):
+        with pytest.raises(CacheError, match="no JPEG"):
+            draw(view)
+    plt.close("all")
+
+
+def test_figures_are_closed():
+    figure = plt.figure()
+    assert png(figure, 50).startswith(b"\x89PNG")
+    assert not plt.get_fignums()
+
+
+def named(name):
+    """A small view whose id and classes have this name."""
+    rng = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), "grey").save(buffer, "JPEG")
+    return plots.View(
+        id=name,
+        attention={
+            "audio": rng.random((2, 4, 4)),
+            "spatial": rng.random((2, 7, 7)),
+            "audio_to_video": rng.random((2, 4, 2)),
+            "video_to_audio": rng.random((2, 2, 4)),
+        },
+        attention_of="",
+        on=rng.random(10),
+        by_gate=True,
+        clip_seconds=10.0,
+        step_s=2.5,
+        frame_time_s=np.array([2.5, 7.5]),
+        pictures=[buffer.getvalue()] * 2,
+        predicted=name,
+        confidence=0.5,
+        predicted_s=(0.0, 10.0),
+        category=name,
+        true_s=(2.0, 5.0),
+    )
