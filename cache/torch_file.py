@@ -26,6 +26,7 @@ from cache.plain import open_plain
 MAX_FILE_BYTES = 1 << 30
 MAX_PICKLE_BYTES = 1 << 24
 _MAX_OPCODES = 500_000
+_MAX_SHARED_TUPLES = 16
 _MAX_LIST_BYTES = 1 << 20
 """Of a zip's list of records: some ten thousand."""
 _SHARED = 4
@@ -191,14 +192,20 @@ class _Sketch:
 
     def look(self, file: BinaryIO, limit: int) -> None:
         """Go through a pickle's opcodes, without following them; sets `length`."""
-        begin = file.tell()
+        begin, before, tuples, shared = file.tell(), "", set(), 0
         for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
             if opcode.name not in _OPCODES:
                 raise CacheError(f"it holds more than tensors, numbers and texts: {opcode.name}")
-            if opcode.name == "LONG_BINPUT":
+            if opcode.name.endswith("BINPUT"):
                 _at_most(int(value or 0), _MAX_OPCODES, "shared objects")
+                if before.startswith("TUPLE"):
+                    tuples.add(value)
+            # A tuple of tuples of the same tuple is as good as endless where it is hashed as a key.
+            shared += opcode.name.endswith("BINGET") and value in tuples
+            _at_most(shared, _MAX_SHARED_TUPLES, "shared tuples")
             _at_most(count, _MAX_OPCODES, "objects")
             _at_most(file.tell() - begin, limit, "bytes of structure")
+            before = opcode.name
         self.length = file.tell() - begin
 
     def follow(self, file: BinaryIO) -> Any:

@@ -224,6 +224,22 @@ class TestWeightFiles:
         path.write_bytes(data)
         self.refused(str(path), "expected a PyTorch state dict")
 
+    def test_weights_that_repeat_one_number_or_are_not_finite(self, tmp_path: Path) -> None:
+        state = BUILDERS["small"](weights=None).features.state_dict()
+        name = "12.0.weight"
+        one = state[name].reshape(-1)[:1]
+        state[name] = one.expand(state[name].numel()).view(state[name].shape)
+        self.refused(self.save(tmp_path / "w.pth", state), "repeats its numbers")
+        state[name] = torch.full(state[name].shape, torch.nan)
+        self.refused(self.save(tmp_path / "w.pth", state), "12.0.weight holds numbers .*not finite")
+
+    def test_a_link_to_weights_is_followed_to_a_plain_file(self, tmp_path: Path) -> None:
+        state = BUILDERS["small"](weights=None).features.state_dict()
+        path = self.save(tmp_path / "w.pth", state)
+        (tmp_path / "link.pth").symlink_to(path)
+        digest = load_backbone("small", str(tmp_path / "link.pth"), "cpu").weights_sha256
+        assert digest == load_backbone("small", path, "cpu").weights_sha256
+
     def test_a_pickled_payload_is_not_executed(self, tmp_path: Path) -> None:
         flag = tmp_path / "executed"
         payload = {"0.0.weight": Malicious(flag)}
@@ -241,7 +257,10 @@ class TestWeightFiles:
 
 
 class TestWeightNames:
-    @pytest.mark.parametrize("weights", ["random:", "random:x", "random:-1", "random:1.5"])
+    @pytest.mark.parametrize(
+        "weights",
+        ["random:", "random:x", "random:-1", "random:1.5", "random:٣", "random:" + "9" * 30],
+    )
     def test_bad_seeds(self, weights: str) -> None:
         with pytest.raises(ConfigError, match="expected random:SEED"):
             check_weights(weights)
@@ -249,6 +268,9 @@ class TestWeightNames:
     def test_absent_file(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no such file; expected imagenet, random:SEED"):
             check_weights(str(tmp_path / "absent.pth"))
+        for odd in ("x" * 10_000, "a\0b"):
+            with pytest.raises(ConfigError, match="no such file"):
+                check_weights(odd)
         with pytest.raises(ConfigError, match="no such file"):
             check_weights(str(tmp_path))
 

@@ -159,6 +159,15 @@ def test_records_must_be_what_they_claim(tmp_path: Path) -> None:
     assert torch.equal(loaded(more)["a"], torch.ones(1000)), "what nothing refers to is not read"
 
 
+def test_a_key_that_takes_for_ever_to_hash_is_refused(tmp_path: Path) -> None:
+    key: object = ("ha",)
+    for _ in range(100):
+        key = (key, key)
+    text = b"\x80\x02}(" + pickle.dumps(key, 2)[2:-1] + b"K\x01u."
+    path = saved(tmp_path / "a.pth", {"a": torch.ones(3)})
+    refused(zipped(path, {**records(path), "a/data.pkl": text}), "shared tuples")
+
+
 def test_only_plain_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     os.mkfifo(path)

@@ -157,7 +157,8 @@ def _check_fit(
     if parts:
         raise CheckpointError(
             f"{path}: {what}: its tensors don't fit this program and its settings "
-            f"({'; '.join(parts)}); it was made by another version, or edited"
+            f"({'; '.join(parts)}); it was made by another "
+            "version, which record.json beside it names, or edited"
         )
 
 

@@ -30,6 +30,11 @@ class StoredResult(Settings):
     decoding: Literal["gate", "interval"]
     scores: dict[str, dict[str, _Score | None]]
     test_looks: _Count = 1
+    seen: dict[str, list[str]] = Field(default={})
+    seen_known: bool = False
+    other_cache: str | None = None
+    code_differs: list[str] = Field(default=[])
+    unknown_classes: dict[str, _Count] = Field(default={})
 
     @model_validator(mode="after")
     def _has_the_model(self) -> StoredResult:
