@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -65,5 +66,6 @@ class HeldJob(ShardJob):
 if __name__ == "__main__":
     from held_extract import HeldJob as Job  # by its name, as workers find it
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     extract.pipeline.ShardJob = Job  # type: ignore[misc]
     sys.exit(main())
