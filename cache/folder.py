@@ -21,6 +21,7 @@ from cache.schema import (
     fingerprint,
 )
 from cache.settings import canonical_json
+from cache.strict_json import loads
 
 IDENTITY_FILE = "cache.json"
 IDENTITY_LIMIT_BYTES = 1 << 20
@@ -59,7 +60,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
 def parse_identity(data: bytes, where: str) -> dict[str, Any]:
     """The checked content of a `cache.json`, without its checksum."""
     try:
-        identity = dict(json.loads(data))
+        identity = dict(loads(data))
         if identity["format"] != FORMAT:
             raise CacheError(f"{where}: not a feature cache (format {identity['format']!r})")
         if identity["format_version"] != FORMAT_VERSION:

@@ -17,7 +17,6 @@ from cache.names import check_id
 from cache.plain import (
     encode_text,
     open_hdf5,
-    parse_json,
     plain_dataset,
     read_attribute,
     reading,
@@ -29,6 +28,7 @@ from cache.rows import layout_names
 from cache.schema import MAX_ID_BYTES, MAX_ROW_BYTES, row_layout
 from cache.sealed import check_seal, sealed_image
 from cache.shard import Failure
+from cache.strict_json import loads
 
 INDEX_FILE = "index.h5"
 _VERSION = 4
@@ -131,7 +131,7 @@ def _facts(file: h5py.File, count: int, width: int) -> list[ShardFacts]:
 
 
 def _made_by(file: h5py.File, rows: np.ndarray[Any, Any]) -> list[str]:
-    found = parse_json(whole(plain_dataset(file, "made_by_json")).tobytes())
+    found = loads(whole(plain_dataset(file, "made_by_json")).tobytes())
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise CacheError(f"{file.filename}: made_by_json is no list of texts; refused")
     numbers = rows["made_by"]
@@ -166,7 +166,7 @@ def _check_places(
 
 def _failures(path: Path, names: Sequence[str], text: bytes) -> list[Reported]:
     found = []
-    for entry in parse_json(text):
+    for entry in loads(text):
         shard, when, by = names[entry.pop("shard")], entry.pop("when"), entry.pop("by")
         failure = Failure(**entry)
         values = [*vars(failure).values(), when, by]

@@ -9,9 +9,9 @@ import numpy as np
 
 from cache.annotations import Labels
 from cache.command import printable
-from cache.plain import parse_json
 from cache.reader import Cache
 from cache.schema import SPLITS
+from cache.strict_json import loads
 from cache.verify import read_record
 
 _SHOWN = 5
@@ -51,7 +51,7 @@ def _made_by(cache: Cache) -> list[dict[str, Any]]:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        return dict(parse_json(text))
+        return dict(loads(text))
     except (ValueError, TypeError, RecursionError):
         return {"unreadable": text[:80]}
 

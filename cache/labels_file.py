@@ -25,6 +25,7 @@ from cache.plain import (
 )
 from cache.schema import MAX_CLASS_BYTES, MAX_ID_BYTES, NO_SPLIT, SPLITS, row_digest
 from cache.sealed import check_seal, is_sealed, sealed_image
+from cache.strict_json import loads
 
 LABELS_FILE = "labels.h5"
 HISTORY_ENTRIES = 100
@@ -141,7 +142,7 @@ def _check_sizes(path: Path, stored: dict[str, h5py.Dataset]) -> None:
 
 
 def _notes(path: Path, text: str) -> list[str]:
-    notes = json.loads(text)
+    notes = loads(text)
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise CacheError(f"{path}: notes: expected a list of sentences")
     if len(notes) > MAX_NOTES:
@@ -158,7 +159,7 @@ def history_of(file: h5py.File, at: str = "") -> list[dict[str, Any]]:
         stored = plain_dataset(file, f"{at}history_json")
         if stored.nbytes > _HISTORY_BYTES:
             raise CacheError(f"{path}: a history of {stored.nbytes:,} bytes; refused")
-        entries = json.loads(whole(stored).tobytes())
+        entries = loads(whole(stored).tobytes())
         if not isinstance(entries, list) or len(entries) > HISTORY_ENTRIES:
             raise CacheError(f"{path}: expected a history of at most {HISTORY_ENTRIES} tables")
         for entry in entries:

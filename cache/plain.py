@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -136,18 +135,6 @@ def read_attribute(file: h5py.Group, name: str) -> str | int:
             raise CacheError(f"{path}: the attribute {name} is longer than any is; refused")
         value = file.attrs[name]
         return value.decode() if isinstance(value, bytes) else int(value)
-
-
-def parse_json(text: bytes | str) -> Any:
-    """What a JSON text says; ValueError where it would take many times its own size in memory.
-
-    A list of empty lists takes thirty times its text, so the parts are counted first.
-    """
-    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    parts = sum(map(data.count, (b",", b":", b"[", b"{")))
-    if 64 * parts > 12 * len(data) + (1 << 14):
-        raise ValueError(f"{len(data):,} bytes of JSON in {parts:,} parts, more than texts have")
-    return json.loads(data)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from cache.errors import CacheError
 from cache.names import check_id
 from cache.plain import (
     open_hdf5,
-    parse_json,
     plain_dataset,
     read_attribute,
     reading,
@@ -32,6 +31,7 @@ from cache.schema import (
     row_layout,
 )
 from cache.shard import END_OF_TIME_NS, Failure, Origin
+from cache.strict_json import loads
 
 Array = npt.NDArray[Any]
 _ROW_BYTES = row_bytes(ROW_FIELDS)
@@ -105,7 +105,7 @@ class Shard:
             return [origin] * len(self.ids), [origin] * failures
         with reading(self.path, "the origins of its rows"):
             text = whole(self.checked("origin/made_by_json", None, np.dtype(np.uint8))).tobytes()
-            made_by = [self._bounded(entry) for entry in parse_json(text)]
+            made_by = [self._bounded(entry) for entry in loads(text)]
             found = []
             for group, count in (("rows", len(self.ids)), ("failures", failures)):
                 when, by = (

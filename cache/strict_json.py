@@ -31,17 +31,29 @@ def read_json(path: Path, advice: str = "restore it from a copy, or make it anew
 
 
 def parse_json(text: bytes | str, where: str, advice: str) -> Any:
-    """The value of a JSON text; ConfigError for what no program of ours writes.
+    """The value of a JSON text, see `loads`; else ConfigError, which `advice` ends."""
+    try:
+        return loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: this is not JSON ({error}); {advice}") from None
+
+
+def loads(text: bytes | str) -> Any:
+    """The value of a JSON text; ValueError for what no program of ours writes.
 
     That is NaN, infinity, numbers beyond float64 or int64, NUL and halves of characters in texts,
-    and depth beyond 32.
+    depth beyond 32, and what would take many times its own size in memory: a list of empty lists
+    takes thirty times its text, so the parts are counted first.
     """
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    parts = sum(map(data.count, (b",", b":", b"[", b"{")))
+    if 64 * parts > 12 * len(data) + (1 << 14):
+        raise ValueError(f"{len(data):,} bytes of JSON in {parts:,} parts, more than texts have")
     try:
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
+        value = json.loads(data, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
         _check(value, 0)
-    except (ValueError, RecursionError) as error:
-        told = "too deep" if isinstance(error, RecursionError) else str(error)
-        raise ConfigError(f"{where}: this is not JSON ({told}); {advice}") from None
+    except RecursionError:
+        raise ValueError("too deep") from None
     return value
 
 

@@ -21,10 +21,11 @@ from cache.folder import read_identity
 from cache.index import shard_files
 from cache.index_file import INDEX_FILE, load_index, parse_index, stored_index
 from cache.labels_file import read_labels
-from cache.plain import parse_json, read_plain
+from cache.plain import read_plain
 from cache.reader import open_cache
 from cache.schema import SHARD_FOLDER
 from cache.sealed import check_seal
+from cache.strict_json import loads
 
 RECORD_FILE = "verified.json"
 _RECORD_LIMIT_BYTES = 16 << 20
@@ -120,7 +121,7 @@ def _store_record(folder: Path, record: dict[str, Any]) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What the last `verify` noted; None where there was none, or its note is unreadable."""
     try:
-        record = parse_json(read_plain(folder / RECORD_FILE, _RECORD_LIMIT_BYTES))
+        record = loads(read_plain(folder / RECORD_FILE, _RECORD_LIMIT_BYTES))
         damaged = {str(n): [str(i) for i in ids] for n, ids in record["damaged"].items()}
         counts = {name: int(record[name]) for name in ("shards", "clips", "problems")}
         return {"at": str(record["at"]), **counts, "damaged": damaged}
