@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cache.finite import all_finite
 from cache.pictures import picture_problem
 from cache.schema import Field
 
 Array = npt.NDArray[Any]
-_EXPONENT = np.uint16(0x7C00)
 CLOCK_S = 1e-3
 """How far rounded time stamps may lie outside the clip."""
 
@@ -42,19 +42,12 @@ def features_problem(features: Mapping[str, Array], audio_steps: int) -> str:
             if not np.isnan(array[audio_steps:]).all():
                 return f"{name}: expected NaN in the steps after {audio_steps}, found numbers"
             array = array[:audio_steps]
-        if not _finite(array):
+        if not all_finite(array):
             return f"{name}: expected finite numbers, found NaN or infinity"
     times = features.get("video/frame_time_s", np.zeros(1))
     if times.min() < -CLOCK_S or (np.diff(times) < 0).any():
         return f"video/frame_time_s: expected times that ascend from 0, found {_some(times)}"
     return ""
-
-
-def _finite(array: Array) -> bool:
-    """Whether no number is NaN or infinite; of float16 by its bits, five times faster."""
-    if array.dtype != np.float16:
-        return bool(np.isfinite(array).all())
-    return bool((array.view(np.uint16) & _EXPONENT).max(initial=0) < _EXPONENT)
 
 
 def bounds_problem(features: Mapping[str, Array], valid_s: float, config: Mapping[str, Any]) -> str:

@@ -27,8 +27,9 @@ from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.one_clip import _like, _weights
 from extract.weights import check_weights
 from train import __main__ as cli
-from train import checkpoint, commands, fitting, loop, page, plots, record, runs, stored
+from train import checkpoint, commands, fitting, loop, page, plots, record, run_plots, stored
 from train.checkpoint import BEST, LAST, CheckpointError, load
+from train.clip_features import check_same_features
 from train.config import TrainConfig
 from train.data import Dataset, load_dataset, resolve
 from train.model import FusionModel
@@ -289,11 +290,12 @@ def test_features_json_that_was_sealed_anew_is_taken_or_refused(tmp_path: Path) 
         "config": ExtractConfig().resolved("0" * 64),
         "provenance": {"weights": "random:0", "python": "3.11"},
         "fingerprint": "",
+        "feature_version": FEATURE_VERSION,
     }
     for _ in range(400):
         odd = mutate(like, rng)
         with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
-            odd["fingerprint"] = fingerprint(odd["config"], FEATURE_VERSION)
+            odd["fingerprint"] = fingerprint(odd["config"], odd["feature_version"])
         path.write_text(json.dumps(odd))
         with contextlib.suppress(AvelError):
             as_like(path)
@@ -334,7 +336,7 @@ def test_history_is_taken_or_refused(run: Path) -> None:
             page._curves_alt(history)
             drawn += 1
             if drawn % 30 == 0:
-                plots.curves_figure(history, best).canvas.draw()
+                run_plots.curves_figure(history, best).canvas.draw()
                 plt.close("all")
 
     fuzz(run / "history.json", read, 400, 5)
@@ -365,7 +367,7 @@ def test_what_a_checkpoint_says_of_itself_is_taken_or_refused(
         torch.save({**payload, "about": mutant(about, rng).decode("latin-1")}, path)
         try:
             model, found, _ = load(path)
-            runs.check_same_features(cache, found, run)
+            check_same_features(cache, found, run)
             loop.predict(model, dataset.clips, dataset.splits["val"].clip)
         except AvelError as error:
             told.append(str(error))
