@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.annotations import Labels
+from cache.command import printable
 from cache.contents import pictures_problem
 from cache.errors import CacheError
 from cache.folder import read_identity
@@ -68,7 +69,9 @@ class Cache:
             return self.index.live.place(clip_id)
         except KeyError:
             failure = self.index.failures.get(clip_id)
-            why = f"it failed: {failure.message}" if failure else "it was never extracted"
+            why = (
+                f"it failed: {printable(failure.message)}" if failure else "it was never extracted"
+            )
             raise CacheError(f"{self.path}: no features of the clip {clip_id!r}: {why}") from None
 
     @property
