@@ -159,7 +159,7 @@ def test_events_of_classes_that_the_run_does_not_know_are_left_out_and_told(run,
     assert "left out: 2 events of unknown classes: Drum (2)" in capsys.readouterr().out
     labels.category[rows] = 3
     write_labels(cache, dataclasses.replace(labels, classes=[*labels.classes, "Drum"]))
-    with pytest.raises(CacheError, match="classes that the run doesn't know: Drum"):
+    with pytest.raises(CacheError, match="a class that the run knows; it doesn't know Drum"):
         score(run, cache)
 
 
