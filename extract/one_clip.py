@@ -43,8 +43,7 @@ def one_clip(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     like = _like(arguments.like)
     config = ExtractConfig.of(like)
-    needed = _NEEDS[config.modalities]
-    source = _source(arguments.file, needed)
+    source = _source(arguments.file, config.modalities)
     weights, digest = _NO_WEIGHTS, ""
     if config.modalities != "audio":
         weights = arguments.weights or _weights(like, arguments.like)
@@ -61,15 +60,17 @@ def one_clip(argv: Sequence[str]) -> int:
         workers = Workers(weights, pick_device(arguments.device, config))
         index, finished = run([source], arguments.cache, identity, workers)
     if source.id in index.failures:
+        needed = _NEEDS[config.modalities]
         say(f"error: {index.failures[source.id].message} (needed here: {needed})", error=True)
         return 2
     return 0 if finished else 130
 
 
-def _source(file: Path, needed: str) -> Source:
+def _source(file: Path, modalities: str) -> Source:
+    needed = _NEEDS[modalities]
     try:
         kind = file.stat().st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        if not (stat.S_ISREG(kind) or (stat.S_ISDIR(kind) and modalities == "video")):
             raise ConfigError(f"{file}: expected {needed}, found no plain file")
         if stat.S_ISDIR(kind) and not picture_files(file):
             raise ConfigError(f"{file}: expected {needed}, found a folder without pictures")

@@ -16,7 +16,7 @@ from synthetic_cache import make_cache
 
 from cache.errors import CacheError
 from cache.reader import open_cache
-from train import commands, look, page, plots, run_plots
+from train import commands, fitting, look, page, plots, run_plots
 from train.checkpoint import BEST, load
 from train.config import TrainConfig
 from train.data import load_clips
@@ -55,7 +55,7 @@ def seeds(tmp_path_factory):
     """A cache of thirty clips and a folder of two runs."""
     folder = tmp_path_factory.mktemp("pictures")
     cache = make_cache(folder / "cache", clips=30, classes=3)
-    commands.fit(cache, folder / "run", CONFIG, seeds=[0, 1], pictures=0)
+    fitting.fit(cache, folder / "run", CONFIG, seeds=[0, 1], pictures=0)
     return cache, folder / "run"
 
 
@@ -136,7 +136,7 @@ def test_the_report_shows_what_was_scored(seeds):
 def test_a_gate_that_did_not_decide_says_so(tmp_path):
     cache = make_cache(tmp_path / "cache", clips=15, classes=3)
     config = CONFIG.revised(gate_weight=0.0, epochs=1, reversed_share=0.0)
-    commands.fit(cache, tmp_path / "run", config, pictures=0)
+    fitting.fit(cache, tmp_path / "run", config, pictures=0)
     text = (tmp_path / "run" / page.FILE).read_text()
     assert "they are the interval head" in text
     assert "(did not decide)" in text

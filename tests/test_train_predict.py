@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,12 @@ from synthetic_cache import make_cache
 
 from cache.folder import read_identity
 from cache.reader import open_cache
-from cache.schema import fingerprint
+from cache.schema import SPLITS, fingerprint
 from cache.shard import Failure, write_shard
 from extract.__main__ import main as extract
 from extract.demo import write_mp4
 from train import __main__ as cli
-from train import answers, clip_features, commands, plots, runs
+from train import answers, clip_features, commands, fitting, plots, record, runs
 from train.checkpoint import BEST
 from train.config import TrainConfig
 
@@ -56,7 +57,7 @@ def trained(tmp_path_factory):
     write_set(folder / "set", 6)
     argv = ["--data", str(folder / "set"), "--cache", str(folder / "cache"), "--jobs", "1"]
     assert extract([*argv, "--weights", "random:0", *SMALL_FLAGS]) == 0
-    commands.fit(folder / "cache", folder / "run", SMALL, ablations=True, pictures=0)
+    fitting.fit(folder / "cache", folder / "run", SMALL, ablations=True, pictures=0)
     return folder
 
 
@@ -204,10 +205,21 @@ def test_the_run_that_answered_is_told(trained, tmp_path, capsys):
     predicted_with(trained, tmp_path, {"a": 1.0})
     shown = capsys.readouterr().out
     assert f"answered by the run {trained / 'run' / 'audio'}: trained 20" in shown
+    cache = open_cache(trained / "cache")
+    train, val = (len({cache.labels.ids[r] for r in cache.labels.rows(s)}) for s in SPLITS[:2])
     assert (
-        f"on audio, 2 classes, features {open_cache(trained / 'cache').fingerprint[:16]}" in shown
+        f" on {train} clips (selected on {val}), audio, 2 classes, features "
+        f"{cache.fingerprint[:16]}" in shown
     )
     assert "localized_iou on val " in shown
+
+
+def test_a_run_without_a_record_does_not_say_on_how_many_clips(trained, tmp_path, capsys):
+    run = Path(shutil.copytree(trained / "run" / "audio", tmp_path / "old"))
+    for name in (runs.RECORD_FILE, record.ROWS_FILE):
+        (run / name).unlink()
+    commands.predict_cache(run, trained / "cache", out=tmp_path / "out", pictures=0)
+    assert "on clips that are not known (it has no record), audio," in capsys.readouterr().out
 
 
 def test_models_that_are_no_seeds_of_one_training_do_not_answer_together(trained, tmp_path, capsys):

@@ -16,6 +16,7 @@ from cache.reader import Cache
 from train import runs
 from train.checkpoint import BEST, About
 from train.loop import CRITERION
+from train.record import Record
 
 _WORTH_TELLING_S = 0.5  # sound and pictures of one recording end that far apart
 _NAMED = 10
@@ -37,20 +38,33 @@ def check_alike(members: Sequence[tuple[Path, About]]) -> None:
                 )
 
 
-def describe_run(run: Path, members: Sequence[tuple[Path, About]]) -> str:
+def describe_run(run: Path, members: Sequence[tuple[Path, About, Record | None]]) -> str:
     """Which run answers, on what it was trained, when, and how good it was on validation."""
-    _, about = members[0]
+    _, about, _ = members[0]
     who = (
         f"the ensemble of {len(members)} models in {run}" if len(members) > 1 else f"the run {run}"
     )
-    when = max(runs.trained_at(place / BEST) for place, _ in members)
+    when = max(runs.trained_at(place / BEST) for place, _, _ in members)
     date = datetime.datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M")
     streams = {"both": "sound and pictures"}.get(about.config.modality, about.config.modality)
-    scores = [f"{one.score:.3f}" for _, one in members if one.score is not None]
+    scores = [f"{one.score:.3f}" for _, one, _ in members if one.score is not None]
     return (
-        f"answered by {who}: trained {date} on {streams}, {len(about.classes)} classes, features "
-        f"{about.fingerprint[:16]}…; {CRITERION} on val {', '.join(scores) or 'unknown'}"
+        f"answered by {who}: trained {date} on {_trained_on([one for _, _, one in members])}, "
+        f"{streams}, {len(about.classes)} classes, features {about.fingerprint[:16]}…; "
+        f"{CRITERION} on val {', '.join(scores) or 'unknown'}"
     )
+
+
+def _trained_on(records: Sequence[Record | None]) -> str:
+    """How many clips the models were trained and selected on, as their records have it."""
+    known = [record for record in records if record is not None]
+    if len(known) < len(records):
+        return "clips that are not known (it has no record)"
+    train, val = (
+        "–".join(str(count) for count in sorted({len(one.ids(split)) for one in known}))
+        for split in ("train", "val")
+    )
+    return f"{train} clips (selected on {val})"
 
 
 def unseen_s(cache: Cache) -> dict[str, float | None]:

@@ -144,7 +144,7 @@ def predict_cache(
     if len(loaded) > 1:
         answers = ensemble(guesses, clips.shapes.clip_seconds)
         decoding = common_decoding([one.about for one in loaded])
-    say(describe_run(run, [(one.run, one.about) for one in loaded]))
+    say(describe_run(run, [(one.run, one.about, one.record) for one in loaded]))
     unseen, seen = unseen_s(cache), _seen_by(loaded, clips.ids)
     found: list[dict[str, str | float | None]] = [
         {
