@@ -11,9 +11,9 @@ from pathlib import Path
 from cache.annotations import (
     DEFAULT_SEED,
     Labels,
-    changed_splits,
     describe_changes,
     read_annotations,
+    remarks,
 )
 from cache.command import Parser, exit_code, printable, say
 from cache.diff import describe_difference, difference
@@ -240,17 +240,15 @@ def _relabel(arguments: argparse.Namespace) -> int:
         )
         write_labels(folder, labels)
     ids = set(labels.ids)
+    without = sum(clip_id not in ids for clip_id in cache.ids)
     say(
         f"{folder}: {told} before, {len(labels)} of "
         f"{len(labels.classes)} classes now ({labels.source}); features untouched, "
         f"{sum(clip_id not in cache for clip_id in ids)} of {len(ids)} clips without features"
+        + (f", {without} in the cache without labels" if without else "")
     )
-    if changes := changed_splits(before, labels):
-        say(f"splits    {describe_changes(changes)}")
-    for (a, b), shared in labels.leaks().items():
-        say(f"leak      {len(shared)} id(s) in both {a} and {b}; see --drop-leaks of train")
-    for note in labels.notes:
-        say(f"note      {printable(note)}")
+    for line in remarks(before, labels):
+        say(line)
     return 0
 
 

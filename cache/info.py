@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.annotations import Labels
+from cache.annotations import Labels, some
 from cache.command import printable
 from cache.reader import Cache
 from cache.schema import SPLITS
@@ -75,6 +75,7 @@ def _labels(cache: Cache, labels: Labels) -> dict[str, Any]:
         "clips": len(set(labels.ids)),
         "shorter_events": int(np.sum(shorter)),
         "without_features": len({i for i in labels.ids if i not in cache}),
+        "without_labels": len({*cache.ids}.difference(labels.ids)),
         "splits": {**splits, "none": int(np.sum(labels.split < 0))},
         "leaks": {f"{a}/{b}": ids for (a, b), ids in labels.leaks().items()},
         "classes": per_class,
@@ -124,7 +125,7 @@ def describe(cache: Cache) -> str:
         + _wrapped(f"{name}={_short(value)}" for name, value in facts["config"].items()),
     ]
     for made in facts["made_by"][:_SHOWN]:
-        values = ", ".join(f"{k} {_short(v)}" for k, v in made.items() if k != "clips")
+        values = ", ".join(f"{k} {_short(v)}" for k, v in made.items() if v and k != "clips")
         lines.append(f"made by      {_wrapped(values.split(', '))} ({made['clips']} clips)")
     if len(facts["made_by"]) > _SHOWN:
         lines.append(f"             … and {len(facts['made_by']) - _SHOWN} more; --json lists all")
@@ -138,13 +139,14 @@ def _describe_labels(labels: dict[str, Any]) -> list[str]:
     lines = [
         f"labels       {labels['events']} events of {len(labels['classes'])} classes in "
         f"{labels['clips']} clips, {labels['shorter_events']} shorter than the clip, "
-        f"{labels['without_features']} clips without features",
+        f"{labels['without_features']} clips without features"
+        + (f", {labels['without_labels']} without labels" if labels["without_labels"] else ""),
         f"             {labels['source']}",
         "splits       " + ", ".join(f"{name} {n}" for name, n in labels["splits"].items()),
     ]
     for pair, ids in labels["leaks"].items():
         lines.append(
-            f"leak         {len(ids)} id(s) in both {pair.replace('/', ' and ')}: {_some(ids)}"
+            f"leak         {len(ids)} id(s) in both {pair.replace('/', ' and ')}: {some(ids)}"
         )
     counts = (f"{name} {row['events']}" for name, row in labels["classes"].items())
     lines.append("classes      " + _wrapped(counts))
@@ -163,7 +165,7 @@ def _describe_failures(failures: dict[str, Any]) -> list[str]:
     lines = [f"failures     {failures['clips']}"]
     reasons = sorted(failures["by_reason"].items(), key=lambda item: -len(item[1]))
     for reason, ids in reasons[:_SHOWN]:
-        lines.append(f"  {len(ids):>4} × {reason} ({_some(ids)})")
+        lines.append(f"  {len(ids):>4} × {reason} ({some(ids)})")
     if len(reasons) > _SHOWN:
         lines.append(f"  … and {len(reasons) - _SHOWN} more reasons; --json lists all")
     return lines
@@ -172,7 +174,7 @@ def _describe_failures(failures: dict[str, Any]) -> list[str]:
 def _describe_health(facts: dict[str, Any]) -> list[str]:
     health = facts["health"]
     if health["damaged"]:
-        lost = _some(sorted({i for ids in health["damaged"].values() for i in ids}))
+        lost = some(sorted({i for ids in health["damaged"].values() for i in ids}))
         lines = [
             f"health       DAMAGED: {len(health['damaged'])} shard(s), clips {lost or 'none'}; "
             "`make features` mends that"
@@ -194,10 +196,6 @@ def _describe_health(facts: dict[str, Any]) -> list[str]:
         lines.append("             the index is stale; the next `make features` renews it")
     unreadable = [f"unreadable   {text}" for text in health["unreadable"].values()]
     return [*lines, *unreadable[:_SHOWN]]
-
-
-def _some(ids: list[str]) -> str:
-    return ", ".join(ids[:_SHOWN]) + (" …" if len(ids) > _SHOWN else "")
 
 
 def _short(value: Any) -> str:

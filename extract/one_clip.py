@@ -13,7 +13,7 @@ from cache.folder import refusal
 from cache.lock import claimed
 from cache.schema import FIRST_FEATURE_VERSION, FORMAT, fingerprint
 from cache.strict_json import read_json
-from extract.clips import Source, file_source
+from extract.clips import Source, file_source, picture_files
 from extract.config import ExtractConfig
 from extract.identity import load_digest, new_identity
 from extract.weights import check_weights
@@ -72,6 +72,8 @@ def _source(file: Path, modalities: str) -> Source:
         kind = file.stat().st_mode
         if not (stat.S_ISREG(kind) or (stat.S_ISDIR(kind) and modalities == "video")):
             raise ConfigError(f"{file}: expected {needed}, found no plain file")
+        if stat.S_ISDIR(kind) and not picture_files(file):
+            raise ConfigError(f"{file}: expected {needed}, found a folder without pictures")
         source = file_source(file)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file; expected {needed}") from None

@@ -305,7 +305,7 @@ class TestRelabel:
         (tmp_path / "new.csv").write_text(CSV)
         text = said(capsys, "relabel", tiny.folder, tmp_path / "new.csv")
         assert "2 events before, 3 of 2 classes now (new.csv, its own splits)" in text
-        assert "features untouched, 1 of 3 clips without features" in text
+        assert "features untouched, 1 of 3 clips without features\n" in text
         assert self.untouched(tiny) == before
         found = open_cache(tiny.folder)
         assert found.labels.ids == ["a", "b", "z"]
@@ -313,6 +313,15 @@ class TestRelabel:
         (entry,) = found.label_history()
         assert (entry["source"], entry["events"]) == ("events.csv", 2)
         assert "relabelled   20" in said(capsys, "info", tiny.folder)
+
+    def test_clips_that_have_no_labels_are_told(
+        self, tiny: TinyCache, tmp_path: Path, capsys: Capture
+    ) -> None:
+        assert "without labels" not in said(capsys, "info", tiny.folder)
+        (tmp_path / "new.csv").write_text("id,category,start,end\na,x,0,1\n")
+        text = said(capsys, "relabel", tiny.folder, tmp_path / "new.csv")
+        assert f"without features, {len(open_cache(tiny.folder)) - 1} in the cache without" in text
+        assert "clips without features, 1 without labels" in said(capsys, "info", tiny.folder)
         assert verify(tiny.folder).problems == []
 
     def test_ave_with_split_files(self, tiny: TinyCache, tmp_path: Path, capsys: Capture) -> None:
