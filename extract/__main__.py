@@ -243,10 +243,10 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
 def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int:
     """Say how it ended; returns the exit code."""
     for failure in list(plan.failed.values())[:10]:
-        words = printable(f"{failure.id} ({failure.stage}): {failure.message}")
-        say(f"failed    {words}", error=True)
+        failed = f"failed    {failure.id} ({failure.stage}): {failure.message}"
+        say(printable(failed), error=True)
     for problem in index.damaged.values():
-        say(f"damaged   {problem}", error=True)
+        say(printable(f"damaged   {problem}"), error=True)
     lost = len(plan.failed) + len(plan.missing)
     say(
         f"finished  {len(plan.done)} of {len(plan.wanted)} clips in {command.cache}; "

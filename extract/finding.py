@@ -27,8 +27,9 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 SOUND_SUFFIXES = ("m4a", "mp3", "ogg", "flac")
 LOOKED_FOR = (
-    "ID.mp4 (or .mkv, .webm, …) in AVE/ and in the folder itself, ID.wav in audio_wav/, a folder "
-    "ID of pictures in video_frames/; the same in AVE_Dataset/ and AVE_Processed/"
+    "ID.mp4 (or .mkv, .webm, …) in AVE/ and in the folder itself, ID.wav in audio_wav/ and in the "
+    "folder itself, a folder ID of pictures in video_frames/; the same in AVE_Dataset/ and "
+    "AVE_Processed/"
 )
 _RANK = {suffix: rank for rank, suffix in enumerate(VIDEO_SUFFIXES + SOUND_SUFFIXES)}
 _STREAMS = {"both": {"sound", "frames"}, "audio": {"sound"}, "video": {"frames"}}
@@ -170,7 +171,7 @@ class _Folder:
             for file in (*_listed(root / "AVE"), *_listed(root)):
                 if _split(file.name)[1] in _RANK:
                     found[0][_split(file.name)[0]].append(file)
-            for file in _listed(root / "audio_wav"):
+            for file in (*_listed(root / "audio_wav"), *_listed(root)):
                 if _split(file.name)[1] == "wav":
                     found[1][_split(file.name)[0]].append(file)
             for file in _listed(root / "video_frames"):

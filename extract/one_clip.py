@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.command import Parser, say
+from cache.command import Parser, printable, say
 from cache.errors import ConfigError
 from cache.folder import refusal
 from cache.lock import claimed
@@ -61,7 +61,8 @@ def one_clip(argv: Sequence[str]) -> int:
         index, finished = run([source], arguments.cache, identity, workers)
     if source.id in index.failures:
         needed = _NEEDS[config.modalities]
-        say(f"error: {index.failures[source.id].message} (needed here: {needed})", error=True)
+        problem = f"{index.failures[source.id].message} (needed here: {needed})"
+        say(printable(f"error: {problem}"), error=True)
         return 2
     return 0 if finished else 130
 
@@ -80,7 +81,7 @@ def _source(file: Path, modalities: str) -> Source:
     except OSError as error:
         raise ConfigError(f"{file}: can't be looked at ({error.strerror})") from None
     if source.id not in (file.stem, file.absolute().name):
-        say(f"note      {file}: called {source.id} in the cache")
+        say(printable(f"note      {file}: called {source.id} in the cache"))
     return source
 
 

@@ -14,7 +14,7 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cache.atomic import remove_leftovers
-from cache.command import say
+from cache.command import printable, say
 from cache.index import Index
 from cache.index_file import load_index, save_index
 from cache.progress import Progress
@@ -139,7 +139,7 @@ class Tally:
         Of either as many as fit a screen.
         """
         for note in self.notes[:_SHOWN_NOTES]:
-            say(f"note      {note}")
+            say(printable(f"note      {note}"))
         if len(self.notes) > _SHOWN_NOTES:
             say(f"note      and {len(self.notes) - _SHOWN_NOTES} more clips with such notes")
         rates = sorted((c / max(s, 1e-9), name, c) for name, (c, s) in self.workers.items())

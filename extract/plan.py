@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.annotations import Labels, some
+from cache.command import printable
 from cache.errors import CacheError
 from cache.index import Index
 from cache.schema import feature_fields
@@ -94,7 +95,8 @@ def describe_plan(
         f"disk      {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}",
         f"device    {workers.device}, {workers.described}",
     ]
-    lines += [*_choices(plan), *_missing(plan, data)]
+    # A name may have a line end in it, but no line of its own.
+    lines += [printable(line) for line in (*_choices(plan), *_missing(plan, data))]
     if needed > free:
         raise CacheError(
             f"{folder}: {needed / 1e9:.2f} GB needed for {len(plan.todo)} clips, only "

@@ -125,6 +125,13 @@ class TestChoice:
         found = find_sources(tmp_path, "b", "video")
         assert found["b"].path == tmp_path / "video_frames/b"
 
+    def test_sound_files_beside_the_table(self, tmp_path: Path) -> None:
+        touch(tmp_path / "a.wav", tmp_path / "b.flac", tmp_path / "c.wav", tmp_path / "c.mp4")
+        found = find_sources(tmp_path, "abc", "audio")
+        assert found["a"].sound == tmp_path / "a.wav"
+        assert found["b"].container == tmp_path / "b.flac"
+        assert find_sources(tmp_path, "c")["c"].container == tmp_path / "c.mp4"
+
     def test_several_files_of_one_kind_are_told(self, tmp_path: Path) -> None:
         touch(tmp_path / "a.mkv", tmp_path / "a.mp4", tmp_path / "AVE/a.webm")
         source = find_sources(tmp_path, "a")["a"]
@@ -421,3 +428,18 @@ def test_media_that_cannot_be_looked_at_costs_its_clip_alone(
     assert main(flags) == 0  # what is done stays done
     assert "clip 1: its features are kept" in capsys.readouterr().out
     assert len(open_cache(cache_folder)) == 4
+
+
+def test_names_with_line_ends_make_no_lines_of_their_own(tmp_path: Path, capsys: Capture) -> None:
+    data, lie = tmp_path / "set", "\nfinished  9 of 9"
+    write_set(data, 2)
+    shutil.rmtree(data / "video_frames/clip 1")
+    touch(data / f"video_frames/clip 1/{lie}.webp", data / f"deeper{lie}/c.mp4")
+    with (data / "events.csv").open("a", encoding="utf-8") as table:
+        table.write("c,kind 0,0,1,train\n")
+    where = ["--data", str(data), "--cache", str(tmp_path / "cache"), "--weights", "random:0"]
+    assert main([*where, "--jobs", "1", *SMALL_FLAGS]) == 1
+    printed = "".join(capsys.readouterr())
+    assert f"found none, but {lie.replace(chr(10), '?')}.webp" in printed
+    assert f"c: {data}/deeper{lie.replace(chr(10), '?')}/c.mp4" in printed
+    assert lie not in printed
