@@ -71,10 +71,11 @@ def _source(file: Path, modalities: str) -> Source:
     needed = _NEEDS[modalities]
     try:
         kind = file.stat().st_mode
-        if not (stat.S_ISREG(kind) or (stat.S_ISDIR(kind) and modalities == "video")):
+        if stat.S_ISDIR(kind) and not (modalities == "video" and picture_files(file)):
+            what = "a folder" if modalities != "video" else "a folder without pictures"
+            raise ConfigError(f"{file}: expected {needed}, found {what}")
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
             raise ConfigError(f"{file}: expected {needed}, found no plain file")
-        if stat.S_ISDIR(kind) and not picture_files(file):
-            raise ConfigError(f"{file}: expected {needed}, found a folder without pictures")
         source = file_source(file)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file; expected {needed}") from None
