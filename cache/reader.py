@@ -21,11 +21,11 @@ from cache.index import Index
 from cache.index_file import load_index
 from cache.labels_file import read_history, read_labels
 from cache.pack_file import read_pack, read_pack_labels
+from cache.plain import open_hdf5, plain_dataset, reading
 from cache.row_table import Member
 from cache.rows import RowFile, proved_clips, read_jpegs
 from cache.schema import SHARD_FOLDER, Field, feature_fields, row_layout
 from cache.shard import Clip, Origin
-from cache.shard_file import Shard
 
 Array = npt.NDArray[Any]
 Rows = Sequence[int] | npt.NDArray[np.int64]
@@ -197,8 +197,11 @@ class Cache:
     def _id_place(self, shard: str) -> tuple[int, int]:
         """Where a shard's ids are by its own word: an index of an earlier release has none."""
         if shard not in self._id_places:
-            with Shard(self.shard_path(shard), self.identity) as opened:
-                self._id_places[shard] = opened.id_place
+            path = self.shard_path(shard)
+            with open_hdf5(path) as file:
+                dataset = plain_dataset(file, "rows/id")
+                with reading(path, "rows/id"):
+                    self._id_places[shard] = dataset.id.get_offset(), dataset.dtype.itemsize
         return self._id_places[shard]
 
     def shard_path(self, shard: str) -> Path:

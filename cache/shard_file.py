@@ -49,6 +49,7 @@ class Shard:
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
         self._file = open_hdf5(path)
+        self._plain: dict[str, h5py.Dataset] = {}
         try:
             check_fingerprint(self._file, identity)
             self._config = identity["config"]
@@ -200,9 +201,13 @@ class Shard:
         self, name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any] | None
     ) -> h5py.Dataset:
         """A plain dataset of exactly this shape and dtype, where they are given."""
-        dataset = plain_dataset(self._file, name)
+        dataset = self._plain.get(name)
+        if dataset is None:
+            dataset = self._plain[name] = plain_dataset(self._file, name)
         with reading(self.path, name):
-            if (shape is not None and dataset.shape != shape) or dtype not in (None, dataset.dtype):
+            # Not `in (None, …)`: to numpy, None is float64.
+            other = dtype is not None and dataset.dtype != dtype
+            if other or (shape is not None and dataset.shape != shape):
                 raise CacheError(
                     f"{self.path}: {name} is {dataset.dtype} {dataset.shape}, "
                     f"expected {dtype} {shape}"

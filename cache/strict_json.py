@@ -49,7 +49,10 @@ def loads(text: bytes | str) -> Any:
     may be made of commas).
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if _too_many(_parts(data), data) and _too_many(parts := _parts(_TEXT.sub(b"", data)), data):
+    parts = _parts(data)
+    if _too_many(parts, data):
+        parts -= sum(_parts(text[0]) for text in _TEXT.finditer(data))
+    if _too_many(parts, data):
         raise ValueError(f"{len(data):,} bytes of JSON in {parts:,} parts, more than texts have")
     try:
         value = json.loads(data, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)

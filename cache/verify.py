@@ -159,12 +159,17 @@ def _verify_pack(path: Path, on_bytes: Callable[[int], object]) -> Report:
     except CacheError as error:
         report.problems.append(str(error))
     try:
-        index = open_cache(path).index
+        cache = open_cache(path)
+        index = cache.index
     except CacheError as error:
         report.problems = report.problems or [str(error)]
         report.damaged[path.name] = []
         return report
     report.clips = len(index.clips)
+    try:
+        cache.stored_labels()
+    except CacheError as error:
+        report.problems = report.problems or [str(error)]
     lost = lost_rows(path, index)
     if lost or report.problems:
         report.damaged[path.name] = list(lost)

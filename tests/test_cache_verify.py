@@ -483,6 +483,23 @@ class TestContents:
         assert verify(tiny.folder).damaged_ids == ["a", "b"]
 
 
+@pytest.mark.parametrize("name", ["labels/category", "rows/valid_s", "rows/media_s"])
+def test_a_rightly_sealed_pack_with_a_table_of_other_data(tmp_path: Path, name: str) -> None:
+    tiny = tiny_cache(tmp_path / "cache", LABELS)
+    tiny.write("a", "b")
+    path = tmp_path / "p.h5"
+    pack(open_cache(tiny.folder), path)
+    with h5py.File(path, "r+") as file:
+        count = len(file[name])
+        del file[name]
+        file[name] = np.array([b"no number"] * count)
+    write_seal(path)
+    (problem,) = verify(path).problems
+    assert name.removeprefix("labels/") in problem
+    assert cache_command(["verify", str(path)]) == 1
+    assert cache_command(["unpack", str(path), str(tmp_path / "back")]) == 2
+
+
 SWAPS: dict[str, tuple[str, ...]] = {
     "rows": ("clip/row",),
     "ids": ("clip/row", "clip/sha256"),
