@@ -166,3 +166,29 @@ def test_relabelled_and_then_trained(cache, tmp_path):
     write_labels(cache, labels)
     assert fit(cache, tmp_path / "run") == 0
     assert again(cache, tmp_path / "run") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--seeds", "3", "1", "3"], "a seed is named twice"),
+        (["--seeds", "1 1"], "a seed is named twice"),
+        (["--pictures", "-3"], "expected how many, 0 or more"),
+    ],
+)
+def test_a_seed_twice_and_less_than_no_pictures_are_refused(cache, tmp_path, capsys, words, told):
+    run = tmp_path / "run"
+    try:
+        code = cli.main(["fit", "--cache", str(cache), "--run", str(run), *words])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert told in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_cache_is_no_folder_for_a_run(cache, capsys):
+    before = sorted(cache.rglob("*"))
+    assert cli.main(["fit", "--cache", str(cache), "--run", str(cache)]) == 2
+    assert "a feature cache; pass another --run" in capsys.readouterr().err
+    assert sorted(cache.rglob("*")) == before
