@@ -31,7 +31,7 @@ from train import checkpoint, commands, fitting, loop, page, plots, record, run_
 from train.checkpoint import BEST, LAST, CheckpointError, load
 from train.clip_features import check_same_features
 from train.config import TrainConfig
-from train.data import Dataset, load_dataset, resolve
+from train.data import Dataset, load_clips, load_dataset, resolve
 from train.model import FusionModel
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
@@ -555,3 +555,18 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
         fitting.fit(cache.path, run, SMALL.revised(epochs=4), pictures=0)
     assert load(run / LAST)[1].epoch == 1
     assert not [path for path in run.iterdir() if path.name.startswith(".writing")]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("memory_gb", 1e308), ("epochs", 10**20), ("patience", 10**20), ("scheduler_patience", 1e20)],
+)
+def test_settings_that_no_file_or_machine_can_hold_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=field):
+        SMALL.revised(**{field: value})
+
+
+def test_a_rate_that_makes_millions_of_weights_is_refused_before_it_is_read(cache: Cache) -> None:
+    seconds = cache.config["clip_seconds"]
+    with pytest.raises(ConfigError, match=r"audio_rate_hz: .* expected at most 2,048"):
+        load_clips(cache, SMALL.revised(audio_rate_hz=2050 / seconds), cache.ids, 3)
