@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -84,7 +84,7 @@ def read_annotations(
         rows, unused = read_csv(path)
         source = f"{path.name}, its own splits"
         if unused:
-            notes.append(f"{len(unused)} column(s) not used: {_some(unused)}")
+            notes.append(f"{len(unused)} column(s) not used: {some(name[:80] for name in unused)}")
     else:
         rows, files = read_ave_set(path)
         source = ", ".join(files)
@@ -114,7 +114,17 @@ def changed_splits(before: Labels | None, after: Labels) -> dict[str, str]:
 def describe_changes(changes: Mapping[str, str]) -> str:
     """`changed_splits` in one sentence: how many ids, and the first of them."""
     ids = "id" if len(changes) == 1 else "ids"
-    return f"{len(changes)} {ids} changed: " + _some(f"{i} ({way})" for i, way in changes.items())
+    return f"{len(changes)} {ids} changed: " + some(f"{i} ({way})" for i, way in changes.items())
+
+
+def remarks(before: Labels | None, after: Labels) -> Iterator[str]:
+    """What a person should hear of labels that replace others (or none), line by line."""
+    if changes := changed_splits(before, after):
+        yield f"splits    {describe_changes(changes)}"
+    for (a, b), ids in after.leaks().items():
+        yield f"leak      {len(ids)} id(s) in both {a} and {b}; see --drop-leaks of train"
+    for note in after.notes:
+        yield f"note      {note}"
 
 
 def _within(path: Path, rows: list[Row], clip_seconds: float, notes: list[str]) -> list[Row]:
@@ -171,7 +181,8 @@ def _named(splits: Collection[int]) -> str:
     return "+".join("none" if n == NO_SPLIT else SPLITS[n] for n in sorted(splits))
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first few names, for a message."""
     shown = list(names)
     more = " …" if len(shown) > _SHOWN else ""
-    return ", ".join(name[:80] for name in shown[:_SHOWN]) + more
+    return ", ".join(shown[:_SHOWN]) + more

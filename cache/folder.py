@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -48,13 +49,23 @@ def read_identity(folder: Path) -> dict[str, Any]:
     try:
         return parse_identity(read_plain(path, IDENTITY_LIMIT_BYTES), str(path))
     except FileNotFoundError:
-        what = "is empty or unfinished" if folder.is_dir() else "doesn't exist"
+        what = f"is {_kind(folder)}" if folder.is_dir() else "doesn't exist"
         raise CacheError(
             f"{folder}: no feature cache here (the folder {what}); expected {IDENTITY_FILE}. "
             "Make one with `make features DATA=… CACHE=…`"
         ) from None
     except OSError as error:
         raise CacheError(f"{path}: can't be read ({error.strerror})") from None
+
+
+def _kind(folder: Path) -> str:
+    """What a folder without `cache.json` may be."""
+    ours = {"shards", "labels.h5", "index.h5", "verified.json"}
+    with contextlib.suppress(OSError):
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        if others := sorted(names - ours)[:3]:
+            return f"another one: it holds {', '.join(others)}"
+    return "empty or unfinished"
 
 
 def parse_identity(data: bytes, where: str) -> dict[str, Any]:

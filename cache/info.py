@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.annotations import Labels
+from cache.annotations import Labels, some
 from cache.command import printable
 from cache.reader import Cache
 from cache.schema import SPLITS
@@ -21,6 +21,7 @@ def facts_of(cache: Cache) -> dict[str, Any]:
     """Everything worth knowing about a cache as plain values; reads no features."""
     index, live = cache.index, cache.index.live.rows
     size = sum(facts.size for facts in index.shards.values())
+    valid_s = live["valid_s"][np.isfinite(live["valid_s"])]  # what is not, `verify` names
     labels = cache.stored_labels()
     return {
         "path": str(cache.path),
@@ -28,8 +29,8 @@ def facts_of(cache: Cache) -> dict[str, Any]:
         "compressed": bool(index.chunks),
         "clips": len(cache),
         "shards": len(index.shards),
-        "media_hours": round(float(live["valid_s"].sum()) / 3600, 3),
-        "shorter_clips": int(np.sum(live["valid_s"] < cache.config["clip_seconds"])),
+        "media_hours": round(float(valid_s.sum()) / 3600, 3),
+        "shorter_clips": int(np.sum(valid_s < cache.config["clip_seconds"])),
         "bytes": size,
         "fingerprint": cache.fingerprint,
         "format_version": cache.identity["format_version"],
@@ -74,6 +75,7 @@ def _labels(cache: Cache, labels: Labels) -> dict[str, Any]:
         "clips": len(set(labels.ids)),
         "shorter_events": int(np.sum(shorter)),
         "without_features": len({i for i in labels.ids if i not in cache}),
+        "without_labels": len({*cache.ids}.difference(labels.ids)),
         "splits": {**splits, "none": int(np.sum(labels.split < 0))},
         "leaks": {f"{a}/{b}": ids for (a, b), ids in labels.leaks().items()},
         "classes": per_class,
@@ -99,6 +101,7 @@ def _health(cache: Cache) -> dict[str, Any]:
     return {
         "verified": record["at"] if record else None,
         "shards_then": record["shards"] if record else None,
+        "problems_then": record["problems"] if record else None,
         "damaged": {**damaged, **{name: [] for name in cache.index.damaged}},
         "unreadable": cache.index.damaged,
         "index": "stale" if cache.index.stale else "current",
@@ -122,7 +125,7 @@ def describe(cache: Cache) -> str:
         + _wrapped(f"{name}={_short(value)}" for name, value in facts["config"].items()),
     ]
     for made in facts["made_by"][:_SHOWN]:
-        values = ", ".join(f"{k} {_short(v)}" for k, v in made.items() if k != "clips")
+        values = ", ".join(f"{k} {_short(v)}" for k, v in made.items() if v and k != "clips")
         lines.append(f"made by      {_wrapped(values.split(', '))} ({made['clips']} clips)")
     if len(facts["made_by"]) > _SHOWN:
         lines.append(f"             … and {len(facts['made_by']) - _SHOWN} more; --json lists all")
@@ -136,13 +139,14 @@ def _describe_labels(labels: dict[str, Any]) -> list[str]:
     lines = [
         f"labels       {labels['events']} events of {len(labels['classes'])} classes in "
         f"{labels['clips']} clips, {labels['shorter_events']} shorter than the clip, "
-        f"{labels['without_features']} clips without features",
+        f"{labels['without_features']} clips without features"
+        + (f", {labels['without_labels']} without labels" if labels["without_labels"] else ""),
         f"             {labels['source']}",
         "splits       " + ", ".join(f"{name} {n}" for name, n in labels["splits"].items()),
     ]
     for pair, ids in labels["leaks"].items():
         lines.append(
-            f"leak         {len(ids)} id(s) in both {pair.replace('/', ' and ')}: {_some(ids)}"
+            f"leak         {len(ids)} id(s) in both {pair.replace('/', ' and ')}: {some(ids)}"
         )
     counts = (f"{name} {row['events']}" for name, row in labels["classes"].items())
     lines.append("classes      " + _wrapped(counts))
@@ -161,7 +165,7 @@ def _describe_failures(failures: dict[str, Any]) -> list[str]:
     lines = [f"failures     {failures['clips']}"]
     reasons = sorted(failures["by_reason"].items(), key=lambda item: -len(item[1]))
     for reason, ids in reasons[:_SHOWN]:
-        lines.append(f"  {len(ids):>4} × {reason} ({_some(ids)})")
+        lines.append(f"  {len(ids):>4} × {reason} ({some(ids)})")
     if len(reasons) > _SHOWN:
         lines.append(f"  … and {len(reasons) - _SHOWN} more reasons; --json lists all")
     return lines
@@ -170,13 +174,18 @@ def _describe_failures(failures: dict[str, Any]) -> list[str]:
 def _describe_health(facts: dict[str, Any]) -> list[str]:
     health = facts["health"]
     if health["damaged"]:
-        lost = _some(sorted({i for ids in health["damaged"].values() for i in ids}))
+        lost = some(sorted({i for ids in health["damaged"].values() for i in ids}))
         lines = [
             f"health       DAMAGED: {len(health['damaged'])} shard(s), clips {lost or 'none'}; "
             "`make features` mends that"
         ]
     elif facts["form"] == "one file":
         lines = ["health       not known here; `python -m cache verify` reads every byte"]
+    elif health["problems_then"]:
+        lines = [
+            f"health       {health['problems_then']} problem(s) when verified at "
+            f"{health['verified']}; `python -m cache verify` names them"
+        ]
     elif health["verified"]:
         new = facts["shards"] - health["shards_then"]
         later = f"; {new} shard(s) since" if new > 0 else ""
@@ -187,10 +196,6 @@ def _describe_health(facts: dict[str, Any]) -> list[str]:
         lines.append("             the index is stale; the next `make features` renews it")
     unreadable = [f"unreadable   {text}" for text in health["unreadable"].values()]
     return [*lines, *unreadable[:_SHOWN]]
-
-
-def _some(ids: list[str]) -> str:
-    return ", ".join(ids[:_SHOWN]) + (" …" if len(ids) > _SHOWN else "")
 
 
 def _short(value: Any) -> str:

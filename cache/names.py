@@ -20,12 +20,12 @@ def check_id(clip_id: str) -> str | None:
 
 def check_class(name: str) -> str | None:
     """What is wrong with a class name, or None: nothing in it may be invisible or break a line."""
-    if not name or name != name.strip():
-        return f"{name[:20]!r} is no class name: it is empty, or begins or ends with a space"
     if _size(name) > MAX_CLASS_BYTES:
         return f"the class {name[:20]!r}… is longer than {MAX_CLASS_BYTES} bytes"
     if not name.isprintable():
         return f"the class {name!r} has a control character or one that can't be seen"
+    if not name or name != name.strip():
+        return f"{name[:20]!r} is no class name: it is empty, or begins or ends with a space"
     return None
 
 

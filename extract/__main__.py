@@ -10,14 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cache.annotations import (
-    DEFAULT_SEED,
-    Labels,
-    changed_splits,
-    describe_changes,
-    read_annotations,
-)
-from cache.command import exit_code, say
+from cache.annotations import DEFAULT_SEED, Labels, read_annotations, remarks
+from cache.command import exit_code, printable, say
 from cache.errors import CacheError, ConfigError
 from cache.index import Index
 from cache.index_file import load_index, save_index
@@ -169,12 +163,8 @@ class Task:
 
 def _describe_labels(labels: Labels, stored: Labels | None) -> None:
     say(f"labels    {len(labels)} events, {len(labels.classes)} classes, {labels.source}")
-    if changes := changed_splits(stored, labels):
-        say(f"splits    {describe_changes(changes)}")
-    for (a, b), ids in labels.leaks().items():
-        say(f"leak      {len(ids)} id(s) in both {a} and {b}; see --drop-leaks of train")
-    for note in labels.notes:
-        say(f"note      {note}")
+    for line in remarks(stored, labels):
+        say(line)
 
 
 def _put_labels(task: Task, path: Path, known: Labels | None) -> None:
@@ -185,7 +175,7 @@ def _put_labels(task: Task, path: Path, known: Labels | None) -> None:
         labels = read_annotations(path, clip_seconds, command.split_seed, stored)
         _describe_labels(labels, stored)
     if stored and not labels.equals(stored):
-        print("labels    replaced by the ones read now; features untouched")
+        say("labels    replaced by the ones read now; features untouched")
     write_labels(command.cache, labels)
 
 
@@ -253,7 +243,8 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
 def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int:
     """Say how it ended; returns the exit code."""
     for failure in list(plan.failed.values())[:10]:
-        say(f"failed    {failure.id} ({failure.stage}): {failure.message}", error=True)
+        words = printable(f"{failure.id} ({failure.stage}): {failure.message}")
+        say(f"failed    {words}", error=True)
     for problem in index.damaged.values():
         say(f"damaged   {problem}", error=True)
     lost = len(plan.failed) + len(plan.missing)
@@ -270,7 +261,8 @@ def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int
     if lost > command.max_failures:
         say(
             f"error: {lost} clip(s) have no features, --max-failures allows "
-            f"{command.max_failures}; everything else is kept",
+            f"{command.max_failures}; everything else is kept. They are tried again when their "
+            "media appear or change, and with --retry-failed",
             error=True,
         )
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ def decode_container(path: Path, config: ExtractConfig) -> Decoded:
     """Decode the first clip_seconds of a container's sound and pictures."""
     try:
         sha256 = media_sha256(path)
+        if sha256 == hashlib.sha256().digest():
+            raise MediaError(path, "find", "expected audio and video, found an empty file")
         # Only this file: a playlist inside must not lead to other files or the network.
         options = {"protocol_whitelist": "file", **DECODER_OPTIONS}
         with av.open(str(path.absolute()), metadata_errors="ignore", options=options) as container:
@@ -39,8 +42,14 @@ def decode_container(path: Path, config: ExtractConfig) -> Decoded:
             return clip
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError(
-            path, "find", f"expected audio and video that FFmpeg can open, found: {error}"
+            path, "find", f"expected audio and video that FFmpeg can open, found: {_reason(error)}"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """What FFmpeg or the system says, without its number and the path, which is told already."""
+    words = getattr(error, "strerror", None) or str(error)
+    return f"{words[:1].lower()}{words[1:]}"
 
 
 def _decode_audio(path: Path, streams: Streams, config: ExtractConfig, clip: Decoded) -> None:

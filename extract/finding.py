@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import stat
-import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from cache.annotation_files import AVE_FILE, SPLIT_FILES
 from cache.errors import AnnotationError, MediaError
+from cache.names import one_form
 from extract.clips import PICTURE_SUFFIXES, Source, entries, picture_files, signature
 
 # In the order in which they are preferred where a clip has several.
@@ -92,10 +92,10 @@ def elsewhere(data: Path, ids: Collection[str]) -> dict[str, Path]:
     Its name is the id's but for capital letters or a suffix, or it lies in another folder than
     those that are looked in.
     """
-    wanted = {name.casefold(): i for i in ids for name in (_media_stem(i), _nfc(i))}
+    wanted = {name.casefold(): i for i in ids for name in (_media_stem(i), one_form(i))}
     found: dict[str, Path] = {}
     looked_at = 0
-    for folder, folders, files in os.walk(data):
+    for folder, folders, files in os.walk(_roots(data)[0]):
         looked_at += len(folders) + len(files)
         frames = folders if Path(folder).name == "video_frames" else []
         for name in sorted([*frames, *files]):
@@ -133,7 +133,7 @@ class _Offer:
                 elif "frames" in wanted:
                     facts += _pictures(paths[name])
         except MediaError as error:
-            return replace(source, problem=error.problem)
+            return replace(source, problem=error.problem, culprit=Path(error.path))
         size, mtime_ns = signature(facts)
         note = self._note([name for name, _ in facts])
         return replace(source, size=size, mtime_ns=mtime_ns, note=note)
@@ -143,7 +143,7 @@ class _Offer:
         if self.passed_over:
             taken = next(iter(self.parts.values()))
             others = ", ".join(file.path for file in self.passed_over)
-            same = any(_nfc(file.name) == _nfc(taken.name) for file in self.passed_over)
+            same = any(one_form(file.name) == one_form(taken.name) for file in self.passed_over)
             why = " (one name, spelt in two ways)" if same else ""
             notes.append(f"{taken.path} taken, not {others}{why}")
         pictures = [_split(name) for name in names]
@@ -174,14 +174,14 @@ class _Folder:
                 if _split(file.name)[1] == "wav":
                     found[1][_split(file.name)[0]].append(file)
             for file in _listed(root / "video_frames"):
-                found[2][_nfc(file.name)].append(file)
+                found[2][one_form(file.name)].append(file)
         for files in found[0].values():
             files.sort(key=lambda file: _RANK[_split(file.name)[1]])
         return cls(*found)
 
     def offers(self, clip_id: str) -> list[_Offer]:
         """Every way to get a clip: complete processed media, containers, half of the former."""
-        clip_id = _nfc(clip_id)
+        clip_id = one_form(clip_id)
         containers, sounds = _named(self.containers, clip_id), _named(self.sounds, clip_id)
         frames = self.frames.get(clip_id, [])
         if sounds and not frames:
@@ -212,7 +212,7 @@ def _usable(sources: Iterator[Source]) -> Source:
 def _named(found: dict[str, list[_File]], clip_id: str) -> list[_File]:
     """The files of an id, which is their name without suffix, or else their whole name."""
     files = found.get(_split(clip_id)[0], [])
-    return found.get(clip_id) or [file for file in files if _nfc(file.name) == clip_id]
+    return found.get(clip_id) or [file for file in files if one_form(file.name) == clip_id]
 
 
 def _state(file: _File) -> os.stat_result:
@@ -239,8 +239,16 @@ def _pictures(folder: Path) -> list[tuple[str, os.stat_result | None]]:
         problem = f"expected a folder of pictures, found: {error.strerror}"
         raise MediaError(folder, "find", problem) from None
     if not facts:
-        raise MediaError(folder, "find", "expected .jpg or .png pictures, found none")
+        raise MediaError(folder, "find", f"expected .jpg or .png pictures, found {_other(folder)}")
     return facts
+
+
+def _other(folder: Path) -> str:
+    """What a folder without pictures holds, in words."""
+    found = [
+        f"{one.name}/" if one.is_dir(follow_symlinks=False) else one.name for one in entries(folder)
+    ]
+    return f"none, but {', '.join(found[:3])}{', …' if len(found) > 3 else ''}" if found else "none"
 
 
 def _roots(data: Path) -> tuple[Path, ...]:
@@ -266,15 +274,11 @@ def _sound_alone(file: _File) -> bool:
 
 def _split(name: str) -> tuple[str, str]:
     """(name without suffix in composed form, suffix in small letters)."""
-    stem, _, suffix = _nfc(name).rpartition(".")
+    stem, _, suffix = one_form(name).rpartition(".")
     return stem, suffix.lower()
 
 
 def _media_stem(name: str) -> str:
     """A name without the suffix of a media file."""
     stem, suffix = _split(name)
-    return stem if suffix in _RANK or suffix == "wav" else _nfc(name)
-
-
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return stem if suffix in _RANK or suffix == "wav" else one_form(name)

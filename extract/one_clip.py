@@ -13,7 +13,7 @@ from cache.folder import refusal
 from cache.lock import claimed
 from cache.schema import FIRST_FEATURE_VERSION, FORMAT, fingerprint
 from cache.strict_json import read_json
-from extract.clips import Source, file_source
+from extract.clips import Source, file_source, picture_files
 from extract.config import ExtractConfig
 from extract.identity import load_digest, new_identity
 from extract.weights import check_weights
@@ -43,8 +43,7 @@ def one_clip(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     like = _like(arguments.like)
     config = ExtractConfig.of(like)
-    needed = _NEEDS[config.modalities]
-    source = _source(arguments.file, needed)
+    source = _source(arguments.file, config.modalities)
     weights, digest = _NO_WEIGHTS, ""
     if config.modalities != "audio":
         weights = arguments.weights or _weights(like, arguments.like)
@@ -61,16 +60,20 @@ def one_clip(argv: Sequence[str]) -> int:
         workers = Workers(weights, pick_device(arguments.device, config))
         index, finished = run([source], arguments.cache, identity, workers)
     if source.id in index.failures:
+        needed = _NEEDS[config.modalities]
         say(f"error: {index.failures[source.id].message} (needed here: {needed})", error=True)
         return 2
     return 0 if finished else 130
 
 
-def _source(file: Path, needed: str) -> Source:
+def _source(file: Path, modalities: str) -> Source:
+    needed = _NEEDS[modalities]
     try:
         kind = file.stat().st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        if not (stat.S_ISREG(kind) or (stat.S_ISDIR(kind) and modalities == "video")):
             raise ConfigError(f"{file}: expected {needed}, found no plain file")
+        if stat.S_ISDIR(kind) and not picture_files(file):
+            raise ConfigError(f"{file}: expected {needed}, found a folder without pictures")
         source = file_source(file)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file; expected {needed}") from None

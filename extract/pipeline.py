@@ -141,7 +141,7 @@ class Tally:
         for note in self.notes[:_SHOWN_NOTES]:
             say(f"note      {note}")
         if len(self.notes) > _SHOWN_NOTES:
-            print(f"note      and {len(self.notes) - _SHOWN_NOTES} more clips with such notes")
+            say(f"note      and {len(self.notes) - _SHOWN_NOTES} more clips with such notes")
         rates = sorted((c / max(s, 1e-9), name, c) for name, (c, s) in self.workers.items())
         if len(rates) < 2:
             return

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from cache.annotations import Labels
+from cache.annotations import Labels, some
 from cache.errors import CacheError
 from cache.index import Index
 from cache.schema import feature_fields
@@ -123,20 +123,17 @@ def _missing(plan: Plan, data: Path) -> list[str]:
     """Which clips have no media, where it was looked for, and where it may be."""
     if not plan.missing:
         return []
-    lines = [f"missing   {_some(plan.missing)}", f"          looked in {data} for {LOOKED_FOR}"]
+    folder = data.parent if data.is_file() else data
+    lines = [f"missing   {some(plan.missing)}", f"          looked in {folder} for {LOOKED_FOR}"]
     near = elsewhere(data, plan.missing)
     if near:
-        shown = _some([f"{clip_id}: {path}" for clip_id, path in near.items()])
+        shown = some([f"{clip_id}: {path}" for clip_id, path in near.items()])
         lines.append(
             f"          {len(near)} may be there under another name: {shown}. Name the folder that "
             "holds the media with --data (and the labels with --annotations); an id is a file's "
             "name without its suffix, small and capital letters as they are"
         )
     return lines
-
-
-def _some(words: Sequence[str]) -> str:
-    return ", ".join(words[:_SHOWN]) + (" …" if len(words) > _SHOWN else "")
 
 
 def bytes_per_clip(config: ExtractConfig) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 # Before anything imports matplotlib or torch; child processes inherit them.
@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from matplotlib.figure import Figure
 
 from extract.audio import warm_up
 from extract.config import ExtractConfig
@@ -55,10 +56,15 @@ def few_pictures() -> Iterator[None]:
 
     from train import commands, page, plots
 
+    def unsaved(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
+        for figure in figures.values():
+            plt.close(figure)
+        return [folder / f"{name}.png" for name in figures]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "GALLERY", 1)
         patch.setattr(commands, "_GATES", 1)
-        patch.setattr(plots, "_save", lambda figure, path: plt.close(figure) or path)
+        patch.setattr(plots, "save_figures", unsaved)
         yield
 
 

@@ -240,6 +240,9 @@ class TestIdentity:
             open_cache(tmp_path / "absent")
         with pytest.raises(CacheError, match="empty or unfinished"):
             open_cache(tmp_path)
+        (tmp_path / "clip.mp4").touch()
+        with pytest.raises(CacheError, match=r"is another one: it holds clip\.mp4\)"):
+            open_cache(tmp_path)
 
     def test_provenance_is_not_hashed(self, tiny: TinyCache) -> None:
         identity = make_identity(tiny.identity["config"], 1, {"weights": "elsewhere"})

@@ -255,5 +255,7 @@ class TestOneClip:
         assert self.run(tmp_path / name, tmp_path / "c", extracted / "cache.json") == 2
         assert "can't be looked at (File name too long)" in capsys.readouterr().err
         assert self.run(tmp_path, tmp_path / "c", extracted / "cache.json") == 2
+        assert "found a folder without pictures" in capsys.readouterr().err
+        assert self.run(Path("/dev/null"), tmp_path / "c", extracted / "cache.json") == 2
         assert "found no plain file" in capsys.readouterr().err
         shutil.rmtree(tmp_path / "c", ignore_errors=True)

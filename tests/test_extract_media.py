@@ -55,6 +55,14 @@ def assert_error(source: Source, config: ExtractConfig, stage: str, why: str, na
 
 
 class TestContainer:
+    def test_what_is_no_container_is_told_in_words(self, tmp_path: Path) -> None:
+        path = tmp_path / "clip.mp4"
+        for content, found in ((b"", "an empty file"), (b"id,category", "invalid data")):
+            path.write_bytes(content)
+            with pytest.raises(MediaError, match=f"clip.mp4: expected .* {found}") as caught:
+                mp4(path)
+            assert "Errno" not in str(caught.value)
+
     def test_sound_and_pictures(self, tmp_path: Path) -> None:
         path = tmp_path / "clip.mp4"
         write_mp4(path, tone(4.0), RATE_HZ, STAIRS, FPS)

@@ -308,6 +308,7 @@ class TestFailures:
         assert failure.media_size == 8 + frames
         assert "failed    clip 1 (audio)" in output
         assert "--max-failures allows 0" in output
+        assert "with --retry-failed" in output
         assert "clip 1" not in open_cache(cache).ids
         assert len(open_cache(cache)) == CLIPS - 1
 

@@ -56,6 +56,16 @@ def test_imports_follow_the_data(path: Path) -> None:
     assert not against, f"{path.relative_to(ROOT)} imports {sorted(against)}"
 
 
+def test_texts_reach_a_terminal_through_say() -> None:
+    printing = {
+        str(path.relative_to(ROOT))
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", "sys.stderr.write"}
+    }
+    assert printing == {"cache/command.py"}
+
+
 def test_every_stage_was_looked_at() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in modules()} == set(STAGES)
 

@@ -117,6 +117,13 @@ def test_a_test_set_alone_is_scored_beside_the_runs_own_baselines(run, cache):
         score(run, cache, "val")
 
 
+def test_classes_that_are_all_unknown_are_told_as_the_reason(run, cache):
+    write_labels(cache, dataclasses.replace(tiny_labels(), classes=["Drum", "Gong", "Harp"]))
+    words = "no label row of test has features and a class that the run knows; .* Drum, Gong, Harp"
+    with pytest.raises(CacheError, match=words):
+        score(run, cache)
+
+
 def test_a_subset_of_the_classes_is_matched_by_name(run, cache):
     labels = only_split(tiny_labels(), "test")
     names = labels.classes
@@ -152,7 +159,7 @@ def test_events_of_classes_that_the_run_does_not_know_are_left_out_and_told(run,
     assert "left out: 2 events of unknown classes: Drum (2)" in capsys.readouterr().out
     labels.category[rows] = 3
     write_labels(cache, dataclasses.replace(labels, classes=[*labels.classes, "Drum"]))
-    with pytest.raises(CacheError, match="classes that the run doesn't know: Drum"):
+    with pytest.raises(CacheError, match="a class that the run knows; it doesn't know Drum"):
         score(run, cache)
 
 

@@ -17,7 +17,7 @@ USAGE = """\
 Train from a feature cache, and look at what was learned. No media are needed.
 
   python -m train fit      --cache DIR [--run DIR] [--seeds 5] [--ablations] [--resume] [settings]
-  python -m train evaluate [--run DIR] [--cache DIR] [--split val|test]
+  python -m train evaluate --cache DIR [--run DIR] [--split val|test]
   python -m train predict  --cache DIR [--run DIR]
   python -m train features [--run DIR] --out FILE
   python -m train report   RUN [RUN ...] [--split val|test]
@@ -42,6 +42,12 @@ _MAY_CHANGE = ("epochs", "patience", "device", "memory_gb")
 def _paths(name: str, about: str) -> argparse.ArgumentParser:
     prog = f"python -m train {name}"
     return Parser(prog=prog, description=about, allow_abbrev=False)
+
+
+def _split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split", choices=["val", "test"], default="val", help="rows to look at (default: val)"
+    )
 
 
 def _numbers(text: str) -> list[int]:
@@ -138,7 +144,7 @@ def evaluate(argv: Sequence[str]) -> None:
     parser = _paths("evaluate", "Score a run on a split, beside trivial baselines; draw it.")
     parser.add_argument("--run", type=Path, help="run, or folder of seeds (default: the newest)")
     parser.add_argument("--cache", type=Path, required=True, help="cache with labels")
-    parser.add_argument("--split", choices=["val", "test"], default="val")
+    _split(parser)
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: the run's"
     )
@@ -201,7 +207,7 @@ def report(argv: Sequence[str]) -> None:
     """Compare runs."""
     parser = _paths("report", "Scores of several runs side by side (mean ± sd over seeds).")
     parser.add_argument("runs", type=Path, nargs="+", help="runs, or folders of seeds")
-    parser.add_argument("--split", choices=["val", "test"], default="val")
+    _split(parser)
     options = parser.parse_args(argv)
     from train import commands
 

@@ -123,9 +123,13 @@ def load_dataset(
     if not any(map(len, chosen.values())):
         foreign = sorted({name for split in splits for name in rows.unknown[split]})
         raise CacheError(
-            f"{cache.path}: no label row of {', '.join(splits)} has features; see "
-            "`python -m cache info`"
-            + (f"; classes that the run doesn't know: {', '.join(foreign[:10])}" if foreign else "")
+            f"{cache.path}: no label row of {', '.join(splits)} has features"
+            + (
+                f" and a class that the run knows; it doesn't know {', '.join(foreign[:10])}"
+                if foreign
+                else ""
+            )
+            + "; see `python -m cache info`"
         )
     used = sorted({labels.ids[row] for some in chosen.values() for row in some})
     clips = load_clips(cache, config, used, len(labels.classes))

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unicodedata import normalize
 
 import torch
 
@@ -24,6 +23,7 @@ from cache.annotations import Labels
 from cache.atomic import replace_file
 from cache.errors import CacheError, ConfigError
 from cache.labels_file import fill_labels, labels_of
+from cache.names import one_form
 from cache.plain import open_hdf5
 from cache.sealed import check_seal, sealed_image
 from cache.settings import Settings
@@ -81,7 +81,7 @@ class Record:
 
     def ids(self, split: str) -> set[str]:
         """Ids (NFC) of the clips that the run was trained ("train") or selected ("val") on."""
-        return {_nfc(self.rows.ids[row]) for row in self.rows.rows(split)}
+        return {one_form(self.rows.ids[row]) for row in self.rows.rows(split)}
 
     def other_code(self) -> list[str]:
         """The modules that differ from those that the run was trained with."""
@@ -146,7 +146,7 @@ def read(run: Path, about: About) -> Record | None:
 
 def seen(records: Sequence[Record], ids: Iterable[str]) -> dict[str, list[str]]:
     """Which of the ids any of the runs was trained on ("train"), or else selected on ("val")."""
-    named = {clip_id: _nfc(clip_id) for clip_id in ids}
+    named = {clip_id: one_form(clip_id) for clip_id in ids}
     before = {split: set().union(*(r.ids(split) for r in records)) for split in ("train", "val")}
     before["val"] -= before["train"]
     return {
@@ -166,7 +166,7 @@ def check_same_rows(run: Path, classes: Sequence[str], before: Labels | None, no
     before: its rows, or None where they are not known: then its classes alone are compared.
     """
     advice = "Relabel the cache back to resume it, or train anew into another --run"
-    if [*map(_nfc, classes)] != [*map(_nfc, now.classes)]:
+    if [*map(one_form, classes)] != [*map(one_form, now.classes)]:
         raise ConfigError(
             f"{run}: can't be resumed: its classes are {_differing(classes, now.classes)}; the "
             f"cache has {_differing(now.classes, classes)}. {advice}"
@@ -210,8 +210,8 @@ def cautions(run: Path, record: Record | None) -> list[str]:
 def _rows(labels: Labels, split: str) -> Counter[Row]:
     return Counter(
         (
-            _nfc(labels.ids[row]),
-            _nfc(labels.classes[labels.category[row]]),
+            one_form(labels.ids[row]),
+            one_form(labels.classes[labels.category[row]]),
             round(float(labels.start_s[row]), 4),
             round(float(labels.end_s[row]), 4),
         )
@@ -225,14 +225,10 @@ def _differing(mine: Sequence[str], others: Sequence[str]) -> str:
     far = [
         f"{number}: {name}"
         for number, name in enumerate(mine)
-        if number >= len(others) or _nfc(others[number]) != _nfc(name)
+        if number >= len(others) or one_form(others[number]) != one_form(name)
     ]
     named = ", ".join(far[:8]) or "the same but for more"
     return named + (", …" if len(far) > 8 else "")
-
-
-def _nfc(text: str) -> str:
-    return normalize("NFC", text)
 
 
 def _some(rows: Counter[Row]) -> str:
