@@ -27,7 +27,7 @@ from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.one_clip import _like, _weights
 from extract.weights import check_weights
 from train import __main__ as cli
-from train import checkpoint, commands, fitting, loop, page, plots, record, run_plots, stored
+from train import checkpoint, commands, data, fitting, loop, page, plots, record, run_plots, stored
 from train.checkpoint import BEST, LAST, CheckpointError, load
 from train.clip_features import check_same_features
 from train.config import TrainConfig
@@ -566,7 +566,11 @@ def test_settings_that_no_file_or_machine_can_hold_are_refused(field: str, value
         SMALL.revised(**{field: value})
 
 
-def test_a_rate_that_makes_millions_of_weights_is_refused_before_it_is_read(cache: Cache) -> None:
-    seconds = cache.config["clip_seconds"]
-    with pytest.raises(ConfigError, match=r"audio_rate_hz: .* expected at most 2,048"):
-        load_clips(cache, SMALL.revised(audio_rate_hz=2050 / seconds), cache.ids, 3)
+def test_a_rate_that_makes_too_many_steps_is_refused_before_anything_is_read(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "_MAX_STEPS", 16)
+    rate = 16 / cache.config["clip_seconds"]
+    load_clips(cache, SMALL.revised(audio_rate_hz=rate), cache.ids, 3)
+    with pytest.raises(ConfigError, match=r"audio_rate_hz: .* 17 steps .* expected at most 16;"):
+        load_clips(cache, SMALL.revised(audio_rate_hz=17 / 16 * rate), cache.ids, 3)
