@@ -192,3 +192,11 @@ def test_a_cache_is_no_folder_for_a_run(cache, capsys):
     assert cli.main(["fit", "--cache", str(cache), "--run", str(cache)]) == 2
     assert "a feature cache; pass another --run" in capsys.readouterr().err
     assert sorted(cache.rglob("*")) == before
+
+
+def test_a_folder_of_seeds_is_not_resumed_as_one_run(cache, tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "seed-0").mkdir(parents=True)
+    (run / "seed-0" / BEST).write_bytes(b"")
+    assert again(cache, run) == 2
+    assert "a folder of seeds; resume it with the --seeds it has" in capsys.readouterr().err

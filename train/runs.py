@@ -159,6 +159,8 @@ def _check_free(run: Path, places: Sequence[Path], resume: bool) -> None:
     inside = run.glob(f"seed-*/{BEST}") if alone else [run / BEST]
     for path in inside:
         if path.exists():
+            if resume and alone:
+                raise ConfigError(f"{run}: a folder of seeds; resume it with the --seeds it has")
             raise ConfigError(
                 f"{path.parent}: holds a run already, which would stand "
                 f"{'inside' if alone else 'beside'} the new one; pass another --run"
