@@ -166,3 +166,37 @@ def test_relabelled_and_then_trained(cache, tmp_path):
     write_labels(cache, labels)
     assert fit(cache, tmp_path / "run") == 0
     assert again(cache, tmp_path / "run") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--seeds", "3", "1", "3"], "a seed is named twice"),
+        (["--seeds", "1 1"], "a seed is named twice"),
+        (["--pictures", "-3"], "expected how many, 0 or more"),
+    ],
+)
+def test_a_seed_twice_and_less_than_no_pictures_are_refused(cache, tmp_path, capsys, words, told):
+    run = tmp_path / "run"
+    try:
+        code = cli.main(["fit", "--cache", str(cache), "--run", str(run), *words])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert told in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_cache_is_no_folder_for_a_run(cache, capsys):
+    before = sorted(cache.rglob("*"))
+    assert cli.main(["fit", "--cache", str(cache), "--run", str(cache)]) == 2
+    assert "a feature cache; pass another --run" in capsys.readouterr().err
+    assert sorted(cache.rglob("*")) == before
+
+
+def test_a_folder_of_seeds_is_not_resumed_as_one_run(cache, tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "seed-0").mkdir(parents=True)
+    (run / "seed-0" / BEST).write_bytes(b"")
+    assert again(cache, run) == 2
+    assert "a folder of seeds; resume it with the --seeds it has" in capsys.readouterr().err

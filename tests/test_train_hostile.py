@@ -27,11 +27,11 @@ from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.one_clip import _like, _weights
 from extract.weights import check_weights
 from train import __main__ as cli
-from train import checkpoint, commands, fitting, loop, page, plots, record, run_plots, stored
+from train import checkpoint, commands, data, fitting, loop, page, plots, record, run_plots, stored
 from train.checkpoint import BEST, LAST, CheckpointError, load
 from train.clip_features import check_same_features
 from train.config import TrainConfig
-from train.data import Dataset, load_dataset, resolve
+from train.data import Dataset, load_clips, load_dataset, resolve
 from train.model import FusionModel
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
@@ -555,3 +555,22 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
         fitting.fit(cache.path, run, SMALL.revised(epochs=4), pictures=0)
     assert load(run / LAST)[1].epoch == 1
     assert not [path for path in run.iterdir() if path.name.startswith(".writing")]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("memory_gb", 1e308), ("epochs", 10**20), ("patience", 10**20), ("scheduler_patience", 1e20)],
+)
+def test_settings_that_no_file_or_machine_can_hold_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=field):
+        SMALL.revised(**{field: value})
+
+
+def test_a_rate_that_makes_too_many_steps_is_refused_before_anything_is_read(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "_MAX_STEPS", 16)
+    rate = 16 / cache.config["clip_seconds"]
+    load_clips(cache, SMALL.revised(audio_rate_hz=rate), cache.ids, 3)
+    with pytest.raises(ConfigError, match=r"audio_rate_hz: .* 17 steps .* expected at most 16;"):
+        load_clips(cache, SMALL.revised(audio_rate_hz=17 / 16 * rate), cache.ids, 3)

@@ -54,6 +54,13 @@ def _numbers(text: str) -> list[int]:
     return [int(word) for word in text.split()]
 
 
+def _pictures(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"{count}: expected how many, 0 or more")
+    return count
+
+
 def fit(argv: Sequence[str]) -> None:
     """Train, evaluate on the validation split, draw."""
     parser = _paths("fit", "Where to read and write, beside the settings below.")
@@ -73,7 +80,7 @@ def fit(argv: Sequence[str]) -> None:
         help="train audio alone and video alone as well, the same way: RUN/both, audio, video",
     )
     parser.add_argument("--resume", action="store_true", help="go on with RUN after its last epoch")
-    parser.add_argument("--pictures", type=int, default=4, help="clips to draw (default: 4)")
+    parser.add_argument("--pictures", type=_pictures, default=4, help="clips to draw (default: 4)")
     asks = {"-h", "--help"} & set(argv)
     if asks:
         say(parser.format_help())
@@ -86,6 +93,11 @@ def fit(argv: Sequence[str]) -> None:
     options.seeds = [seed for numbers in options.seeds for seed in numbers]
     if len(options.seeds) == 1:
         options.seeds = list(range(options.seeds[0])) or options.seeds
+    if len(set(options.seeds)) < len(options.seeds):
+        raise ConfigError(
+            f"--seeds {' '.join(map(str, options.seeds))}: a seed is named twice, which would "
+            "count one model as two; name each once"
+        )
     config = _fit_config(options, rest, parser.prog)
     from train import fitting
 
@@ -136,7 +148,7 @@ def evaluate(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: the run's"
     )
-    parser.add_argument("--pictures", type=int, default=4, help="clips to draw (default: 4)")
+    parser.add_argument("--pictures", type=_pictures, default=4, help="clips to draw (default: 4)")
     options = parser.parse_args(argv)
     from train import commands, runs
 
@@ -155,7 +167,7 @@ def predict(argv: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, help="trained run (default: the newest)")
     parser.add_argument("--cache", type=Path, required=True, help="features made as the run's were")
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/predictions)")
-    parser.add_argument("--pictures", type=int, help="clips to draw (default: all)")
+    parser.add_argument("--pictures", type=_pictures, help="clips to draw (default: all)")
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: the run's"
     )

@@ -24,9 +24,9 @@ class TrainConfig(Settings):
     """Label rows per optimizer step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """AdamW's step size before any plateau."""
-    epochs: int = Field(default=40, ge=1)
+    epochs: int = Field(default=40, ge=1, le=1 << 40)
     """Passes over the training rows at most; early stopping may end sooner."""
-    patience: int = Field(default=10, ge=1)
+    patience: int = Field(default=10, ge=1, le=1 << 40)
     """Epochs without a better validation score after which training stops."""
     weight_decay: float = Field(default=0.05, ge=0)
     """AdamW's decoupled weight decay."""
@@ -46,7 +46,7 @@ class TrainConfig(Settings):
     """Share of the class target that is spread over all classes."""
     scheduler_factor: float = Field(default=0.5, gt=0, lt=1)
     """ReduceLROnPlateau multiplies the learning rate by this."""
-    scheduler_patience: int = Field(default=3, ge=0)
+    scheduler_patience: int = Field(default=3, ge=0, le=1 << 40)
     """Epochs without a better validation score before the learning rate falls."""
 
     audio_feat_dim: int = Field(default=128, ge=8, le=4096)
@@ -71,7 +71,7 @@ class TrainConfig(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes CUDA, then MPS, then the CPU."""
 
-    memory_gb: float | None = Field(default=None, gt=0)
+    memory_gb: float | None = Field(default=None, gt=0, le=1e9)
     """Most memory that features may take, in 10⁹ bytes, on the device and (where they don't fit
     there) in the host; None takes 90 % of what is free. What doesn't fit is streamed, and the
     order of rows then depends on it."""

@@ -26,6 +26,8 @@ from train.memory import room
 from train.rows import Rows, choose_rows
 from train.stream import Streamed, least_slots
 
+_MAX_STEPS = 2048
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -157,6 +159,11 @@ def load_clips(cache: Cache, config: TrainConfig, ids: Sequence[str], classes: i
     device = pick_device(config.device)
     clip_seconds = float(cache.config["clip_seconds"])
     steps = max(1, round(clip_seconds * config.audio_rate_hz))
+    if steps > _MAX_STEPS:  # attention takes their square in memory
+        raise ConfigError(
+            f"audio_rate_hz: {config.audio_rate_hz:g} a second are {steps:,} steps in a clip of "
+            f"{clip_seconds:g} s, expected at most {_MAX_STEPS:,}; choose a lower rate"
+        )
     streams = frozenset(("audio", "video") if config.modality == "both" else (config.modality,))
     audio = [f"audio/{name}" for name in AUDIO_FEATURES] if "audio" in streams else []
     features = 2 * sum(cache.fields[name].shape[1] for name in audio)

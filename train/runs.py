@@ -25,6 +25,7 @@ from typing import Any
 
 from cache.atomic import plain_folder, replace_file, writing
 from cache.errors import CacheError, ConfigError
+from cache.folder import IDENTITY_FILE
 from cache.lock import LOCK_FILE, writer_lock
 from cache.plain import read_plain
 from cache.reader import Cache
@@ -146,7 +147,9 @@ def _fresh() -> Path:
 
 
 def _check_free(run: Path, places: Sequence[Path], resume: bool) -> None:
-    """Refuse to write over a run. One without a checkpoint may begin anew."""
+    """Refuse to write over a run, or into a cache. A run without a checkpoint may begin anew."""
+    if (run / IDENTITY_FILE).exists():
+        raise ConfigError(f"{run}: a feature cache; pass another --run, a folder for the run alone")
     for place in places:
         if not resume and any((place / name).exists() for name in (LAST, BEST)):
             raise ConfigError(
@@ -156,6 +159,8 @@ def _check_free(run: Path, places: Sequence[Path], resume: bool) -> None:
     inside = run.glob(f"seed-*/{BEST}") if alone else [run / BEST]
     for path in inside:
         if path.exists():
+            if resume and alone:
+                raise ConfigError(f"{run}: a folder of seeds; resume it with the --seeds it has")
             raise ConfigError(
                 f"{path.parent}: holds a run already, which would stand "
                 f"{'inside' if alone else 'beside'} the new one; pass another --run"
