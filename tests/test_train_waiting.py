@@ -15,7 +15,7 @@ import importlib.abc, os, sys
 class Watch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == "torch":
-            print(os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"])
+            print(os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT", "unset"))
 
 sys.meta_path.insert(0, Watch())
 """
@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Watch())
 @pytest.mark.parametrize(
     ("way", "own", "seen"),
     [
-        ("from train import commands", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE 0"),
+        ("from train import commands", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE unset"),
         ("from train.model import FusionModel", {"GOMP_SPINCOUNT": "77"}, "PASSIVE 77"),
         (
             "from train.__main__ import main; main(['evaluate', '--run', 'r', '--cache', 'c'])",
