@@ -28,6 +28,7 @@ from cache.merge import merge
 from cache.pack import pack
 from cache.progress import Progress
 from cache.reader import Cache, open_cache
+from cache.remote_url import local_path
 from cache.repair import damaged_shards, repair
 from cache.shard import DAMAGED
 from cache.transfer_commands import add_transfer_commands
@@ -71,14 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_looking(one, _repair, json_too=False)
     one = command("diff", "name what differs between two caches: settings, clips, events")
-    one.add_argument("a", type=Path, metavar="A")
+    one.add_argument("a", type=local_path, metavar="A")
     _add_looking(one, _diff, name="B")
     one.add_argument(
         "--limit", type=_count, default=10, help="clips shown of each kind (default 10)"
     )
     one = command("merge", "join caches made with the same settings into one folder")
-    one.add_argument("sources", type=Path, nargs="+", metavar="CACHE")
-    one.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="new or existing")
+    one.add_argument("sources", type=local_path, nargs="+", metavar="CACHE")
+    one.add_argument(
+        "--into", type=local_path, required=True, metavar="FOLDER", help="new or existing"
+    )
     one.add_argument(
         "--prefer",
         metavar="newest|CACHE",
@@ -86,19 +89,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(run=_merge)
     one = command("pack", "write a whole cache as one file to hand over")
-    one.add_argument("cache", type=Path, metavar="CACHE")
-    one.add_argument("file", type=Path, metavar="FILE.h5")
+    one.add_argument("cache", type=local_path, metavar="CACHE")
+    one.add_argument("file", type=local_path, metavar="FILE.h5")
     one.add_argument(
         "--compress", action="store_true", help="about 22 %% smaller; pays below some 16 MB/s"
     )
     one.set_defaults(run=_pack)
     one = command("unpack", "turn a packed file back into a cache folder")
-    one.add_argument("file", type=Path, metavar="FILE.h5")
-    one.add_argument("folder", type=Path, metavar="FOLDER")
+    one.add_argument("file", type=local_path, metavar="FILE.h5")
+    one.add_argument("folder", type=local_path, metavar="FOLDER")
     one.set_defaults(run=_unpack)
     one = command("relabel", "put new annotations or splits onto a cache; features stay untouched")
-    one.add_argument("folder", type=Path, metavar="FOLDER")
-    one.add_argument("annotations", type=Path, help="Annotations.txt (with split files) or a CSV")
+    one.add_argument("folder", type=local_path, metavar="FOLDER")
+    one.add_argument(
+        "annotations", type=local_path, help="Annotations.txt (with split files) or a CSV"
+    )
     one.add_argument(
         "--split-seed",
         type=int,
@@ -119,7 +124,7 @@ def _count(text: str) -> int:
 def _add_looking(
     command: argparse.ArgumentParser, run: object, name: str = "CACHE", json_too: bool = True
 ) -> None:
-    command.add_argument("cache", type=Path, metavar=name)
+    command.add_argument("cache", type=local_path, metavar=name)
     if json_too:
         command.add_argument("--json", action="store_true", help="all of it as JSON, for scripts")
     command.set_defaults(run=run)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cache.errors import CacheError
+from cache.names import one_form
 from cache.reader import Cache
 from cache.row_table import Member, row_members, rows_by_file
 from cache.shard import Failure, Origin
@@ -64,6 +65,7 @@ def choose(caches: Sequence[Cache], newest: bool, first: int | None) -> Choice:
     for number, cache in enumerate(caches):
         for clip_id in cache.ids:
             holders[clip_id].append(number)
+    _refuse_two_spellings(holders)
     origins = [cache.row_origins() for cache in caches]
     digests = [list(map(bytes, cache.index.live.rows["sha256"])) for cache in caches]
     found = Choice([[] for _ in caches], [[] for _ in caches])
@@ -93,6 +95,25 @@ def choose(caches: Sequence[Cache], newest: bool, first: int | None) -> Choice:
         )
     _choose_failures(caches, holders, found)
     return found
+
+
+def _refuse_two_spellings(holders: Mapping[str, list[int]]) -> None:
+    """Raise CacheError for ids of two caches that differ in the form of characters alone.
+
+    They name one clip, which would stand twice in what is joined, and in two splits maybe.
+    """
+    spelled = {one_form(i): i for i in holders if not i.isascii() and one_form(i) != i}
+    twice = [
+        form
+        for form, other in spelled.items()
+        if form in holders and not set(holders[form]) & set(holders[other])
+    ]
+    if twice:
+        raise CacheError(
+            f"{len(twice)} clip(s) stand in these caches under two spellings (é as one character, "
+            f"or as e and an accent): {', '.join(sorted(twice)[:10])}; one of the caches was made "
+            "by an earlier release: extract its set again"
+        )
 
 
 def _choose_failures(

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO
 
 from cache.atomic import advice
 from cache.errors import AvelError
+from cache.remote_url import hidden
 
 
 def exit_code(action: Callable[[], int]) -> int:
@@ -57,10 +58,10 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 def say(text: str, error: bool = False) -> None:
     """Print text that may hold words from files: the one way in which a terminal hears of them.
 
-    Line ends stay; whatever else could steer a terminal becomes "?". With `error`, to stderr,
-    where what can't be said stops no work.
+    Line ends stay; whatever else could steer a terminal becomes "?"; passwords and tokens in
+    addresses are hidden. With `error`, to stderr, where what can't be said stops no work.
     """
-    line = printable(text, keep="\n")
+    line = hidden(printable(text, keep="\n"))
     if not error:
         print(line, flush=True)
         return
@@ -90,7 +91,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line, and end with exit code 2."""
-        super().error(printable(message))
+        super().error(hidden(printable(message)))
 
 
 def _mend_streams() -> None:

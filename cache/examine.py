@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError
-from cache.index import Index, summarize
+from cache.index import Index, Reported, summarize
 from cache.row_table import Member
 from cache.rows import RowFile, read_clips
 from cache.schema import row_bytes
@@ -66,6 +66,50 @@ def examine(path: Path, stored: Index | None, identity: Mapping[str, Any]) -> Fi
     return Finding(
         index, f"{path}: {len(lost)} row(s) of it can't be used: {shown}{more}", lost, misled
     )
+
+
+@dataclass
+class Gone:
+    """What a file of rows held that is not there, though the stored index lists it.
+
+    rows: when each row was made that nothing newer stands for, by clip id; failures: the same.
+    """
+
+    rows: dict[str, int] = field(default_factory=dict)
+    failures: list[Reported] = field(default_factory=list)
+
+    def problem(self, path: Path) -> str:
+        """What is lost, as a sentence."""
+        failed = sorted(one.failure.id for one in self.failures)
+        parts = [f"rows {', '.join(sorted(self.rows))}"] if self.rows else []
+        parts += [f"failures {', '.join(failed)}"] if failed else []
+        return f"{path}: not there, though the index lists it; lost: {'; '.join(parts)}"
+
+
+def gone_shards(stored: Index | None, here: Index) -> dict[str, Gone]:
+    """Files that the stored index lists and that are not among those found, with what is lost.
+
+    What stands elsewhere, as old or newer, is not: a repair that was killed has moved it there.
+    """
+    names = stored.shards.keys() - here.shards.keys() - here.damaged.keys() if stored else ()
+    if stored is None or not names:
+        return {}
+    newest = {one.failure.id: one.created_ns for one in here.reported}
+    for clip_id, when in zip(
+        here.rows["id"].tolist(), here.rows["created_ns"].tolist(), strict=True
+    ):
+        newest[clip_id.decode()] = max(when, newest.get(clip_id.decode(), 0))
+    found = {name: Gone() for name in sorted(names)}
+    for name, rows in stored.live.by_file():
+        for row in rows if name in found else ():
+            clip_id, when = row["id"].decode(), int(row["created_ns"])
+            if newest.get(clip_id, -1) < when:
+                found[name].rows[clip_id] = when
+    for one in stored.reported:
+        last = stored.failures.get(one.failure.id) is one.failure
+        if one.shard in found and last and newest.get(one.failure.id, -1) < one.created_ns:
+            found[one.shard].failures.append(one)
+    return {name: gone for name, gone in found.items() if gone.rows or gone.failures}
 
 
 def check_shard(path: Path, identity: Mapping[str, Any]) -> None:

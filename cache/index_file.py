@@ -27,7 +27,7 @@ from cache.row_table import COLUMNS, row_table
 from cache.rows import layout_names
 from cache.schema import MAX_ID_BYTES, MAX_ROW_BYTES, row_layout
 from cache.sealed import check_seal, sealed_image
-from cache.shard import Failure
+from cache.shard import END_OF_TIME_NS, Failure
 from cache.strict_json import loads
 
 INDEX_FILE = "index.h5"
@@ -158,6 +158,9 @@ def _check_places(
     pictures = rows["jpeg_bytes"]
     if len(rows) and not 0 <= pictures.min() <= pictures.max() <= MAX_ROW_BYTES:
         raise CacheError(f"{path}: has rows with impossible pictures; refused")
+    when = rows["created_ns"]
+    if len(rows) and not 0 <= when.min() <= when.max() < END_OF_TIME_NS:
+        raise CacheError(f"{path}: has rows of an impossible time; refused")
     if (len(rows) and row.min() < 0) or size.min() < 0 or not inside.all():
         raise CacheError(f"{path}: has rows beyond the end of their file; refused")
     if np.any(np.bincount(shard, minlength=len(facts)) > count):
@@ -173,7 +176,8 @@ def _failures(path: Path, names: Sequence[str], text: bytes) -> list[Reported]:
         if [type(value) for value in values] != [str] * 3 + [int] * 4 + [str]:
             raise CacheError(f"{path}: has a failure of other types than a failure has; refused")
         problem = check_id(failure.id)
-        if problem or any(not -(2**63) <= value < 2**63 for value in values[3:7]):
+        numbers = all(-(2**63) <= value < 2**63 for value in values[3:6])
+        if problem or not (numbers and 0 <= when < END_OF_TIME_NS):
             raise CacheError(f"{path}: {problem or 'has an impossible number'}; refused")
         found.append(Reported(shard, failure, when, by))
     return found

@@ -21,6 +21,7 @@ def facts_of(cache: Cache) -> dict[str, Any]:
     """Everything worth knowing about a cache as plain values; reads no features."""
     index, live = cache.index, cache.index.live.rows
     size = sum(facts.size for facts in index.shards.values())
+    valid_s = live["valid_s"][np.isfinite(live["valid_s"])]  # what is not, `verify` names
     labels = cache.stored_labels()
     return {
         "path": str(cache.path),
@@ -28,8 +29,8 @@ def facts_of(cache: Cache) -> dict[str, Any]:
         "compressed": bool(index.chunks),
         "clips": len(cache),
         "shards": len(index.shards),
-        "media_hours": round(float(live["valid_s"].sum()) / 3600, 3),
-        "shorter_clips": int(np.sum(live["valid_s"] < cache.config["clip_seconds"])),
+        "media_hours": round(float(valid_s.sum()) / 3600, 3),
+        "shorter_clips": int(np.sum(valid_s < cache.config["clip_seconds"])),
         "bytes": size,
         "fingerprint": cache.fingerprint,
         "format_version": cache.identity["format_version"],
@@ -100,6 +101,7 @@ def _health(cache: Cache) -> dict[str, Any]:
     return {
         "verified": record["at"] if record else None,
         "shards_then": record["shards"] if record else None,
+        "problems_then": record["problems"] if record else None,
         "damaged": {**damaged, **{name: [] for name in cache.index.damaged}},
         "unreadable": cache.index.damaged,
         "index": "stale" if cache.index.stale else "current",
@@ -179,6 +181,11 @@ def _describe_health(facts: dict[str, Any]) -> list[str]:
         ]
     elif facts["form"] == "one file":
         lines = ["health       not known here; `python -m cache verify` reads every byte"]
+    elif health["problems_then"]:
+        lines = [
+            f"health       {health['problems_then']} problem(s) when verified at "
+            f"{health['verified']}; `python -m cache verify` names them"
+        ]
     elif health["verified"]:
         new = facts["shards"] - health["shards_then"]
         later = f"; {new} shard(s) since" if new > 0 else ""

@@ -32,7 +32,7 @@ HISTORY_ENTRIES = 100
 MAX_EVENTS = 1 << 21
 MAX_CLASSES = 1 << 14
 MAX_NOTES = 1000
-_FILE_BYTES = 1 << 30
+MAX_LABEL_BYTES = 1 << 30
 _HISTORY_BYTES = 1 << 20
 _HISTORY_TYPES = {"sha256": str, "source": str, "events": int, "until": str}
 _SOURCE_CHARACTERS = 500
@@ -73,7 +73,7 @@ def read_labels(folder: Path) -> Labels | None:
     if not path.exists() and not path.is_symlink():
         return None
     try:
-        if not path.is_symlink() and path.stat().st_size > _FILE_BYTES:
+        if not path.is_symlink() and path.stat().st_size > MAX_LABEL_BYTES:
             raise CacheError(f"{path}: larger than any label table is; refused")
         if is_sealed(path):  # caches of the first release have only the inner checksum
             check_seal(path)

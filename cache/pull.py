@@ -18,6 +18,7 @@ from cache.index_file import load_index, save_index
 from cache.labels_file import LABELS_FILE
 from cache.lock import claimed
 from cache.merge import write_group
+from cache.names import one_form
 from cache.reader import Cache, open_cache
 from cache.remote_cache import RemoteCache
 from cache.row_table import Member
@@ -131,15 +132,15 @@ def _wanted(source: Cache, url: str, options: PullOptions) -> set[str] | None:
             raise CacheError(f"{url}: has no labels, so it is not known which clips are in a split")
         wanted = {labels.ids[row] for name in options.only for row in labels.rows(name)}
     if options.ids is not None:
-        absent = sorted(
-            i for i in options.ids if i not in source and i not in source.index.failures
-        )
+        known = {one_form(i): i for i in (*source.ids, *source.index.failures)}
+        asked = {known.get(one_form(i), i) for i in options.ids}
+        absent = sorted(i for i in asked if i not in source and i not in source.index.failures)
         if absent:
             raise CacheError(
                 f"{url}: {len(absent)} of the clips asked for are not there: "
                 f"{', '.join(absent[:10])}{' …' if len(absent) > 10 else ''}"
             )
-        wanted = set(options.ids) if wanted is None else wanted & options.ids
+        wanted = asked if wanted is None else wanted & asked
     return wanted
 
 

@@ -11,8 +11,9 @@ from cache.errors import CacheError
 from cache.folder import IDENTITY_FILE, refusal, render_identity
 from cache.index import Index, joined, summarize
 from cache.index_file import INDEX_FILE, render_index
-from cache.labels_file import LABELS_FILE
+from cache.labels_file import LABELS_FILE, MAX_LABEL_BYTES
 from cache.merge import write_group
+from cache.plain import read_plain
 from cache.reader import Cache
 from cache.remote import Remote
 from cache.remote_cache import RemoteCache
@@ -77,7 +78,7 @@ def push(
 
     def send(name: str) -> Index:
         path = cache.path / SHARD_FOLDER / name
-        data = path.read_bytes()
+        data = read_plain(path, cache.index.shards[name].size)
         if not is_named_by(name, data):
             raise CacheError(
                 f"{path}: damaged here; run `python -m cache repair {cache.path}`, then `make "
@@ -100,7 +101,7 @@ def push(
     rows = [partial(send_rows, group) for group in move.parts]
     sent = side_by_side(options.jobs, [*tasks, *rows])
     if move.labels:
-        quietly(LABELS_FILE, (cache.path / LABELS_FILE).read_bytes())
+        quietly(LABELS_FILE, read_plain(cache.path / LABELS_FILE, MAX_LABEL_BYTES))
     _write_index(cache, remote, joined(cache.config, [cache.index, *sent]), quietly)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.annotations import Labels
+from cache.command import printable
 from cache.contents import pictures_problem
 from cache.errors import CacheError
 from cache.folder import read_identity
@@ -24,6 +25,7 @@ from cache.row_table import Member
 from cache.rows import RowFile, proved_clips, read_jpegs
 from cache.schema import SHARD_FOLDER, Field, feature_fields, row_layout
 from cache.shard import Clip, Origin
+from cache.shard_file import Shard
 
 Array = npt.NDArray[Any]
 Rows = Sequence[int] | npt.NDArray[np.int64]
@@ -53,6 +55,7 @@ class Cache:
         self.fields: dict[str, Field] = {spec.name: spec for spec in feature_fields(self.config)}
         self._stored = {spec.name: spec for spec in row_layout(self.config)}
         self._shards = list(index.shards)
+        self._id_places: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,7 +69,9 @@ class Cache:
             return self.index.live.place(clip_id)
         except KeyError:
             failure = self.index.failures.get(clip_id)
-            why = f"it failed: {failure.message}" if failure else "it was never extracted"
+            why = (
+                f"it failed: {printable(failure.message)}" if failure else "it was never extracted"
+            )
             raise CacheError(f"{self.path}: no features of the clip {clip_id!r}: {why}") from None
 
     @property
@@ -173,15 +178,13 @@ class Cache:
             first, stop = int(inside[0]), int(inside[-1]) + 1
             spans = [file.layout.span("rows/sha256", first, stop)]
             begin, width = self.index.shards[shard].ids
-            if width > 0:
-                spans.append((begin + first * width, begin + stop * width))
-            digests, *ids = file.fetch(spans)
+            if width <= 0:
+                begin, width = self._id_place(shard)
+            spans.append((begin + first * width, begin + stop * width))
+            digests, ids = file.fetch(spans)
             live, at = self.index.live.rows[clips], inside - first
             same = np.frombuffer(digests, np.uint8).reshape(-1, 32)[at] == live["sha256"]
-            same = same.all() and all(
-                (np.frombuffer(data, f"S{width}")[at] == live["id"]).all() for data in ids
-            )
-            if not same:
+            if not (same.all() and (np.frombuffer(ids, f"S{width}")[at] == live["id"]).all()):
                 raise CacheError(
                     f"{file.path}: holds other rows than the cache's index says: one of them is "
                     "damaged; run `python -m cache repair` on the cache"
@@ -190,6 +193,13 @@ class Cache:
             file.close()
             raise
         return file
+
+    def _id_place(self, shard: str) -> tuple[int, int]:
+        """Where a shard's ids are by its own word: an index of an earlier release has none."""
+        if shard not in self._id_places:
+            with Shard(self.shard_path(shard), self.identity) as opened:
+                self._id_places[shard] = opened.id_place
+        return self._id_places[shard]
 
     def shard_path(self, shard: str) -> Path:
         """Where a file of rows is."""

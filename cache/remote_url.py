@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,12 @@ _FILE_URL = re.compile(r"(?:file|local):(?://(?=/)|(?=/(?!/)))", re.IGNORECASE)
 # A user with a password, up to the last @: one in it that should have been written %40 counts.
 _PASSWORD = re.compile(r"(?<=://)([^/@:?#]*):(?!\d+(?:[/?#]|$))[^?#]*@")
 _TOKEN = re.compile(r"(?<=://)[^/@:?#]+@")
-_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://\S+")
+# A slash that got lost, on the keyboard or where an address was taken for a path.
+_CUT = re.compile(r"\b(https?|ssh|sftp|s3|gs|hf):/(?!/)", re.IGNORECASE)
+_IN_TEXT = re.compile(
+    rf'(?:[A-Za-z][A-Za-z0-9+._-]*://|{_CUT.pattern})[^\s"]*[^\s"\':,;.)]', re.IGNORECASE
+)
+_KEYED = {"gcs", "gs", "s3", "s3a"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,10 @@ def parse_address(text: str) -> Address:
     if not local:
         _refuse_layers(text)
     scheme = _SCHEME.match(url)
+    if cut := _CUT.match(url):
+        raise CacheError(
+            f"{cut[0]}…: expected {cut[1]}:// (for a folder that is called so, write ./ before it)"
+        )
     if local or not scheme:
         return Address(url, "file", str(Path(url[local.end() if local else 0 :]).absolute()))
     protocol, rest = scheme[1].lower(), url[scheme.end() :]
@@ -68,7 +78,22 @@ def parse_address(text: str) -> Address:
             raise CacheError(f"{shown(text)}: a # in a web address ends it; write %23")
         base, mark, query = url.partition("?")
         return Address(url, protocol, base.rstrip("/"), mark + query.replace(" ", "%20"))
+    if protocol in _KEYED and "@" in rest.partition("/")[0]:
+        raise CacheError(
+            f"{protocol}://…@…: keys don't belong into this kind of address; set them as the "
+            "service says (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
+        )
     return Address(url, protocol, None)
+
+
+def local_path(text: str) -> Path:
+    """A folder or file here, as an argument; ArgumentTypeError for an address, which is none."""
+    if _SCHEME.match(text) or _CUT.match(text):
+        raise ArgumentTypeError(
+            f"expected a folder or file here, found the address {shown(text)}; push and pull take "
+            "addresses (for a folder that is called so, write ./ before it)"
+        )
+    return Path(text)
 
 
 def _refuse_layers(text: str) -> None:
@@ -93,6 +118,8 @@ def shown(url: str) -> str:
 
     A path stays as it is.
     """
+    if cut := _CUT.match(url):
+        url = f"{cut[1]}://{url[cut.end() :]}"
     scheme = _SCHEME.match(url)
     if scheme is None or scheme[1].lower() in LOCAL:
         return url
@@ -100,7 +127,8 @@ def shown(url: str) -> str:
     if scheme[1].lower() in WEB and ":***@" not in url:
         url = _TOKEN.sub("***@", url)
     base, mark, query = url.partition("?")
-    return f"{base}?***" if query else base + mark
+    hide = query and not query.startswith("***")  # what was hidden is followed by other words
+    return f"{base}?***" if hide else base + mark + query
 
 
 def hidden(text: str) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from cache.examine import Finding, examine, intact_clips
+from cache.examine import Finding, Gone, examine, gone_shards, intact_clips
 from cache.folder import set_aside
 from cache.index import Index, extend_index, joined, shard_files
 from cache.index_file import INDEX_FILE, load_index, save_index, stored_index
 from cache.schema import SHARD_FOLDER
 from cache.settings import canonical_json
-from cache.shard import DAMAGED, Failure, write_shard
+from cache.shard import DAMAGED, Failure, Origin, write_shard
 from cache.verify import read_record, settle_record
 
 
@@ -58,6 +58,7 @@ def repair(folder: Path, identity: Mapping[str, Any], suspects: Iterable[str]) -
     suspects = set(suspects)
     files = shard_files(folder)
     stored, index = stored_index(folder, identity), load_index(folder, identity)
+    missing = gone_shards(stored, index)
     others = index.restricted(index.shards.keys() - suspects)
     findings = {
         name: examine(folder / SHARD_FOLDER / name, stored, identity)
@@ -72,6 +73,9 @@ def repair(folder: Path, identity: Mapping[str, Any], suspects: Iterable[str]) -
             told.append(_salvage(path, identity, index, finding))
         if finding.misled:
             told.append(f"{path}: {INDEX_FILE} said otherwise of it than it does; written anew")
+    for name, gone in missing.items():
+        _note_lost(folder, identity, name, gone)
+        told.append(gone.problem(folder / SHARD_FOLDER / name))
     index = extend_index(others, shard_files(folder), folder, identity)
     save_index(folder, identity, index)
     settle_record(folder, suspects)
@@ -92,8 +96,7 @@ def _salvage(path: Path, identity: Mapping[str, Any], index: Index, finding: Fin
         entry = index.clips.get(clip_id)
         if entry is not None and entry.shard == name:  # else a newer row or failure counts
             failures[clip_id] = Failure(clip_id, DAMAGED, f"{path}: the row of this clip: {why}")
-            when = max(time.time_ns(), entry.created_ns + 1)
-            origins[clip_id] = when, canonical_json(identity["provenance"])
+            origins[clip_id] = _now(identity, entry.created_ns)
     if clips or failures:
         written = write_shard(folder, identity, clips, list(failures.values()), origins)
         if written.name == name:  # the very bytes it had: they stand in its place now
@@ -101,3 +104,19 @@ def _salvage(path: Path, identity: Mapping[str, Any], index: Index, finding: Fin
     moved, lost = set_aside(folder, name), finding.lost
     again = f"to extract again: {', '.join(lost)}" if lost else "nothing to extract again"
     return f"{moved}: damaged; kept {len(clips)} whole rows of it in a new shard; {again}"
+
+
+def _note_lost(folder: Path, identity: Mapping[str, Any], name: str, gone: Gone) -> None:
+    """Let what a file held that is gone be failures: older rows don't come back."""
+    failures = [one.failure for one in gone.failures]
+    origins = {one.failure.id: (one.created_ns, one.made_by) for one in gone.failures}
+    path = folder / SHARD_FOLDER / name
+    for clip_id, when in gone.rows.items():
+        failures.append(Failure(clip_id, DAMAGED, f"{path}: the row of this clip: no such file"))
+        origins[clip_id] = _now(identity, when)
+    write_shard(folder, identity, [], failures, origins)
+
+
+def _now(identity: Mapping[str, Any], before: int) -> Origin:
+    """The origin of what is found out now, newer than `before`, whatever the clock says."""
+    return max(time.time_ns(), before + 1), canonical_json(identity["provenance"])

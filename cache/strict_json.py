@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cache.errors import AvelError, ConfigError
 MAX_JSON_BYTES = 1 << 24
 """Of a file that is read whole: JSON takes up to some twenty times its size in memory."""
 _MAX_DEPTH = 32
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 
 def read_json(path: Path, advice: str = "restore it from a copy, or make it anew") -> Any:
@@ -43,11 +45,11 @@ def loads(text: bytes | str) -> Any:
 
     That is NaN, infinity, numbers beyond float64 or int64, NUL and halves of characters in texts,
     depth beyond 32, and what would take many times its own size in memory: a list of empty lists
-    takes thirty times its text, so the parts are counted first.
+    takes thirty times its text, so the parts are counted first (without those in texts, as an id
+    may be made of commas).
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    parts = sum(map(data.count, (b",", b":", b"[", b"{")))
-    if 64 * parts > 12 * len(data) + (1 << 14):
+    if _too_many(_parts(data), data) and _too_many(parts := _parts(_TEXT.sub(b"", data)), data):
         raise ValueError(f"{len(data):,} bytes of JSON in {parts:,} parts, more than texts have")
     try:
         value = json.loads(data, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
@@ -55,6 +57,14 @@ def loads(text: bytes | str) -> Any:
     except RecursionError:
         raise ValueError("too deep") from None
     return value
+
+
+def _parts(data: bytes) -> int:
+    return sum(map(data.count, (b",", b":", b"[", b"{")))
+
+
+def _too_many(parts: int, data: bytes) -> bool:
+    return 64 * parts > 12 * len(data) + (1 << 14)
 
 
 def _no_number(name: str) -> float:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from cache.annotations import Labels, changed_splits, describe_changes
 from cache.choose import Choice, Group, choose, pieces
+from cache.command import printable
 from cache.errors import CacheError
 from cache.folder import refusal
 from cache.labels_file import labels_sha256
@@ -17,6 +18,7 @@ from cache.reader import Cache
 from cache.schema import row_bytes, row_layout
 
 T = TypeVar("T")
+_SHOWN_CHARACTERS = 200
 
 
 @dataclass
@@ -100,10 +102,14 @@ def takes_labels(
         return True
     if not _replaced(receiver, theirs) and prefer is None:
         move.notes.append(
-            f"the labels differ ({ours.source}, {len(ours)} events, against {theirs.source}, "
+            f"the labels differ ({_named(ours)}, {len(ours)} events, against {_named(theirs)}, "
             f"{len(theirs)} events) and stay as they are; --prefer {other} replaces them"
         )
     return False
+
+
+def _named(labels: Labels) -> str:
+    return str(printable(labels.source[:_SHOWN_CHARACTERS]))
 
 
 def _replaced(cache: Cache, labels: Labels) -> bool:

@@ -14,6 +14,7 @@ from cache.push import PushOptions, plan_push, push
 from cache.reader import open_cache
 from cache.remote import Remote
 from cache.remote_cache import RemoteCache
+from cache.remote_url import local_path
 from cache.remote_web import WebRules
 
 _URL = (
@@ -25,7 +26,7 @@ _URL = (
 def add_transfer_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Add `push` and `pull`."""
     one = command("push", "send what the cache at URL lacks, shard by shard, proved on arrival")
-    one.add_argument("cache", type=Path, metavar="FOLDER")
+    one.add_argument("cache", type=local_path, metavar="FOLDER")
     one.add_argument("url", metavar="URL", help=_URL)
     _add_common(one)
     one.add_argument(
@@ -34,10 +35,10 @@ def add_transfer_commands(command: Callable[[str, str], argparse.ArgumentParser]
     one.set_defaults(run=_push)
     one = command("pull", "fetch what is lacking here from the cache at URL, proved on arrival")
     one.add_argument("url", metavar="URL", help=f"{_URL}, http(s)://")
-    one.add_argument("cache", type=Path, metavar="FOLDER", help="new or existing")
+    one.add_argument("cache", type=local_path, metavar="FOLDER", help="new or existing")
     one.add_argument("--only", metavar="SPLIT[,SPLIT]", help="train, val, test: only their clips")
     one.add_argument(
-        "--ids", type=Path, metavar="FILE", help="only the clips listed, one id a line"
+        "--ids", type=local_path, metavar="FILE", help="only the clips listed, one id a line"
     )
     one.add_argument(
         "--min-rate",

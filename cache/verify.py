@@ -16,7 +16,7 @@ from typing import Any
 
 from cache.atomic import replace_file
 from cache.errors import CacheError
-from cache.examine import examine, lost_rows
+from cache.examine import examine, gone_shards, lost_rows
 from cache.folder import read_identity
 from cache.index import shard_files
 from cache.index_file import INDEX_FILE, load_index, parse_index, stored_index
@@ -67,7 +67,8 @@ def verify(path: Path, on_bytes: Callable[[int], object] = lambda count: None) -
         return _verify_pack(path, on_bytes)
     identity = read_identity(path)
     stored = stored_index(path, identity)
-    report = Report(clips=len(load_index(path, identity).clips))
+    index = load_index(path, identity)
+    report = Report(clips=len(index.clips))
     for check in (read_labels, lambda folder: _check_index(folder, identity)):
         try:
             check(path)
@@ -86,6 +87,9 @@ def verify(path: Path, on_bytes: Callable[[int], object] = lambda count: None) -
             report.unknown.append(name)
         if finding.misled:
             misled.append(name)
+    for name, gone in gone_shards(stored, index).items():
+        report.damaged[name] = sorted(gone.rows)
+        report.problems.append(gone.problem(path / SHARD_FOLDER / name))
     if misled:
         report.problems.append(
             f"{path / INDEX_FILE}: says otherwise of {len(misled)} shard(s) than they do "

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from cache.annotations import DEFAULT_SEED, Labels, read_annotations, remarks
-from cache.command import exit_code, say
+from cache.command import exit_code, printable, say
 from cache.errors import CacheError, ConfigError
 from cache.index import Index
 from cache.index_file import load_index, save_index
@@ -243,7 +243,8 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
 def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int:
     """Say how it ended; returns the exit code."""
     for failure in list(plan.failed.values())[:10]:
-        say(f"failed    {failure.id} ({failure.stage}): {failure.message}", error=True)
+        words = printable(f"{failure.id} ({failure.stage}): {failure.message}")
+        say(f"failed    {words}", error=True)
     for problem in index.damaged.values():
         say(f"damaged   {problem}", error=True)
     lost = len(plan.failed) + len(plan.missing)

@@ -30,7 +30,8 @@ class Source:
     Either `container` (a file with both streams), or `sound` (WAV) and `frames` (a folder of
     pictures) of the processed layout, of which one may be absent. `size` and `mtime_ns` tell
     later whether it changed (see `signature`). `problem` is why it can't be looked at, "" where
-    it can; `note` what a person should know about the choice.
+    it can, and `culprit` the path that is meant; `note` is what a person should know about the
+    choice.
     """
 
     id: str
@@ -40,12 +41,13 @@ class Source:
     size: int = 0
     mtime_ns: int = 0
     problem: str = ""
+    culprit: Path | None = None
     note: str = ""
 
     @property
     def path(self) -> Path:
         """The file to name in messages."""
-        return self.container or self.sound or self.frames or Path(self.id)
+        return self.culprit or self.container or self.sound or self.frames or Path(self.id)
 
     def made(self, row: Entry | Failure) -> bool:
         """Whether a stored row or failure came from this very media."""

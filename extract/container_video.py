@@ -17,8 +17,8 @@ from extract.clips import centres_s
 from extract.config import ExtractConfig
 from extract.decoded import Decoded, Picture
 from extract.media_file import MAX_PIXELS
-from extract.mp4_track import track_end_s
 from extract.streams import Streams, declared_end_s, decoded, seconds
+from extract.track_ends import track_end_s, whole_avi
 
 MINIMUM_S = 0.08
 """Shortest picture stream that counts as a clip: two frames at 25 a second."""
@@ -159,10 +159,15 @@ def _end_s(packets: list[Any], streams: Streams | None = None) -> float:
             stays_s = container_s
         if streams.audio:
             stays_s = min(stays_s, _end_s(streams.audio))
+    if streams.format == "avi" and whole_avi(streams.path):
+        stays_s = float(np.fmax(stays_s, declared_end_s(last.stream)))
     if container_s > end_s:
         stays_s = min(stays_s, container_s)
     if "mp4" in streams.format and last is not packets[-1] and _complete(packets):
-        stays_s = float(np.fmax(stays_s, track_end_s(streams.path, last.stream.id)))
+        track_s = track_end_s(streams.path, last.stream.id)
+        if times_s[-1] < track_s < end_s - step / 2:
+            end_s = stays_s = track_s
+        stays_s = float(np.fmax(stays_s, track_s))
     if stays_s > end_s + step:
         end_s = stays_s
     return streams.next_s if streams.next_s > end_s else end_s

@@ -95,7 +95,7 @@ def elsewhere(data: Path, ids: Collection[str]) -> dict[str, Path]:
     wanted = {name.casefold(): i for i in ids for name in (_media_stem(i), one_form(i))}
     found: dict[str, Path] = {}
     looked_at = 0
-    for folder, folders, files in os.walk(data):
+    for folder, folders, files in os.walk(_roots(data)[0]):
         looked_at += len(folders) + len(files)
         frames = folders if Path(folder).name == "video_frames" else []
         for name in sorted([*frames, *files]):
@@ -133,7 +133,7 @@ class _Offer:
                 elif "frames" in wanted:
                     facts += _pictures(paths[name])
         except MediaError as error:
-            return replace(source, problem=error.problem)
+            return replace(source, problem=error.problem, culprit=Path(error.path))
         size, mtime_ns = signature(facts)
         note = self._note([name for name, _ in facts])
         return replace(source, size=size, mtime_ns=mtime_ns, note=note)
@@ -239,8 +239,16 @@ def _pictures(folder: Path) -> list[tuple[str, os.stat_result | None]]:
         problem = f"expected a folder of pictures, found: {error.strerror}"
         raise MediaError(folder, "find", problem) from None
     if not facts:
-        raise MediaError(folder, "find", "expected .jpg or .png pictures, found none")
+        raise MediaError(folder, "find", f"expected .jpg or .png pictures, found {_other(folder)}")
     return facts
+
+
+def _other(folder: Path) -> str:
+    """What a folder without pictures holds, in words."""
+    found = [
+        f"{one.name}/" if one.is_dir(follow_symlinks=False) else one.name for one in entries(folder)
+    ]
+    return f"none, but {', '.join(found[:3])}{', …' if len(found) > 3 else ''}" if found else "none"
 
 
 def _roots(data: Path) -> tuple[Path, ...]:

@@ -17,8 +17,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 
     A point (or comma) between digits is a decimal one, unless what follows it shows that it
     counts: take1.9, take1.10. A minus is a sign where all names are numbers, some of them not
-    negative. Of one name with several suffixes (1.jpg, 1.png) the first is taken: it is one
-    picture twice.
+    negative. Capital letters count as small ones. Of one name with several suffixes (1.jpg,
+    1.png) the first is taken: it is one picture twice.
     """
     stems = {name.rpartition(".")[0]: name for name in sorted(names, reverse=True)}
     parts = {stem: _NUMBER.split(stem) for stem in stems}
@@ -28,7 +28,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     def key(stem: str) -> tuple[list[str | tuple[Decimal, Decimal]], str]:
         found: list[str | tuple[Decimal, Decimal]] = []
         for place, part in enumerate(parts[stem]):
-            found.append(_value(part, place in counting) if place % 2 else part)
+            found.append(_value(part, place in counting) if place % 2 else part.casefold())
         if signed and found[0] == "-":
             found[:2] = ["", _value(f"-{parts[stem][1]}", counts=False)]
         return found, stem

@@ -123,7 +123,8 @@ def _missing(plan: Plan, data: Path) -> list[str]:
     """Which clips have no media, where it was looked for, and where it may be."""
     if not plan.missing:
         return []
-    lines = [f"missing   {some(plan.missing)}", f"          looked in {data} for {LOOKED_FOR}"]
+    folder = data.parent if data.is_file() else data
+    lines = [f"missing   {some(plan.missing)}", f"          looked in {folder} for {LOOKED_FOR}"]
     near = elsewhere(data, plan.missing)
     if near:
         shown = some([f"{clip_id}: {path}" for clip_id, path in near.items()])

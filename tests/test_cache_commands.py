@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from cache.__main__ import _parser, main
 from cache.annotations import Labels
 from cache.command import exit_code
 from cache.diff import difference
+from cache.errors import CacheError
 from cache.folder import claim, make_identity
 from cache.labels_file import write_labels
 from cache.reader import open_cache
@@ -146,7 +148,9 @@ def stranger(folder: Path) -> TinyCache:
 class TestTerminal:
     """What a stranger wrote into a cache does not reach the terminal as it is."""
 
-    @pytest.mark.parametrize("command", ["info", "diff", "verify", "repair", "pack", "merge"])
+    @pytest.mark.parametrize(
+        "command", ["info", "diff", "verify", "repair", "pack", "merge", "pull"]
+    )
     def test_escapes_are_shown_not_sent(
         self, tmp_path: Path, capsys: Capture, command: str
     ) -> None:
@@ -156,12 +160,18 @@ class TestTerminal:
             "diff": [mine, folder],
             "merge": [folder, mine, "--into", tmp_path / "new"],
             "pack": [folder, tmp_path / "p.h5"],
+            "pull": [folder, mine, "--dry-run"],
         }.get(command, [folder])
         main([command, *map(str, arguments)])
         out, err = capsys.readouterr()
         assert out + err
         assert all(c.isprintable() or c == "\n" for c in out + err)
-        assert "health       whole" not in (out + err).splitlines()
+        assert not re.search(r"^health       whole", out + err, re.MULTILINE)
+
+    def test_nor_in_an_error_that_names_a_failure(self, tmp_path: Path) -> None:
+        with pytest.raises(CacheError, match="it failed: m") as caught:
+            open_cache(stranger(tmp_path / "stranger").folder).row("f")
+        assert str(caught.value).isprintable()
 
     def test_json_is_plain_ascii(self, tmp_path: Path, capsys: Capture) -> None:
         folder = stranger(tmp_path / "stranger").folder

@@ -32,6 +32,7 @@ from cache.repair import damaged_shards, repair, without
 from cache.schema import Field, fingerprint
 from cache.sealed import write_seal
 from cache.shard import Failure, file_sha256, shard_name
+from cache.strict_json import loads
 from cache.verify import RECORD_FILE, read_record, verify
 
 LABELS = Labels(
@@ -362,6 +363,8 @@ def test_a_failure_in_the_index_can_be_changed_rightly(stored: TinyCache) -> Non
         {"media_size": 2**70},
         {"shard": 99},
         {"shard": None},
+        {"when": -1},
+        {"when": 2**62},
     ],
 )
 def test_bent_failure_in_the_index(stored: TinyCache, changes: dict[str, object]) -> None:
@@ -406,6 +409,9 @@ def poke(name: str, values: object) -> Callable[[h5py.File], object]:
         poke("clip/shard", [0, 1]),
         poke("clip/shard", [0, -1]),
         poke("clip/made_by", 5),
+        poke("clip/created_ns", -1),
+        poke("clip/created_ns", [0, 2**62]),
+        poke("clip/created_ns", 2**63 - 1),
         poke("shard/size", -1),
         put("shard/name", data=np.array([b"../x.h5"])),
         put("shard/name", data=np.array([b"/etc/passwd"])),
@@ -784,6 +790,19 @@ def test_a_stranger_cannot_make_the_index_object_large(stored: TinyCache) -> Non
         put("clip/id", data=np.array([f"x{n:05d}" for n in range(count)], "S6"))(file)
 
     refused_index(stored, change, "names a row twice")
+
+
+def test_ids_of_commas_are_texts_all_the_same(tmp_path: Path) -> None:
+    """What takes memory is counted, not what looks like it inside a text."""
+    tiny = tiny_cache(tmp_path / "cache")
+    ids = [f"{',:[{' * 60}{n}" for n in range(20)]
+    tiny.write(ids[0], failures=[Failure(i, "audio", f'"{i}" \\') for i in ids[1:]])
+    found = parse_index(tiny.store_index(), tiny.identity)
+    assert sorted(found.failures) == sorted(ids[1:])
+    assert verify(tiny.folder).problems == []
+    for text in (f"[{'[],' * 10_000}[]]", '["' + '\\"' * 10_000 + "," * 10_000, '"[' * 10_000):
+        with pytest.raises(ValueError, match=r"parts|Expecting|Unterminated|Extra"):
+            loads(text)
 
 
 def test_an_empty_index_is_fine(tmp_path: Path) -> None:

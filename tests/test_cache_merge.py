@@ -280,6 +280,26 @@ class TestConflicts:
             merge(apart, tmp_path / "new", "oldest")
 
 
+class TestSpellings:
+    def test_one_clip_under_two_is_refused(self, tmp_path: Path) -> None:
+        """It would be two clips, in training and in test maybe."""
+        a, b = (tiny_cache(tmp_path / name) for name in "ab")
+        a.write("caf\u00e9", "x", seed=0)
+        b.write("cafe\u0301", "y", seed=9)
+        with pytest.raises(
+            CacheError, match=r"1 clip\(s\) stand in these .* two spellings .*caf\u00e9"
+        ):
+            merge([a.folder, b.folder], tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+    def test_a_cache_that_has_both_is_what_it_is(self, tmp_path: Path) -> None:
+        tiny = tiny_cache(tmp_path / "a")
+        tiny.write("caf\u00e9", "cafe\u0301")
+        for _ in range(2):
+            merge([tiny.folder], tmp_path / "new")
+        assert open_cache(tmp_path / "new").ids == ["cafe\u0301", "caf\u00e9"]
+
+
 class TestSettings:
     def test_other_settings_are_refused_by_name(self, tmp_path: Path) -> None:
         a, b = tiny_cache(tmp_path / "a"), tiny_cache(tmp_path / "b", n_mels=16)

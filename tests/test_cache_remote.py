@@ -22,8 +22,12 @@ from small_media import TinyCache, tiny_cache
 
 from cache.__main__ import main
 from cache.annotations import Labels
+from cache.errors import CacheError
 from cache.labels_file import write_labels
+from cache.push import PushOptions, plan_push, push
 from cache.reader import open_cache
+from cache.remote import Remote
+from cache.remote_cache import RemoteCache
 from cache.shard import Failure, write_shard
 
 
@@ -202,6 +206,28 @@ def test_pull_fetches_a_part_and_later_the_rest(
     assert main(["pull", url, str(back)]) == 0
     assert counted.sums == counted.totals
     assert_same(home.folder, back)
+
+
+def test_ids_are_matched_in_whatever_form_they_are_written(tmp_path: Path) -> None:
+    tiny = tiny_cache(tmp_path / "cache")
+    tiny.write("caf\u00e9", "b", failures=[Failure("\u00fc", "audio", "no sound")])
+    (tmp_path / "list").write_text("cafe\u0301\nu\u0308\n", encoding="utf-8")
+    back = tmp_path / "back"
+    assert main(["pull", str(tiny.folder), str(back), "--ids", str(tmp_path / "list")]) == 0
+    assert open_cache(back).ids == ["caf\u00e9"]
+    assert list(open_cache(back).index.failures) == ["\u00fc"]
+
+
+def test_a_shard_that_became_a_link_is_not_sent(tmp_path: Path) -> None:
+    tiny = tiny_cache(tmp_path / "cache")
+    path = tiny.path(tiny.write("a"))
+    cache = open_cache(tiny.folder)
+    with RemoteCache(Remote(str(tmp_path / "there"))) as there:
+        move = plan_push(cache, there, PushOptions())
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(CacheError, match="a link or a pipe"):
+            push(cache, there, move, PushOptions())
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from remote_places import assert_same, files_at, leftovers, served
 from servers import HttpServer, SshServer
-from small_media import TinyCache
+from small_media import TinyCache, tiny_cache
 
 import cache.remote_web
 from cache.__main__ import main
+from cache.command import say
 from cache.errors import CacheError
 from cache.push import PushOptions, plan_push
 from cache.reader import open_cache
@@ -287,6 +288,42 @@ class TestSecrets:
         for host in ("127.0.0.1:1", "no-such.invalid"):
             url = f"http://me:opensesame@{host}/x?token=opensesame"
             assert "opensesame" not in refused(capsys, url, tmp_path / "back")
+
+    @pytest.mark.parametrize("kind", ["https:/", "https://me:opensesame@", "http://", "s3://"])
+    def test_in_the_place_of_a_folder(
+        self, kind: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An address is no path: as one it would be shown whole, and a folder be made of it."""
+        monkeypatch.chdir(tmp_path)
+        tiny_cache(tmp_path / "c")
+        url = f"{kind}h/x.h5?token=opensesame"
+        places = (
+            *(f"{one} URL" for one in ("info", "verify", "repair", "pack c")),
+            *("push URL c", "pull c URL", "merge c --into URL", "merge URL --into new"),
+            *("diff c URL", "diff URL c", "unpack URL new", "relabel c URL", "relabel URL c"),
+            *("pull c new --ids URL", "info c URL", "info c --URL"),
+        )
+        for words in places:
+            with pytest.raises(SystemExit) as caught:
+                main(words.replace("URL", url).split())
+            told = capsys.readouterr()
+            assert caught.value.code == 2
+            assert "h/x.h5?***" in told.err
+            assert "opensesame" not in told.out + told.err, words
+        assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+    @pytest.mark.parametrize(
+        "url", ["https:/h/x?token=opensesame", "s3://key:opensesame@b/x", "s3://opensesame@b/x"]
+    )
+    def test_in_an_address_that_can_not_be(self, url: str, tmp_path: Path, capsys: Capture) -> None:
+        assert "opensesame" not in refused(capsys, url, tmp_path / "back")
+
+    def test_are_not_said_whoever_says_it(self, capsys: Capture) -> None:
+        say('at https://u:p@h/x?token=abc: no; {"at": "https://h/x?token=abc", "b": 1}')
+        say("https://h/x?***/cache.json: not there", error=True)
+        told = capsys.readouterr()
+        assert told.out == 'at https://u:***@h/x?***: no; {"at": "https://h/x?***", "b": 1}\n'
+        assert told.err == "https://h/x?***/cache.json: not there\n"
 
 
 class TestAddresses:

@@ -360,6 +360,48 @@ class TestRepair:
         assert found.index.clips["a"].shard == new.name
         assert found.index.failures == {}
 
+    def test_what_a_file_that_is_gone_had_superseded_does_not_come_back(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tiny = tiny_cache(tmp_path / "cache")
+        tiny.write("a", "b", "c", seed=0)
+        time.sleep(0.001)
+        gone = tiny.path(tiny.write("a", "d", "e", failures=[Failure("b", "audio", "no sound")]))
+        time.sleep(0.001)
+        tiny.write("e", seed=70)
+        tiny.store_index()
+        gone.unlink()
+        (problem,) = verify(tiny.folder).problems
+        assert (
+            f"{gone}: not there, though the index lists it; lost: rows a, d; failures b" == problem
+        )
+        assert verify(tiny.folder).damaged == {gone.name: ["a", "d"]}
+        assert cache_command(["verify", str(tiny.folder)]) == 1
+        assert cache_command(["info", str(tiny.folder)]) == 0
+        assert "health       1 problem(s) when verified at" in capsys.readouterr().out
+        for _ in range(2):
+            assert cache_command(["repair", str(tiny.folder)]) == 1
+            assert "2 clips; 2 lost, to extract again" in capsys.readouterr().out
+            found = open_cache(tiny.folder)
+            assert found.ids == ["c", "e"]
+            stages = {i: f.stage for i, f in found.index.failures.items()}
+            assert stages == {"a": DAMAGED, "b": "audio", "d": DAMAGED}
+            assert verify(tiny.folder).problems == []
+        tiny.write("a", "d", seed=90)
+        assert open_cache(tiny.folder).ids == ["a", "c", "d", "e"]
+
+    def test_a_file_that_is_gone_and_of_which_all_stands_elsewhere(self, tmp_path: Path) -> None:
+        """As where a repair was killed before it wrote the index."""
+        tiny = tiny_cache(tmp_path / "cache")
+        path = tiny.path(tiny.write("a", "b", seed=0))
+        flip(path, self.row_place(tiny, "a"))
+        index = tiny.store_index().read_bytes()
+        repaired(tiny)
+        (tiny.folder / "index.h5").write_bytes(index)
+        assert not path.exists()
+        assert verify(tiny.folder).problems == []
+        assert open_cache(tiny.folder).ids == ["b"]
+
     def test_a_whole_shard_is_left_alone(self, one: tuple[TinyCache, Path]) -> None:
         """Whatever the record says: it may be old, or a stranger's."""
         tiny, path = one
@@ -506,9 +548,11 @@ class TestIndexAgainstShards:
         assert verify(stored.folder).problems == []
         assert not open_cache(stored.folder).index.stale
         assert len(open_cache(stored.folder).read("audio/mel")) == 3
-        self.swap(stored, ("clip/row",))
-        with pytest.raises(CacheError, match="other rows"):
-            open_cache(stored.folder).read("audio/mel")
+        for names in (("clip/row",), ("clip/row", "clip/sha256")):  # rows, then ids
+            self.swap(stored, names)
+            with pytest.raises(CacheError, match="other rows"):
+                open_cache(stored.folder).read("audio/mel")
+            self.swap(stored, names)
 
     @pytest.mark.parametrize("what", ["created_ns", "made_by", "jpeg_bytes"])
     def test_every_column_counts(self, stored: TinyCache, what: str) -> None:

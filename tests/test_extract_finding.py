@@ -58,6 +58,7 @@ def touch(*paths: Path, data: bytes = b"x" * 10) -> None:
         ["img.1.jpg", "img.2.jpg", "img.10.jpg"],
         ["img_0001.jpg", "img_0002.png", "img_0010.jpeg"],
         ["01.jpg", "1.jpg", "2.jpg"],
+        ["img_1.jpg", "IMG_2.JPG", "img_3.jpg", "Img_10.jpg"],
         ["²_1.jpg", "²_2.jpg", "²_10.jpg"],
         ["٣_1.jpg", "٣_2.jpg", "٣_10.jpg"],
         ["2020.1.9.jpg", "2020.1.10.jpg"],
@@ -184,6 +185,20 @@ class TestProblems:
         }.items():
             assert problem in found[clip_id].problem, clip_id
 
+    def test_the_path_that_is_meant_is_named(self, tmp_path: Path) -> None:
+        sounds, frames = tmp_path / "audio_wav", tmp_path / "video_frames"
+        touch(sounds / "a.wav", sounds / "b.wav", sounds / "c.wav", frames / "a")
+        touch(frames / "b/1.webp", frames / "b/deeper/1.jpg")
+        (sounds / "c.wav").unlink()
+        (sounds / "c.wav").symlink_to("nowhere")
+        touch(frames / "c/1.jpg")
+        found = find_sources(tmp_path, "abc")
+        paths = {clip_id: source.path for clip_id, source in found.items()}
+        assert paths == {"a": frames / "a", "b": frames / "b", "c": sounds / "c.wav"}
+        assert found["b"].problem == (
+            "expected .jpg or .png pictures, found none, but 1.webp, deeper/"
+        )
+
     @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.ENAMETOOLONG, errno.EIO])
     def test_whatever_the_system_says(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -280,11 +295,12 @@ class TestElsewhere:
             "f.mp4": tmp_path / "f.webm",
         }
 
-    def test_the_plan_tells(self, tmp_path: Path, capsys: Capture) -> None:
+    @pytest.mark.parametrize("data", ["", "labels.csv"])
+    def test_the_plan_tells(self, tmp_path: Path, capsys: Capture, data: str) -> None:
         touch(tmp_path / "labels.csv", data=b"id,category,start,end\na,x,0,1\nb,y,0,1\n")
         touch(tmp_path / "videos/a.mp4")
-        where = ["--data", str(tmp_path), "--cache", str(tmp_path / "c"), "--weights", "random:0"]
-        assert main([*where, "--dry-run"]) == 0
+        where = ["--data", str(tmp_path / data), "--cache", str(tmp_path / "c")]
+        assert main([*where, "--weights", "random:0", "--dry-run"]) == 0
         output = capsys.readouterr().out
         assert "missing   a, b\n" in output
         assert f"looked in {tmp_path} for ID.mp4" in output

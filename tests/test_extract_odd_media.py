@@ -21,7 +21,7 @@ from extract.config import ExtractConfig
 from extract.decoded import Decoded
 from extract.demo import write_mp4
 from extract.media import decode
-from extract.mp4_track import track_end_s
+from extract.track_ends import track_end_s, whole_avi
 from extract.video import preprocess
 
 BOTH = ExtractConfig.parse({"clip_seconds": 10.0})
@@ -181,6 +181,31 @@ class TestStaying:
         assert stamps != sorted(stamps)
         assert_on_screen(take(path), times_s)
 
+    @pytest.mark.parametrize("heard", [False, True])
+    def test_a_short_last_slide_with_b_frames(self, tmp_path: Path, heard: bool) -> None:
+        """The step to the picture that is decoded next is no duration of the last one."""
+        path, times_s = tmp_path / "a.mp4", [0.0, 3.0, 7.0]
+        sound = tone(10.0) if heard else None
+        write_pictures(path, times_s, 0.5, sound=sound, bf="2", b_strategy="0")
+        assert_on_screen(take(path), times_s, 7.5)
+
+    @pytest.mark.parametrize("times_s", [[0.0], np.arange(20) / 10])
+    def test_an_avi_lasts_as_long_as_its_header_says(
+        self, tmp_path: Path, times_s: Sequence[float]
+    ) -> None:
+        path = tmp_path / "a.avi"
+        write_pictures(path, times_s, 10 - times_s[-1], "mpeg4", bf="0", qmax="2")
+        with av.open(str(path)) as file:
+            assert {packet.duration for packet in file.demux(video=0) if packet.size} == {1}
+        assert_on_screen(take(path), times_s)
+
+    @pytest.mark.parametrize("share", [0.7, 0.9, 0.99])
+    def test_but_not_when_it_is_cut(self, tmp_path: Path, share: float) -> None:
+        path = tmp_path / "a.avi"
+        write_pictures(path, np.arange(40) / 10, 6.1, "mpeg4", bf="0")
+        path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
+        assert take(path).valid_s < 4.1
+
     @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
     def test_the_next_slide_comes_after_the_clip(self, tmp_path: Path, name: str) -> None:
         write_pictures(tmp_path / name, [0.0, 60.0], 3.0, bf="0")
@@ -240,6 +265,7 @@ class TestTrackHeader:
         for data in (b"", b"moov", bytes(1000), b"\0\0\0\x08moov" * 100):
             (tmp_path / "a").write_bytes(data)
             assert np.isnan(track_end_s(tmp_path / "a", 1))
+            assert not whole_avi(tmp_path / "a")
 
 
 def add_cover(path: Path, first: bool) -> None:

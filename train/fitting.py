@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from cache.atomic import replace_file
-from cache.command import say
+from cache.command import printable, say
 from cache.errors import ConfigError
 from cache.reader import Cache, open_cache
 from train import checkpoint, code, plots, record, run_plots, runs
@@ -206,7 +206,7 @@ def describe(cache: Cache, dataset: Dataset) -> str:
     sizes = ", ".join(f"{name} {len(some)}" for name, some in dataset.splits.items())
     lines = [f"cache {cache.path}: {len(cache)} clips; rows: {sizes}", dataset.clips.mode]
     rows = dataset.rows
-    lines += rows.notes
+    lines += printable(rows.notes)
     if rows.without_features:
         named = ", ".join(rows.without_features[:10])
         more = len(rows.without_features) - 10

@@ -1,8 +1,8 @@
-"""What an mp4 says of a track's length where FFmpeg doesn't hand it on: the track's header.
+"""How long a track lasts, where the last packet's duration doesn't say: what its header says.
 
 A sample's duration in an mp4 is the step to the next one that is decoded. Where B-frames come
 last, the picture that is shown last is not the last decoded, and how long it stays stands in
-the header of its track alone.
+the header of its track alone. In an AVI every packet lasts one step.
 """
 
 from __future__ import annotations
@@ -37,6 +37,14 @@ def track_end_s(path: Path, track_id: int) -> float:
     except (OSError, LookupError, struct.error):
         pass  # no mp4 that can be followed: it says nothing
     return math.nan
+
+
+def whole_avi(path: Path) -> bool:
+    """Whether an AVI is as long as it says; one that is cut declares what isn't there any more."""
+    with open_media(path) as file:
+        head = file.read(12)
+        size = int.from_bytes(head[4:8], "little")
+        return head[:4] == b"RIFF" and 0 < size <= file.seek(0, 2) - 8
 
 
 def _header(file: BufferedReader, place: tuple[int, int], short: str, long: str) -> tuple[int, ...]:
