@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cache.command import Parser, printable, say
 from cache.errors import ConfigError
-from cache.folder import refusal
 from cache.lock import claimed
-from cache.schema import FIRST_FEATURE_VERSION, FORMAT, fingerprint
+from cache.schema import FIRST_FEATURE_VERSION, FORMAT, config_differences, fingerprint
 from cache.strict_json import read_json
 from extract.clips import Source, file_source, picture_files
 from extract.config import ExtractConfig
@@ -51,9 +50,7 @@ def one_clip(argv: Sequence[str]) -> int:
         digest = load_digest(config.backbone, weights)
     identity = new_identity(config, weights, digest)
     if identity["fingerprint"] != like["fingerprint"]:
-        raise ConfigError(
-            refusal(arguments.like, identity, {"feature_version": FIRST_FEATURE_VERSION, **like})
-        )
+        raise ConfigError(_other_features(arguments.like, identity, like))
     from extract.pipeline import run
 
     with claimed(arguments.cache, identity) as identity:
@@ -65,6 +62,19 @@ def one_clip(argv: Sequence[str]) -> int:
         say(printable(f"error: {problem}"), error=True)
         return 2
     return 0 if finished else 130
+
+
+def _other_features(path: Path, identity: Mapping[str, Any], like: Mapping[str, Any]) -> str:
+    lines = config_differences(identity["config"], like["config"])
+    then, now = like.get("feature_version", FIRST_FEATURE_VERSION), identity["feature_version"]
+    if then != now:
+        lines.append(
+            f"features of version {now} here, {then} there: some are computed otherwise since (see "
+            "CHANGELOG.md); extract the set again and train on that, or use the release of then"
+        )
+    return f"{path}: features of this file would not be such as it asks for:\n  " + "\n  ".join(
+        line.replace(" in the cache", " there") for line in lines
+    )
 
 
 def _source(file: Path, modalities: str) -> Source:

@@ -18,10 +18,11 @@ from small_media import SMALL_FLAGS, TinyCache, assert_same_rows, tiny_cache, wr
 from cache.__main__ import main as cache_main
 from cache.annotations import Labels
 from cache.reader import open_cache
+from cache.schema import fingerprint
 from cache.shard import Failure
 from extract.__main__ import Command, extract
 from extract.__main__ import main as extract_main
-from extract.config import ExtractConfig
+from extract.config import FEATURE_VERSION, ExtractConfig
 
 ROOT = Path(__file__).parent.parent
 Capture = pytest.CaptureFixture[str]
@@ -228,6 +229,17 @@ class TestOneClip:
         assert self.run(file, tmp_path / "c", like, "--weights", "random:1") == 2
         assert "weights_sha256" in capsys.readouterr().err
         assert not (tmp_path / "c").exists()
+
+    def test_like_features_of_an_older_version(
+        self, data: Path, extracted: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        like = json.loads((extracted / "cache.json").read_text())
+        like |= {"feature_version": 1, "fingerprint": fingerprint(like["config"], 1)}
+        (tmp_path / "like.json").write_text(json.dumps(like))
+        assert self.run(next(data.glob("*.mp4")), tmp_path / "c", tmp_path / "like.json") == 2
+        told = capsys.readouterr().err
+        assert f"features of version {FEATURE_VERSION} here, 1 there" in told
+        assert "extract the set again" in told
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"config": {}}', "3"])
     def test_like_something_else(

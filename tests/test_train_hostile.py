@@ -551,7 +551,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
 
     monkeypatch.setattr(checkpoint, "replacing", filling)
     run = tmp_path / "run"
-    with pytest.raises(CacheError, match=rf"{LAST}: can't be written .*: make room"):
+    with pytest.raises(CheckpointError, match=rf"{LAST}: can.t be written .*make room.*--resume"):
         fitting.fit(cache.path, run, SMALL.revised(epochs=4), pictures=0)
     assert load(run / LAST)[1].epoch == 1
     assert not [path for path in run.iterdir() if path.name.startswith(".writing")]

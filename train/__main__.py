@@ -50,6 +50,12 @@ def _split(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected the name of a folder, found none")
+    return Path(text)
+
+
 def _numbers(text: str) -> list[int]:
     return [int(word) for word in text.split()]
 
@@ -65,7 +71,7 @@ def fit(argv: Sequence[str]) -> None:
     """Train, evaluate on the validation split, draw."""
     parser = _paths("fit", "Where to read and write, beside the settings below.")
     parser.add_argument("--cache", type=Path, required=True, help="feature cache to train from")
-    parser.add_argument("--run", type=Path, help="folder to make (default: runs/<date>-<time>)")
+    parser.add_argument("--run", type=_folder, help="folder to make (default: runs/<date>-<time>)")
     parser.add_argument(
         "--seeds",
         type=_numbers,
@@ -122,6 +128,7 @@ def _fit_config(options: argparse.Namespace, rest: Sequence[str], prog: str) -> 
     places = [top / f"seed-{seed}" for seed in options.seeds] or [top]
     stored = next((p for place in places if (p := place / "config.json").exists()), None)
     if stored is None and options.run.is_dir():  # stopped before training began
+        say(f"note      {options.run}: stopped before its settings were stored; these count now")
         return command_line(TrainConfig, rest, prog=prog, presets=PRESETS)
     stored = stored or places[0] / "config.json"
     before = TrainConfig.from_json(stored)
@@ -142,7 +149,7 @@ def _fit_config(options: argparse.Namespace, rest: Sequence[str], prog: str) -> 
 def evaluate(argv: Sequence[str]) -> None:
     """Score a run beside its baselines."""
     parser = _paths("evaluate", "Score a run on a split, beside trivial baselines; draw it.")
-    parser.add_argument("--run", type=Path, help="run, or folder of seeds (default: the newest)")
+    parser.add_argument("--run", type=_folder, help="run, or folder of seeds (default: the newest)")
     parser.add_argument("--cache", type=Path, required=True, help="cache with labels")
     _split(parser)
     parser.add_argument(
@@ -164,7 +171,7 @@ def evaluate(argv: Sequence[str]) -> None:
 def predict(argv: Sequence[str]) -> None:
     """Predict every clip of a cache."""
     parser = _paths("predict", "Class, start and end of every clip of a cache; labels not needed.")
-    parser.add_argument("--run", type=Path, help="trained run (default: the newest)")
+    parser.add_argument("--run", type=_folder, help="trained run (default: the newest)")
     parser.add_argument("--cache", type=Path, required=True, help="features made as the run's were")
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/predictions)")
     parser.add_argument("--pictures", type=_pictures, help="clips to draw (default: all)")
@@ -190,7 +197,7 @@ def features(argv: Sequence[str]) -> None:
         "Print the run's folder and write how media must be extracted for it: what `python -m "
         "extract clip FILE --like` takes, and `predict` then answers from.",
     )
-    parser.add_argument("--run", type=Path, help="run, or folder of seeds (default: the newest)")
+    parser.add_argument("--run", type=_folder, help="run, or folder of seeds (default: the newest)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(argv)
     from train import clip_features, runs

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from cache.atomic import replacing
-from cache.errors import AvelError, ConfigError
+from cache.errors import AvelError, CacheError, ConfigError
 from cache.settings import Settings
 from cache.strict_json import parse_json
 from cache.torch_file import read_torch_file
@@ -75,7 +75,7 @@ def shapes_as_json(shapes: Shapes) -> dict[str, float]:
 
 
 def save(path: Path, model: FusionModel, about: About, **more: Any) -> None:
-    """Write a checkpoint, whole or not at all; CacheError that says why where it can't be.
+    """Write a checkpoint, whole or not at all; CheckpointError that says why where it can't be.
 
     `more` holds tensors, numbers and texts in dicts and lists (an optimizer's state).
     """
@@ -89,8 +89,13 @@ def save(path: Path, model: FusionModel, about: About, **more: Any) -> None:
     # In memory first: torch hides what the disk says of itself (that it is full) from its caller.
     data = io.BytesIO()
     torch.save(payload, data)
-    with replacing(path) as file:
-        file.write(data.getbuffer())
+    try:
+        with replacing(path) as file:
+            file.write(data.getbuffer())
+    except CacheError as error:
+        raise CheckpointError(
+            f"{error}: a training goes on with `--resume --run {path.parent}`"
+        ) from None
 
 
 def load(path: Path) -> tuple[FusionModel, About, Mapping[str, Any]]:
