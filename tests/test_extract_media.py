@@ -582,7 +582,7 @@ class TestZoo:
     @pytest.mark.parametrize(
         ("name", "modality", "stage", "why"),
         [
-            ("zero_bytes.webm", "both", "find", "FFmpeg can open"),
+            ("zero_bytes.webm", "both", "find", "found an empty file"),
             ("html_error_page.mp4", "both", "find", "FFmpeg can open"),
             ("truncated_half.mp4", "both", "find", "FFmpeg can open"),
             ("no_streams.mp4", "both", "audio", "found no audio stream"),
