@@ -1,4 +1,4 @@
-"""How the threads of a training wait for one another: asleep, unless the user says otherwise."""
+"""How the threads of a training wait for one another: soon asleep, if the user says nothing."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ sys.meta_path.insert(0, Watch())
     ("way", "own", "seen"),
     [
         ("from train import commands", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE unset"),
+        ("from train import commands", {"OMP_WAIT_POLICY": "PASSIVE"}, "PASSIVE unset"),
         ("from train.model import FusionModel", {"GOMP_SPINCOUNT": "77"}, "PASSIVE 77"),
         (
             "from train.__main__ import main; main(['evaluate', '--run', 'r', '--cache', 'c'])",
             {},
-            "PASSIVE 0",
+            "PASSIVE 10000",
         ),
     ],
-    ids=["policy", "count", "unset"],
+    ids=["active", "passive", "count", "unset"],
 )
 def test_it_is_said_before_torch_is_imported(way: str, own: dict[str, str], seen: str) -> None:
     """OpenMP reads its variables once, when torch loads it."""

@@ -3,7 +3,9 @@
 import os
 
 # OpenMP's threads spin while they wait for one another: on a busy machine that takes the cores from
-# those that have work, and an epoch takes several times as long. torch reads this when imported.
-# Who says ACTIVE gets it: a count of 0 would undo it.
-if os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE").upper() == "PASSIVE":
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# those that have work, and an epoch takes several times as long. Asleep at once, they wake too late
+# for the many short waits of a step (a third slower on an idle machine); some microseconds of
+# spinning cost nothing there (docs/performance.md). torch reads this when it is imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
