@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from synthetic_cache import make_cache
-from tiny_runs import FLAGS, TINY, tiny_labels
+from tiny_runs import FLAGS, TINY, copied, score, tiny_labels
 
 from cache.errors import ConfigError
 from cache.labels_file import write_labels
@@ -50,16 +50,12 @@ def made(tmp_path_factory, few_pictures):
 
 @pytest.fixture
 def cache(made, tmp_path):
-    return Path(shutil.copytree(made / "cache", tmp_path / "cache"))
+    return copied(made / "cache", tmp_path)
 
 
 @pytest.fixture
 def run(made, tmp_path):
-    return Path(shutil.copytree(made / "run", tmp_path / "run"))
-
-
-def score(run, cache, split="test"):
-    return commands.evaluate_run(run, cache, split, pictures=0)[0]
+    return copied(made / "run", tmp_path)
 
 
 def relabelled(cache, **changes):

@@ -1,8 +1,12 @@
 """A cache and settings with which a run takes a second, and hardly any drawing."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 from synthetic_cache import labels_for
+
+from train import commands
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 FLAGS = [
@@ -15,3 +19,13 @@ def tiny_labels(clips=30, classes=3):
     """Three fifths of the rows in train, a fifth each in val and test."""
     labels = labels_for(clips, classes)
     return dataclasses.replace(labels, start_s=labels.start_s / 5, end_s=labels.end_s / 5)
+
+
+def copied(folder, into):
+    """A copy of a cache or run that a test may change."""
+    return Path(shutil.copytree(folder, into / folder.name))
+
+
+def score(run, cache, split="test"):
+    """The result of the first model of a run on a split, without pictures."""
+    return commands.evaluate_run(run, cache, split, pictures=0)[0]

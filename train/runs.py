@@ -29,6 +29,7 @@ from cache.folder import IDENTITY_FILE
 from cache.lock import LOCK_FILE, writer_lock
 from cache.plain import read_plain
 from cache.reader import Cache
+from cache.strict_json import loads
 from train.checkpoint import BEST, LAST
 from train.stored import read_scores
 
@@ -73,7 +74,7 @@ def trained_at(model: Path) -> float:
     By the file's time where the run has none.
     """
     try:
-        record = json.loads(read_plain(model.parent / RECORD_FILE, _RECORD_BYTES))
+        record = loads(read_plain(model.parent / RECORD_FILE, _RECORD_BYTES))
         last = record["sessions"][-1]
         return datetime.datetime.fromisoformat(last["ended"] or last["started"]).timestamp()
     except (CacheError, OSError, ValueError, LookupError, TypeError, OverflowError):
