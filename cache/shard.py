@@ -67,25 +67,23 @@ class Clip:
     media_sha256: bytes = bytes(32)
 
 
-def clip_problem(clip: Clip, config: Mapping[str, Any] | None = None) -> str:
+def clip_problem(clip: Clip, config: Mapping[str, Any]) -> str:
     """What is wrong with a row, as a sentence that names the dataset, or "" where nothing is.
 
-    With the extraction settings, what they say is looked at too: shapes and dtypes, the clip's
-    end, and whether the pictures are JPEGs of the declared size.
+    `config` is the extraction settings: they say shapes and dtypes, the clip's end, and the size
+    of the pictures.
     """
-    if config is not None:
-        problem = shapes_problem(clip.features, feature_fields(config))
-        if problem:
-            return problem
+    if problem := shapes_problem(clip.features, feature_fields(config)):
+        return problem
     if not 0 < clip.valid_s < math.inf:
         return f"valid_s: expected more than 0 s, found {clip.valid_s}"
     if not 0 <= clip.audio_start_s < math.inf:
         return f"audio_start_s: expected 0 s or more, found {clip.audio_start_s}"
-    problem = features_problem(clip.features, clip.audio_steps)
-    if problem or config is None:
-        return problem
-    return bounds_problem(clip.features, clip.valid_s, config) or pictures_problem(
-        clip.jpegs, len(clip.features.get("video/maps", ())), config
+    frames = len(clip.features.get("video/maps", ()))
+    return (
+        features_problem(clip.features, clip.audio_steps)
+        or bounds_problem(clip.features, clip.valid_s, config)
+        or pictures_problem(clip.jpegs, frames, config)
     )
 
 

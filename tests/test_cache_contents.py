@@ -92,9 +92,9 @@ def test_what_a_clip_may_be() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_numbers_are_checked_without_settings_too(seed: int) -> None:
-    assert clip_problem(random_row("a", seed)) == ""
-    assert clip_problem(bent("audio/mel", (0, 0), INF)(row())).startswith("audio/mel")
+def test_numbers_are_checked(seed: int) -> None:
+    assert clip_problem(random_row("a", seed), SETTINGS) == ""
+    assert clip_problem(bent("audio/mel", (0, 0), INF)(row()), SETTINGS).startswith("audio/mel")
 
 
 def encoded(size: tuple[int, int] = (32, 32), mode: str = "RGB", **how: Any) -> bytes:
