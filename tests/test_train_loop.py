@@ -9,7 +9,7 @@ import torch
 from synthetic_cache import labels_for, make_cache
 
 from cache import atomic
-from cache.errors import CacheError, ConfigError
+from cache.errors import ConfigError
 from cache.reader import open_cache
 from train import checkpoint, loop
 from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
@@ -242,7 +242,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(cache, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic, "sync", full_disk)
-    with pytest.raises(CacheError, match=rf"{BEST}: can't be written .*make room"):
+    with pytest.raises(CheckpointError, match=rf"{BEST}: can't be written .*make room"):
         save(tmp_path / BEST, model, about)
     assert (tmp_path / BEST).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [BEST]
