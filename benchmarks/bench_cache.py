@@ -37,14 +37,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from synthetic_cache import CONFIG, labels_for, make_cache, picture  # noqa: E402
 
-import cache.shard as shard_module  # noqa: E402
-from cache.folder import claim, make_identity, read_identity  # noqa: E402
-from cache.index_file import load_index, save_index  # noqa: E402
-from cache.labels_file import write_labels  # noqa: E402
+import cache.format.shard as shard_module  # noqa: E402
+from cache.format.identity import claim, make_identity, read_identity  # noqa: E402
+from cache.format.index_file import load_index, save_index  # noqa: E402
+from cache.format.rows import read_clips  # noqa: E402
+from cache.format.schema import feature_fields  # noqa: E402
+from cache.format.shard import Clip, write_shard  # noqa: E402
+from cache.labels.store import write_labels  # noqa: E402
 from cache.reader import Cache, open_cache  # noqa: E402
-from cache.rows import read_clips  # noqa: E402
-from cache.schema import feature_fields  # noqa: E402
-from cache.shard import Clip, write_shard  # noqa: E402
 from extract.config import FEATURE_VERSION, ExtractConfig  # noqa: E402
 
 SHARD_CLIPS = 32
@@ -104,8 +104,9 @@ def bench_read(cache: Cache, folder: Path, repeats: int) -> dict[str, Any]:
 
 def bench_load(cache: Cache, repeats: int) -> dict[str, Any]:
     """What the trainer does before its first epoch."""
+    from train.data.dataset.dataset import load_dataset, resolve
+
     from train.config import TrainConfig
-    from train.data import load_dataset, resolve
 
     config = resolve(TrainConfig(device="cpu"), cache, cache.labels.classes)
     took = [seconds(lambda: load_dataset(cache, config)) for _ in range(repeats)]
@@ -163,7 +164,7 @@ def make_large(folder: Path, clips: int) -> dict[str, Any]:
     row = Clip("", features, [shown], valid_s=0.1, media_s=0.1, audio_steps=5)
     cache = folder / "cache"
     claim(cache, identity)
-    with mock.patch("cache.atomic.sync"):  # nothing here is worth a flush
+    with mock.patch("cache.common.atomic.sync"):  # nothing here is worth a flush
         for begin in range(0, clips, SHARD_CLIPS):
             part = [replace(row, id=i) for i in labels.ids[begin : begin + SHARD_CLIPS]]
             write_shard(cache, identity, part)
@@ -186,7 +187,7 @@ def make_large(folder: Path, clips: int) -> dict[str, Any]:
 _OPEN = "from cache.reader import open_cache; open_cache({cache!r})"
 _TRAIN = (
     "from cache.reader import open_cache; from train.config import TrainConfig; "
-    "from train.data import load_dataset, resolve; c = open_cache({cache!r}); "
+    "from train.data.dataset.dataset import load_dataset, resolve; c = open_cache({cache!r}); "
     "t = TrainConfig(device='cpu', audio_rate_hz=10); "
     "load_dataset(c, resolve(t, c, c.labels.classes))"
 )
@@ -205,7 +206,7 @@ def growth(folder: Path, clips: int) -> dict[str, Any]:
             *(*python, "-m", "extract", "--data", made["data"], "--cache", made["cache"]),
             *("--weights", "random:0", "--dry-run", *made["flags"]),
         ],
-        "train_start": [*python, "-c", "import train.data"],
+        "train_start": [*python, "-c", "import train.data.dataset"],
         "train_open": [*python, "-c", _TRAIN.format(**made)],
         "partial_pull": [
             *(*python, "-m", "cache", "pull", made["cache"], str(folder / "part")),

@@ -42,19 +42,19 @@ from joblib.externals.loky import get_reusable_executor  # noqa: E402
 from plain_path import extract_container, extract_processed, load_network  # noqa: E402
 from torch import nn  # noqa: E402
 
-from cache.annotations import read_annotations  # noqa: E402
-from cache.errors import MediaError  # noqa: E402
-from cache.folder import make_identity  # noqa: E402
-from cache.lock import claimed  # noqa: E402
-from extract.clips import Source  # noqa: E402
+from cache.common.errors import MediaError  # noqa: E402
+from cache.format.identity import make_identity  # noqa: E402
+from cache.format.lock import claimed  # noqa: E402
+from cache.labels.annotations import read_annotations  # noqa: E402
 from extract.config import FEATURE_VERSION, ExtractConfig  # noqa: E402
-from extract.demo import make_demo_set  # noqa: E402
-from extract.features import Extractor  # noqa: E402
+from extract.demo.__main__ import make_demo_set  # noqa: E402
+from extract.features.extractor import Extractor  # noqa: E402
 from extract.finding import find_annotations, find_sources  # noqa: E402
 from extract.identity import provenance  # noqa: E402
-from extract.media import decode  # noqa: E402
-from extract.pipeline import run  # noqa: E402
-from extract.workers import Workers  # noqa: E402
+from extract.media.decode import decode  # noqa: E402
+from extract.sources import Source  # noqa: E402
+from extract.work.pipeline import run  # noqa: E402
+from extract.work.workers import Workers  # noqa: E402
 
 LAYOUTS = ("wav_jpeg", "container")
 JOBS = (1, 2)

@@ -29,14 +29,14 @@ import torch  # noqa: E402
 from bench_train import epoch_of  # noqa: E402
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
-from cache.folder import read_identity  # noqa: E402
-from cache.index_file import load_index, save_index  # noqa: E402
+from cache.format.identity import read_identity  # noqa: E402
+from cache.format.index_file import load_index, save_index  # noqa: E402
 from cache.reader import open_cache  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
-from train.data import load_dataset, resolve  # noqa: E402
-from train.loop import train_epoch  # noqa: E402
-from train.model import FusionModel  # noqa: E402
-from train.standardise import standardise  # noqa: E402
+from train.data.dataset import load_dataset, resolve  # noqa: E402
+from train.fit.loop import train_epoch  # noqa: E402
+from train.fit.normalize import standardise  # noqa: E402
+from train.model.fusion import FusionModel  # noqa: E402
 
 # 12 kB a clip instead of 0.6 MB: as many rows, shards and steps as in earnest.
 SMALL = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}

@@ -48,17 +48,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
+from cache.format.schema import AUDIO_FEATURES  # noqa: E402
 from cache.reader import Cache, open_cache  # noqa: E402
-from cache.schema import AUDIO_FEATURES  # noqa: E402
-from train.batch import Batch, Frames, Sound  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
-from train.data import Dataset as Loaded  # noqa: E402
-from train.data import load_dataset, resolve  # noqa: E402
-from train.loop import train_epoch  # noqa: E402
-from train.model import FusionModel  # noqa: E402
-from train.pool import pool_steps  # noqa: E402
-from train.standardise import standardise  # noqa: E402
-from train.step import Average, EpochStep, Step, autocast, losses, make_optimizer  # noqa: E402
+from train.data.batch import Batch, Frames, Sound  # noqa: E402
+from train.data.dataset import Dataset as Loaded  # noqa: E402
+from train.data.dataset import load_dataset, resolve  # noqa: E402
+from train.data.pooling import pool_steps  # noqa: E402
+from train.fit.loop import train_epoch  # noqa: E402
+from train.fit.normalize import standardise  # noqa: E402
+from train.fit.step import Average, EpochStep, Step, autocast, losses, make_optimizer  # noqa: E402
+from train.model.fusion import FusionModel  # noqa: E402
 
 CLASSES = 28
 

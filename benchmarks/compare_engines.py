@@ -33,7 +33,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from extract.video import load_backbone  # noqa: E402
+from extract.features.video import load_backbone  # noqa: E402
 
 Array = npt.NDArray[Any]
 Engine = Callable[[], Array]

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from extract.config import ExtractConfig  # noqa: E402
-from extract.video import Backbone, load_backbone, preprocess  # noqa: E402
+from extract.features.video import Backbone, load_backbone, preprocess  # noqa: E402
 
 Picture = npt.NDArray[np.uint8]
 SIZES = [(320, 240), (640, 480), (1280, 720), (1920, 1080)]

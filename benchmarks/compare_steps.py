@@ -36,11 +36,11 @@ from bench_train import build, epoch_of  # noqa: E402
 
 from cache.reader import Cache  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
-from train.data import load_dataset, resolve  # noqa: E402
-from train.loop import train_epoch  # noqa: E402
-from train.model import FusionModel  # noqa: E402
-from train.standardise import standardise  # noqa: E402
-from train.step import EpochStep  # noqa: E402
+from train.data.dataset import load_dataset, resolve  # noqa: E402
+from train.fit.loop import train_epoch  # noqa: E402
+from train.fit.normalize import standardise  # noqa: E402
+from train.fit.step import EpochStep  # noqa: E402
+from train.model.fusion import FusionModel  # noqa: E402
 
 
 def ways(cache: Cache, compiles: bool) -> dict[str, EpochStep]:
@@ -69,7 +69,7 @@ def ways(cache: Cache, compiles: bool) -> dict[str, EpochStep]:
 def epoch_s(name: str, steps: EpochStep, number: int) -> float:
     """Seconds of one epoch."""
     half = torch.autocast("cpu", torch.bfloat16)
-    context = mock.patch("train.step.autocast", return_value=half)
+    context = mock.patch("train.fit.step.autocast", return_value=half)
     started = time.perf_counter()
     with context if name == "bfloat16" else nullcontext():
         train_epoch(steps, number)

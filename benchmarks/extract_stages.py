@@ -24,49 +24,49 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import extract.media.decode.container_video
 import numpy as np
 import scipy.fft
 import soxr
 import torch
+from extract.media.decode.decode import decode
 from torch.utils.flop_counter import FlopCounterMode
 
-import cache.shard
-import extract.audio
-import extract.container
-import extract.container_video
-import extract.features
-import extract.media
-import extract.video
-from cache.shard import Clip, write_shard
-from extract.clips import Source
+import cache.format.shard
+import extract.features.audio
+import extract.features.extractor
+import extract.features.video
+import extract.media.container
+import extract.media.decode
+from cache.format.shard import Clip, write_shard
 from extract.config import ExtractConfig
-from extract.features import Extractor, one_thread
-from extract.media import decode
+from extract.features.extractor import Extractor, one_thread
+from extract.sources import Source
 
 WRAPPED: tuple[tuple[str, Any, str], ...] = (
-    ("open and hash the container", extract.media, "decode_container"),
-    ("demux", extract.container, "read_packets"),
-    ("decode pictures for their order", extract.container_video, "presented"),
-    ("decode pictures", extract.container_video, "_needed_frames"),
-    ("decode pictures again", extract.container_video, "_frames_in_passing"),
-    ("pictures to RGB", extract.container, "decode_video"),
-    ("decode sound", extract.container, "_decode_audio"),
-    ("place sound", extract.container, "_placed"),
-    ("read and hash WAV", extract.media, "_read_sound"),
-    ("list pictures", extract.media, "pictures"),
-    ("read, hash, decode pictures", extract.media, "_read_pictures"),
-    ("cut and check sound (WAV)", extract.media, "finish_waveform"),
-    ("cut and check sound (container)", extract.container, "finish_waveform"),
+    ("open and hash the container", extract.media.decode, "decode_container"),
+    ("demux", extract.media.container, "read_packets"),
+    ("decode pictures for their order", extract.media.decode.container_video, "presented"),
+    ("decode pictures", extract.media.decode.container_video, "_needed_frames"),
+    ("decode pictures again", extract.media.decode.container_video, "_frames_in_passing"),
+    ("pictures to RGB", extract.media.container, "decode_video"),
+    ("decode sound", extract.media.container, "_decode_audio"),
+    ("place sound", extract.media.container, "_placed"),
+    ("read and hash WAV", extract.media.decode, "_read_sound"),
+    ("list pictures", extract.media.decode, "pictures"),
+    ("read, hash, decode pictures", extract.media.decode, "_read_pictures"),
+    ("cut and check sound (WAV)", extract.media.decode, "finish_waveform"),
+    ("cut and check sound (container)", extract.media.container, "finish_waveform"),
     ("resample", soxr, "resample"),
-    ("STFT", extract.audio, "_power"),
-    ("audio features", extract.features, "audio_features"),
-    ("resize and crop", extract.features, "preprocess"),
-    ("network", extract.video.Backbone, "__call__"),
-    ("JPEG encode", extract.features, "encode_jpegs"),
-    ("row digest", cache.shard, "row_digest"),
-    ("arrays to HDF5", cache.shard, "_write_clips"),
-    ("file image", cache.shard, "hdf5_image"),
-    ("write and flush to disk", cache.shard, "replace_file"),
+    ("STFT", extract.features.audio, "_power"),
+    ("audio features", extract.features.extractor, "audio_features"),
+    ("resize and crop", extract.features.extractor, "preprocess"),
+    ("network", extract.features.video.Backbone, "__call__"),
+    ("JPEG encode", extract.features.extractor, "encode_jpegs"),
+    ("row digest", cache.format.shard, "row_digest"),
+    ("arrays to HDF5", cache.format.shard, "_write_clips"),
+    ("file image", cache.format.shard, "hdf5_image"),
+    ("write and flush to disk", cache.format.shard, "replace_file"),
 )
 
 
@@ -129,7 +129,7 @@ def audio_parts_ms(source: Source, config: ExtractConfig, repeats: int) -> dict[
     """ms of each audio feature of one clip, from its power spectrum; they add up to about
     "audio features" of `stages_ms`.
     """
-    audio = extract.audio
+    audio = extract.features.audio
     filters = audio._filters(config)
     waveform = decode(source, config).waveform
     assert waveform is not None
@@ -197,11 +197,11 @@ def floors_ms(
     assert decoded.waveform is not None
     picture, sound = sum(frame.nbytes for frame in decoded.frames), decoded.waveform.nbytes
     media = source.size
-    pixels = extract.video.preprocess(decoded.frames, config)
+    pixels = extract.features.video.preprocess(decoded.frames, config)
     steps, bins = config.audio_steps, 1 + config.n_fft_samples // 2
     power = 4 * steps * bins
     stored = sum(array.nbytes for array in row.features.values()) + sum(map(len, row.jpegs))
-    backbone = extract.video.load_backbone(config.backbone, weights, "cpu")
+    backbone = extract.features.video.load_backbone(config.backbone, weights, "cpu")
     with FlopCounterMode(display=False) as counter:
         backbone(pixels)
 
@@ -227,7 +227,7 @@ def floors_ms(
         "read, hash, decode pictures": copied(picture),
         "resample": copied(2 * sound),
         "STFT": max(copied(sound + power), computed(steps * fft)),
-        "MFCC": product(extract.audio.MFCC_MELS),
+        "MFCC": product(extract.features.audio.MFCC_MELS),
         "Mel": product(config.n_mels),
         "chroma": product(12),
         "contrast": copied(power),

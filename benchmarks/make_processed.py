@@ -29,13 +29,13 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cache.annotation_files import SPLIT_FILES  # noqa: E402
-from cache.annotations import read_annotations  # noqa: E402
-from cache.errors import AvelError  # noqa: E402
-from extract.clips import Source  # noqa: E402
+from cache.common.errors import AvelError  # noqa: E402
+from cache.labels.annotations import read_annotations  # noqa: E402
+from cache.labels.files import SPLIT_FILES  # noqa: E402
 from extract.config import ExtractConfig  # noqa: E402
 from extract.finding import find_annotations, find_sources  # noqa: E402
-from extract.media import decode  # noqa: E402
+from extract.media.decode import decode  # noqa: E402
+from extract.sources import Source  # noqa: E402
 
 JPEG_QUALITY = 95
 

@@ -200,7 +200,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="avel-torture-") as scratch:
         folder = Path(scratch)
         if options.data is None:
-            from extract.demo import make_demo_set
+            from extract.demo.__main__ import make_demo_set
 
             make_demo_set(folder / "demo", options.demo_clips, jobs=2)
             options.data, options.max_failures = folder / "demo", 1  # one clip has no sound

@@ -7,17 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.atomic import TEMPORARY
-from cache.diff import describe_difference, difference
-from cache.errors import CacheError
-from cache.examine import matches_name
-from cache.folder import IDENTITY_FILE
+from cache.check.examine import matches_name
+from cache.check.verify import verify
+from cache.common.atomic import TEMPORARY
+from cache.common.errors import CacheError
+from cache.format.identity import IDENTITY_FILE
+from cache.format.schema import SHARD_FOLDER
 from cache.reader import Cache, open_cache
-from cache.remote import Remote
-from cache.remote_cache import RemoteCache
-from cache.schema import SHARD_FOLDER
-from cache.verify import verify
-from extract.job import WORKING
+from cache.remote.cache import RemoteCache
+from cache.remote.store import Remote
+from cache.share.diff import describe_difference, difference
+from extract.work.job import WORKING
 
 Digests = dict[Path, str]
 

@@ -8,31 +8,31 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from cache.annotations import (
+from cache.check.info import describe, facts_of
+from cache.check.repair import damaged_shards, repair
+from cache.check.verify import verify, write_record
+from cache.common.cli import Parser, exit_code, printable, say
+from cache.common.errors import CacheError
+from cache.common.progress import Progress
+from cache.common.url import local_path
+from cache.format.identity import read_identity
+from cache.format.index import shard_files
+from cache.format.index_file import load_index
+from cache.format.lock import writer_lock
+from cache.format.shard import DAMAGED
+from cache.labels.annotations import (
     DEFAULT_SEED,
     Labels,
     describe_changes,
     read_annotations,
     remarks,
 )
-from cache.command import Parser, exit_code, printable, say
-from cache.diff import describe_difference, difference
-from cache.errors import CacheError
-from cache.folder import read_identity
-from cache.index import shard_files
-from cache.index_file import load_index
-from cache.info import describe, facts_of
-from cache.labels_file import write_labels
-from cache.lock import writer_lock
-from cache.merge import merge
-from cache.pack import pack
-from cache.progress import Progress
+from cache.labels.store import write_labels
 from cache.reader import Cache, open_cache
-from cache.remote_url import local_path
-from cache.repair import damaged_shards, repair
-from cache.shard import DAMAGED
-from cache.transfer_commands import add_transfer_commands
-from cache.verify import verify, write_record
+from cache.share.commands import add_transfer_commands
+from cache.share.diff import describe_difference, difference
+from cache.share.merge import merge
+from cache.share.pack import pack
 
 _QUIET_S = 1.0
 _EPILOG = """A cache is a folder that `make features` made, or one file that `pack` wrote; where a

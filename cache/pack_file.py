@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.annotations import Labels
-from cache.errors import CacheError
-from cache.folder import IDENTITY_LIMIT_BYTES, parse_identity
-from cache.index import Index, index_of
-from cache.labels_file import history_of, labels_of
-from cache.plain import open_hdf5, plain_dataset, read_attribute, reading, whole
-from cache.schema import FORMAT, feature_fields
-from cache.shard_file import Shard
+from cache.common.errors import CacheError
+from cache.common.plain import open_hdf5, plain_dataset, read_attribute, reading, whole
+from cache.format.identity import IDENTITY_LIMIT_BYTES, parse_identity
+from cache.format.index import Index, index_of
+from cache.format.schema import FORMAT, feature_fields
+from cache.format.shard_file import Shard
+from cache.labels.annotations import Labels
+from cache.labels.store import history_of, labels_of
 
 PACKED_VERSION = 1
 LABELS_GROUP = "labels/"

@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.annotations import Labels
-from cache.command import printable
-from cache.contents import pictures_problem
-from cache.errors import CacheError
-from cache.folder import read_identity
-from cache.index import Index
-from cache.index_file import load_index
-from cache.labels_file import read_history, read_labels
+from cache.common.cli import printable
+from cache.common.errors import CacheError
+from cache.common.plain import open_hdf5, plain_dataset, reading
+from cache.format.contents import pictures_problem
+from cache.format.identity import read_identity
+from cache.format.index import Index
+from cache.format.index_file import load_index
+from cache.format.row_table import Member
+from cache.format.rows import RowFile, proved_clips, read_jpegs
+from cache.format.schema import SHARD_FOLDER, Field, feature_fields, row_layout
+from cache.format.shard import Clip, Origin
+from cache.labels.annotations import Labels
+from cache.labels.store import read_history, read_labels
 from cache.pack_file import read_pack, read_pack_labels
-from cache.plain import open_hdf5, plain_dataset, reading
-from cache.row_table import Member
-from cache.rows import RowFile, proved_clips, read_jpegs
-from cache.schema import SHARD_FOLDER, Field, feature_fields, row_layout
-from cache.shard import Clip, Origin
 
 Array = npt.NDArray[Any]
 Rows = Sequence[int] | npt.NDArray[np.int64]

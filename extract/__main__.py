@@ -10,26 +10,26 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cache.annotations import DEFAULT_SEED, Labels, read_annotations, remarks
-from cache.command import exit_code, printable, say
-from cache.errors import CacheError, ConfigError
-from cache.index import Index
-from cache.index_file import load_index, save_index
-from cache.labels_file import read_labels, write_labels
-from cache.lock import claimed
-from cache.remote_url import shown
-from cache.repair import damaged_shards, repair, without
-from cache.settings import command_line
-from extract.clips import Source
+from cache.check.repair import damaged_shards, repair, without
+from cache.common.cli import exit_code, printable, say
+from cache.common.errors import CacheError, ConfigError
+from cache.common.settings import command_line
+from cache.common.url import shown
+from cache.format.index import Index
+from cache.format.index_file import load_index, save_index
+from cache.format.lock import claimed
+from cache.labels.annotations import DEFAULT_SEED, Labels, read_annotations, remarks
+from cache.labels.store import read_labels, write_labels
 from extract.config import ExtractConfig
+from extract.features.weights import check_weights
 from extract.finding import find_annotations, find_sources
 from extract.identity import identity_for
-from extract.job import WORKING, interrupted
 from extract.one_clip import one_clip
-from extract.part import ids_of_part, parse_part
 from extract.plan import Plan, describe_plan, make_plan
-from extract.weights import check_weights
-from extract.workers import Workers, jobs_here, pick_device
+from extract.sources import Source
+from extract.work.job import WORKING, interrupted
+from extract.work.part import ids_of_part, parse_part
+from extract.work.workers import Workers, jobs_here, pick_device
 
 
 class Command(ExtractConfig):
@@ -192,7 +192,7 @@ def _part(
     todo = task.plan(index, task.command.retry_failed).todo
     if not todo:
         return index, True
-    from extract.pipeline import run
+    from extract.work.pipeline import run
 
     with claimed(folder, identity, shared=True) as identity:
         stored = _stored_labels(folder)
@@ -217,7 +217,7 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
     folder, store = task.command.cache, task.command.store
     interrupted(folder, WORKING)  # what killed runs and parts noted says nothing any more
     if store:
-        from extract.store import fetch_finished, publish_cache
+        from extract.work.store import fetch_finished, publish_cache
 
         fetched = fetch_finished(store, folder, identity)
         if fetched:
@@ -230,7 +230,7 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
         index = load_index(folder, identity)
     todo, finished = task.plan(index, task.command.retry_failed).todo, True
     if todo:
-        from extract.pipeline import run
+        from extract.work.pipeline import run
 
         index, finished = run(todo, folder, identity, task.workers)
     elif index.stale:

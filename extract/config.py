@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cache.settings import Settings
+from cache.common.settings import Settings
 
 FEATURE_VERSION = 2
 """Raised whenever the code gives other numbers for the same settings; see CHANGELOG.md."""

@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache.annotation_files import AVE_FILE, SPLIT_FILES
-from cache.errors import AnnotationError, MediaError
-from cache.names import one_form
-from extract.clips import PICTURE_SUFFIXES, Source, entries, picture_files, signature
+from cache.common.errors import AnnotationError, MediaError
+from cache.format.names import one_form
+from cache.labels.files import AVE_FILE, SPLIT_FILES
+from extract.sources import PICTURE_SUFFIXES, Source, entries, picture_files, signature
 
 # In the order in which they are preferred where a clip has several.
 VIDEO_SUFFIXES = (

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cache.errors import ConfigError
-from cache.folder import make_identity, read_identity, refusal
-from cache.schema import fingerprint
+from cache.common.errors import ConfigError
+from cache.format.identity import make_identity, read_identity, refusal
+from cache.format.schema import fingerprint
 from extract.config import FEATURE_VERSION, ExtractConfig
-from extract.job import versions
-from extract.weights import known_digest, weights_file_sha256
+from extract.features.weights import known_digest, weights_file_sha256
+from extract.work.job import versions
 
 
 def identity_for(folder: Path, weights: str, config: ExtractConfig) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def new_identity(config: ExtractConfig, weights: str, digest: str) -> dict[str, 
 
 def load_digest(backbone: str, weights: str) -> str:
     """Digest of the network's weights, which are loaded for it."""
-    from extract.video import load_backbone
+    from extract.features.video import load_backbone
 
     return load_backbone(backbone, weights, "cpu").weights_sha256
 

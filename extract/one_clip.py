@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.command import Parser, printable, say
-from cache.errors import ConfigError
-from cache.lock import claimed
-from cache.schema import FIRST_FEATURE_VERSION, FORMAT, config_differences, fingerprint
-from cache.strict_json import read_json
-from extract.clips import Source, file_source, picture_files
+from cache.common.cli import Parser, printable, say
+from cache.common.errors import ConfigError
+from cache.common.strict_json import read_json
+from cache.format.lock import claimed
+from cache.format.schema import FIRST_FEATURE_VERSION, FORMAT, config_differences, fingerprint
 from extract.config import ExtractConfig
+from extract.features.weights import check_weights
 from extract.identity import load_digest, new_identity
-from extract.weights import check_weights
-from extract.workers import Workers, pick_device
+from extract.sources import Source, file_source, picture_files
+from extract.work.workers import Workers, pick_device
 
 _NO_WEIGHTS = "imagenet"  # what a cache without video names; no network is loaded for it
 _NEEDS = {
@@ -51,7 +51,7 @@ def one_clip(argv: Sequence[str]) -> int:
     identity = new_identity(config, weights, digest)
     if identity["fingerprint"] != like["fingerprint"]:
         raise ConfigError(_other_features(arguments.like, identity, like))
-    from extract.pipeline import run
+    from extract.work.pipeline import run
 
     with claimed(arguments.cache, identity) as identity:
         workers = Workers(weights, pick_device(arguments.device, config))

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.annotations import Labels, some
-from cache.command import printable
-from cache.errors import CacheError
-from cache.index import Index
-from cache.schema import feature_fields
-from cache.shard import Failure
-from extract.clips import Source
+from cache.common.cli import printable
+from cache.common.errors import CacheError
+from cache.format.index import Index
+from cache.format.schema import feature_fields
+from cache.format.shard import Failure
+from cache.labels.annotations import Labels, some
 from extract.config import ExtractConfig
 from extract.finding import LOOKED_FOR, elsewhere
-from extract.workers import Workers
+from extract.sources import Source
+from extract.work.workers import Workers
 
 JPEG_BYTES_GUESS = 9_000
 _SHOWN = 5

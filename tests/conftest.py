@@ -15,9 +15,9 @@ import torch
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 
-from extract.audio import warm_up
 from extract.config import ExtractConfig
-from extract.demo import DemoClip, make_demo_set, plan_demo_set
+from extract.demo.__main__ import DemoClip, make_demo_set, plan_demo_set
+from extract.features.audio import warm_up
 
 pytest_plugins = ["servers", "remote_places"]
 
@@ -54,7 +54,8 @@ def few_pictures() -> Iterator[None]:
     """Runs draw hardly anything: that takes most of a tiny run's time, and is tested elsewhere."""
     from matplotlib import pyplot as plt
 
-    from train import commands, page, plots
+    from train.commands import evaluate as commands
+    from train.report import page, plots
 
     def unsaved(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
         for figure in figures.values():

@@ -13,14 +13,14 @@ from servers import HttpServer, S3Server, SshServer
 from small_media import TinyCache, tiny_cache
 from synthetic_cache import make_cache
 
-import cache.transfer_commands
+import cache.share.commands
 from cache.__main__ import main
-from cache.annotations import Labels
-from cache.atomic import TEMPORARY
-from cache.index_file import save_index
+from cache.common.atomic import TEMPORARY
+from cache.format.index_file import save_index
+from cache.format.schema import row_bytes, row_layout
+from cache.format.shard import Failure
+from cache.labels.annotations import Labels
 from cache.reader import open_cache
-from cache.schema import row_bytes, row_layout
-from cache.shard import Failure
 
 LABELS = Labels(
     ids=["a", "b", "c", "d", "e", "f"],
@@ -88,7 +88,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """Listen to the progress bars."""
     found = Counted()
 
-    class Listener(cache.transfer_commands.Progress):
+    class Listener(cache.share.commands.Progress):
         def __init__(self, total: int, *rest: object, **named: object) -> None:
             super().__init__(total, *rest, **named)  # type: ignore[arg-type]
             found.totals.append(total)
@@ -98,7 +98,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
             super().add(items, **counts)
             found.sums[-1] += items
 
-    monkeypatch.setattr(cache.transfer_commands, "Progress", Listener)
+    monkeypatch.setattr(cache.share.commands, "Progress", Listener)
     return found
 
 

@@ -15,17 +15,17 @@ import cv2
 import numpy as np
 import soundfile
 
-from cache.annotations import Labels
-from cache.examine import intact_clips
-from cache.folder import claim, make_identity
-from cache.index_file import INDEX_FILE, load_index, save_index
-from cache.labels_file import write_labels
+from cache.check.examine import intact_clips
+from cache.format.identity import claim, make_identity
+from cache.format.index_file import INDEX_FILE, load_index, save_index
+from cache.format.schema import ROW_FIELDS, feature_fields
+from cache.format.shard import Clip, Failure, Written, hashed_arrays, write_shard
+from cache.format.shard_file import Shard
+from cache.labels.annotations import Labels
+from cache.labels.store import write_labels
 from cache.reader import Cache
-from cache.schema import ROW_FIELDS, feature_fields
-from cache.shard import Clip, Failure, Written, hashed_arrays, write_shard
-from cache.shard_file import Shard
 from extract.config import ExtractConfig
-from extract.demo import write_mp4
+from extract.demo.__main__ import write_mp4
 
 RATE_HZ = 22_050
 SMALL = {

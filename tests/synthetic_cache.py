@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache.annotations import Labels
-from cache.folder import claim, make_identity
-from cache.labels_file import write_labels
-from cache.schema import feature_fields
-from cache.shard import Clip, write_shard
+from cache.format.identity import claim, make_identity
+from cache.format.schema import feature_fields
+from cache.format.shard import Clip, write_shard
+from cache.labels.annotations import Labels
+from cache.labels.store import write_labels
 
 CONFIG: dict[str, Any] = {
     "modalities": "both",

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.annotations import Labels, read_annotations
-from cache.errors import AnnotationError
-from cache.labels_file import read_labels, write_labels
-from cache.names import check_class, check_id, look
+from cache.common.errors import AnnotationError
+from cache.format.names import check_class, check_id, look
+from cache.labels.annotations import Labels, read_annotations
+from cache.labels.store import read_labels, write_labels
 
 ROUNDS = 800
 CLIP_SECONDS = 10.0

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.annotations import Labels, read_annotations
-from cache.errors import AnnotationError
-from cache.names import check_class, check_id
-from cache.schema import NO_SPLIT
+from cache.common.errors import AnnotationError
+from cache.format.names import check_class, check_id
+from cache.format.schema import NO_SPLIT
+from cache.labels.annotations import Labels, read_annotations
 
 HEADER = "Category&VideoID&Quality&StartTime&EndTime\n"
 

@@ -16,10 +16,10 @@ import pytest
 from small_media import TinyCache, tiny_cache
 
 from cache.__main__ import main
-from cache.annotations import Labels
-from cache.atomic import TEMPORARY, append_line, noted, plain_folder, replace_file, replacing
-from cache.errors import CacheError
-from cache.lock import writer_lock
+from cache.common.atomic import TEMPORARY, append_line, noted, plain_folder, replace_file, replacing
+from cache.common.errors import CacheError
+from cache.format.lock import writer_lock
+from cache.labels.annotations import Labels
 
 Capture = pytest.CaptureFixture[str]
 

@@ -18,17 +18,17 @@ import pytest
 from small_media import TinyCache, assert_same_rows, random_row, tiny_cache
 from synthetic_cache import labels_for
 
-import cache.shard
+import cache.format.shard
 from cache.__main__ import _parser, main
-from cache.annotations import Labels
-from cache.command import exit_code
-from cache.diff import difference
-from cache.errors import CacheError
-from cache.folder import claim, make_identity
-from cache.labels_file import write_labels
+from cache.check.verify import verify
+from cache.common.cli import exit_code
+from cache.common.errors import CacheError
+from cache.format.identity import claim, make_identity
+from cache.format.shard import Failure, write_shard
+from cache.labels.annotations import Labels
+from cache.labels.store import write_labels
 from cache.reader import open_cache
-from cache.shard import Failure, write_shard
-from cache.verify import verify
+from cache.share.diff import difference
 
 ROOT = Path(__file__).parent.parent
 Capture = pytest.CaptureFixture[str]
@@ -284,7 +284,7 @@ class TestDiff:
         self, tmp_path: Path, capsys: Capture, value: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As earlier releases stored them."""
-        monkeypatch.setattr(cache.shard, "clip_problem", lambda *_: "")
+        monkeypatch.setattr(cache.format.shard, "clip_problem", lambda *_: "")
         a, b = tiny_cache(tmp_path / "a"), tiny_cache(tmp_path / "b")
         for tiny, seed in ((a, 0), (b, 1)):
             row = random_row("a", seed)

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from small_media import CONFIG, picture, random_row, tiny_cache
 
-import cache.shard
-from cache.errors import CacheError
-from cache.pictures import picture_limit, picture_problem
+import cache.format.shard
+from cache.common.errors import CacheError
+from cache.format.pictures import picture_limit, picture_problem
+from cache.format.shard import Clip, clip_problem, write_shard
 from cache.reader import open_cache
-from cache.shard import Clip, clip_problem, write_shard
 
 SETTINGS = CONFIG.resolved("0" * 64)
 
@@ -180,7 +180,7 @@ def test_a_reader_gives_out_no_foreign_picture(
     """All that draws goes through `Cache.jpegs`."""
     tiny = tiny_cache(tmp_path / "cache")
     with monkeypatch.context() as careless:
-        careless.setattr(cache.shard, "clip_problem", lambda *_: "")
+        careless.setattr(cache.format.shard, "clip_problem", lambda *_: "")
         rows = [random_row("a", 0), field(jpegs=[picture(0), FOREIGN[kind]])(random_row("b", 1))]
         write_shard(tiny.folder, tiny.identity, rows)
     found = open_cache(tiny.folder)

@@ -19,21 +19,21 @@ import numpy as np
 import pytest
 from small_media import CONFIG, TinyCache, tiny_cache
 
-from cache.annotations import Labels
-from cache.compression import deflate, inflate
-from cache.errors import CacheError
-from cache.folder import make_identity, read_identity, render_identity
-from cache.index import Index
-from cache.index_file import load_index, parse_index
-from cache.labels_file import read_labels
-from cache.lock import writer_lock
+from cache.check.repair import damaged_shards, repair, without
+from cache.check.verify import RECORD_FILE, read_record, verify
+from cache.common.errors import CacheError
+from cache.common.strict_json import loads
+from cache.format.compression import deflate, inflate
+from cache.format.identity import make_identity, read_identity, render_identity
+from cache.format.index import Index
+from cache.format.index_file import load_index, parse_index
+from cache.format.lock import writer_lock
+from cache.format.schema import Field, fingerprint
+from cache.format.sealed import write_seal
+from cache.format.shard import Failure, file_sha256, shard_name
+from cache.labels.annotations import Labels
+from cache.labels.store import read_labels
 from cache.reader import open_cache
-from cache.repair import damaged_shards, repair, without
-from cache.schema import Field, fingerprint
-from cache.sealed import write_seal
-from cache.shard import Failure, file_sha256, shard_name
-from cache.strict_json import loads
-from cache.verify import RECORD_FILE, read_record, verify
 
 LABELS = Labels(
     ids=["a", "b"],
@@ -707,9 +707,9 @@ USE = """
 import resource, sys
 from pathlib import Path
 import numpy, h5py
-from cache.errors import CacheError
+from cache.common.errors import CacheError
 from cache.reader import open_cache
-from cache.verify import verify
+from cache.check.verify import verify
 
 now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 29),) * 2)

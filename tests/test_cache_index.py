@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 from small_media import TinyCache, random_row, tiny_cache
 
-import cache.atomic
-import cache.index
-import cache.shard
-from cache.annotations import Labels
-from cache.atomic import TEMPORARY, remove_leftovers, replace_file
-from cache.errors import CacheError
-from cache.folder import claim, make_identity, read_identity
-from cache.index import Index
-from cache.index_file import INDEX_FILE, load_index, save_index
-from cache.labels_file import read_labels, write_labels
-from cache.lock import writer_lock
+import cache.common.atomic
+import cache.format.index
+import cache.format.shard
+from cache.check.verify import verify
+from cache.common.atomic import TEMPORARY, remove_leftovers, replace_file
+from cache.common.errors import CacheError
+from cache.format.identity import claim, make_identity, read_identity
+from cache.format.index import Index
+from cache.format.index_file import INDEX_FILE, load_index, save_index
+from cache.format.lock import writer_lock
+from cache.format.sealed import write_seal
+from cache.format.shard import Failure, Written, write_shard
+from cache.labels.annotations import Labels
+from cache.labels.store import read_labels, write_labels
 from cache.reader import open_cache
-from cache.sealed import write_seal
-from cache.shard import Failure, Written, write_shard
-from cache.verify import verify
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def tiny(tmp_path: Path) -> TinyCache:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Shards are written at the times in this list, first to last."""
     times: list[int] = []
-    monkeypatch.setattr(cache.shard.time, "time_ns", lambda: times.pop(0))
+    monkeypatch.setattr(cache.format.shard.time, "time_ns", lambda: times.pop(0))
     yield times
     assert times == []
 
@@ -93,7 +93,7 @@ class TestStored:
         def refuse(*_: object) -> None:
             raise AssertionError("a shard was read although the index covers it")
 
-        monkeypatch.setattr(cache.index, "summarize", refuse)
+        monkeypatch.setattr(cache.format.index, "summarize", refuse)
 
     def test_round_trip_without_opening_a_shard(
         self, saved: tuple[TinyCache, Index], monkeypatch: pytest.MonkeyPatch
@@ -295,7 +295,7 @@ class TestFolder:
         def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(cache.atomic.os, "fsync", full)
+        monkeypatch.setattr(cache.common.atomic.os, "fsync", full)
         with pytest.raises(CacheError, match=r"No space left on device.*make room"):
             replace_file(path, b"new")
         assert [entry.name for entry in tmp_path.iterdir()] == ["x"]

@@ -20,24 +20,24 @@ from pathlib import Path
 import pytest
 from small_media import TinyCache, random_row, tiny_cache
 
-from cache.atomic import TEMPORARY
-from cache.errors import CacheError
-from cache.lock import LOCK_FILE, claimed, writer_lock
+from cache.check.verify import verify
+from cache.common.atomic import TEMPORARY
+from cache.common.errors import CacheError
+from cache.format.lock import LOCK_FILE, claimed, writer_lock
+from cache.format.shard import write_shard
 from cache.reader import open_cache
-from cache.shard import write_shard
-from cache.verify import verify
 
 TESTS = Path(__file__).parent
 HEAD = """
 import sys
 from pathlib import Path
 from small_media import TinyCache, random_row, tiny_cache
-from cache.errors import CacheError
-from cache.folder import read_identity
-from cache.index_file import load_index, save_index
-from cache.lock import writer_lock
+from cache.common.errors import CacheError
+from cache.format.identity import read_identity
+from cache.format.index_file import load_index, save_index
+from cache.format.lock import writer_lock
 from cache.reader import open_cache
-from cache.shard import write_shard
+from cache.format.shard import write_shard
 
 folder = Path(sys.argv[1])
 """
@@ -251,9 +251,9 @@ def in_own_mounts(commands: str) -> tuple[str, ...]:
 
 FILL = """
 import numpy
-from cache.annotations import Labels
-from cache.labels_file import read_labels, write_labels
-from cache.verify import verify
+from cache.labels.annotations import Labels
+from cache.labels.store import read_labels, write_labels
+from cache.check.verify import verify
 
 def labels(count):
     return Labels([f"clip{n}" for n in range(count)], ["x"], *numpy.zeros((4, count), int), "s")
@@ -339,10 +339,10 @@ GROUP = 61_230
 TEAMMATE = """
 import os, json
 import h5py, numpy
-from cache.annotations import Labels
-from cache.labels_file import read_labels, write_labels
-from cache.lock import claimed
-from cache.verify import verify, write_record
+from cache.labels.annotations import Labels
+from cache.labels.store import read_labels, write_labels
+from cache.format.lock import claimed
+from cache.check.verify import verify, write_record
 
 me, name, umask, fails = int(sys.argv[2]), sys.argv[3], int(sys.argv[4], 8), sys.argv[5:]
 assert not verify(tiny_cache(folder.parent / f"mine{me}").folder).problems  # all is imported

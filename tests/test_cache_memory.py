@@ -18,24 +18,24 @@ import numpy as np
 import pytest
 from small_media import TinyCache, tiny_cache
 
-from cache.index_file import load_index, save_index
+from cache.check.verify import RECORD_FILE
+from cache.format.index_file import load_index, save_index
+from cache.format.sealed import write_seal
+from cache.format.shard import Failure, file_sha256, shard_name
 from cache.reader import open_cache
-from cache.sealed import write_seal
-from cache.shard import Failure, file_sha256, shard_name
-from cache.verify import RECORD_FILE
 
 CONSTANT_BYTES = 300 << 20
 TIMES = 8
 LOOK = """
 import contextlib, sys
 from pathlib import Path
-from cache.errors import CacheError
-from cache.folder import read_identity
-from cache.index_file import load_index
-from cache.info import describe
+from cache.common.errors import CacheError
+from cache.format.identity import read_identity
+from cache.format.index_file import load_index
+from cache.check.info import describe
 from cache.reader import open_cache
-from cache.repair import damaged_shards, without
-from cache.verify import verify
+from cache.check.repair import damaged_shards, without
+from cache.check.verify import verify
 
 def plan(folder):
     index = load_index(folder, read_identity(folder))

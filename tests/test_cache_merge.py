@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from small_media import TinyCache, assert_same_rows, random_row, tiny_cache
 from synthetic_cache import make_cache
 
-import cache.atomic
-from cache.annotations import Labels
-from cache.errors import CacheError
-from cache.info import facts_of
-from cache.labels_file import write_labels
-from cache.merge import Merged, merge
-from cache.merge_labels import events_by_clip
-from cache.pack import pack
+import cache.common.atomic
+from cache.check.info import facts_of
+from cache.check.verify import verify
+from cache.common.errors import CacheError
+from cache.format.shard import Failure, write_shard
+from cache.labels.annotations import Labels
+from cache.labels.store import write_labels
 from cache.reader import open_cache
-from cache.shard import Failure, write_shard
-from cache.verify import verify
+from cache.share.merge import Merged, merge
+from cache.share.merge_labels import events_by_clip
+from cache.share.pack import pack
 from extract.config import ExtractConfig
 from train.config import TrainConfig
-from train.data import load_dataset, resolve
+from train.data.dataset import load_dataset, resolve
 
 VIDEO_ONLY = {"modalities": "video", "num_frames": 1}  # the fewest datasets to open
 MAKER = '{"made_by":"test"}'
@@ -40,7 +40,7 @@ CLASSES = ["Bark", "Aeroplane", "Speech, man"]
 @pytest.fixture(scope="module", autouse=True)
 def no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache.atomic, "sync", lambda path: None)
+        patch.setattr(cache.common.atomic, "sync", lambda path: None)
         yield
 
 

@@ -17,19 +17,19 @@ import pytest
 from small_media import CONFIG, TinyCache, assert_same_rows, random_row, tiny_cache
 from synthetic_cache import make_cache
 
-from cache.annotations import Labels
-from cache.atomic import TEMPORARY
-from cache.errors import CacheError
-from cache.labels_file import write_labels
-from cache.merge import merge
-from cache.pack import pack
+from cache.check.verify import verify
+from cache.common.atomic import TEMPORARY
+from cache.common.errors import CacheError
+from cache.format.sealed import write_seal
+from cache.format.shard import Failure, write_shard
+from cache.labels.annotations import Labels
+from cache.labels.store import write_labels
 from cache.reader import Cache, open_cache
-from cache.sealed import write_seal
-from cache.shard import Failure, write_shard
-from cache.verify import verify
+from cache.share.merge import merge
+from cache.share.pack import pack
 from extract.config import ExtractConfig
 from train.config import TrainConfig
-from train.data import load_dataset, resolve
+from train.data.dataset import load_dataset, resolve
 
 BOTH_WAYS = pytest.mark.parametrize("compress", [False, True], ids=["plain", "compressed"])
 ROOT = Path(__file__).parent.parent
@@ -440,7 +440,7 @@ class TestTarget:
         tiny = full_cache(tmp_path / "a")
         target = tmp_path / "p [1].h5"
         code = (
-            "import os, sys; from pathlib import Path; import cache.pack as p\n"
+            "import os, sys; from pathlib import Path; import cache.share.pack as p\n"
             "from cache.reader import open_cache\n"
             "p.pack(open_cache(sys.argv[1]), Path(sys.argv[2]), False, lambda n: os._exit(9))"
         )

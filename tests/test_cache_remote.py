@@ -21,14 +21,14 @@ from servers import HttpServer
 from small_media import TinyCache, tiny_cache
 
 from cache.__main__ import main
-from cache.annotations import Labels
-from cache.errors import CacheError
-from cache.labels_file import write_labels
-from cache.push import PushOptions, plan_push, push
+from cache.common.errors import CacheError
+from cache.format.shard import Failure, write_shard
+from cache.labels.annotations import Labels
+from cache.labels.store import write_labels
 from cache.reader import open_cache
-from cache.remote import Remote
-from cache.remote_cache import RemoteCache
-from cache.shard import Failure, write_shard
+from cache.remote.cache import RemoteCache
+from cache.remote.store import Remote
+from cache.share.push import PushOptions, plan_push, push
 
 
 @everywhere

@@ -28,18 +28,18 @@ from servers import HttpServer, S3Server, SshServer
 from small_media import TinyCache, tiny_cache
 from synthetic_cache import make_cache
 
-import cache.pull
-import cache.remote_cache
+import cache.remote.cache
+import cache.share.pull
 from cache.__main__ import main
-from cache.atomic import TEMPORARY
-from cache.examine import matches_name
-from cache.index import is_shard_name
-from cache.push import PushOptions, plan_push, push
+from cache.check.examine import matches_name
+from cache.common.atomic import TEMPORARY
+from cache.format.index import is_shard_name
 from cache.reader import open_cache
-from cache.remote import Remote
-from cache.remote_cache import RemoteCache
-from cache.remote_names import is_leftover, remove_dead_scratch, scratch_prefix, temporary_name
-from cache.transfer import side_by_side
+from cache.remote.cache import RemoteCache
+from cache.remote.leftovers import is_leftover, remove_dead_scratch, scratch_prefix, temporary_name
+from cache.remote.store import Remote
+from cache.share.push import PushOptions, plan_push, push
+from cache.share.transfer import side_by_side
 
 Capture = pytest.CaptureFixture[str]
 
@@ -67,11 +67,11 @@ def test_http_range_cut_once_is_tried_again(
 ) -> None:
     url = served(http_server, home.folder, tmp_path)
     folder = tmp_path / "back"
-    options = cache.pull.PullOptions(only=("train",))
+    options = cache.share.pull.PullOptions(only=("train",))
     with RemoteCache(Remote(url)) as there:
-        move = cache.pull.plan_pull(folder, there, options)
+        move = cache.share.pull.plan_pull(folder, there, options)
         with http_server.cut_after(10, times=1):
-            cache.pull.pull(folder, there, move, options)
+            cache.share.pull.pull(folder, there, move, options)
     assert "trying once more" in capsys.readouterr().err
     assert open_cache(folder).ids == ["a", "d"]
     assert main(["verify", str(folder)]) == 0
@@ -337,7 +337,7 @@ def test_first_pushes_of_different_settings_do_not_mix(
 HELD = """
 import sys, threading
 from cache.__main__ import main
-from cache.remote import Remote
+from cache.remote.store import Remote
 
 name, going, calls, lock = sys.argv[1], threading.Event(), [], threading.Lock()
 really = getattr(Remote, name)
@@ -424,7 +424,7 @@ def test_folders_of_killed_processes_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    code = "import tempfile; from cache.remote_names import scratch_prefix; "
+    code = "import tempfile; from cache.remote.leftovers import scratch_prefix; "
     code += "print(tempfile.mkdtemp(prefix=scratch_prefix()))"
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     made = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

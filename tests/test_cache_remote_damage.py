@@ -23,12 +23,12 @@ from remote_places import (
 from servers import HttpServer
 from small_media import TinyCache
 
-import cache.pull
-import cache.remote_cache
+import cache.remote.cache
+import cache.share.pull
 from cache.__main__ import main
-from cache.index_file import load_index, render_index
+from cache.format.index_file import load_index, render_index
 from cache.reader import open_cache
-from cache.remote import Remote
+from cache.remote.store import Remote
 
 Capture = pytest.CaptureFixture[str]
 
@@ -177,7 +177,7 @@ def test_a_table_of_100_gb_is_not_read(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    monkeypatch.setattr(cache.remote_cache, "TABLE_LIMIT_BYTES", 10_000_000)
+    monkeypatch.setattr(cache.remote.cache, "TABLE_LIMIT_BYTES", 10_000_000)
     url = served(http_server, home.folder, tmp_path)
     os.truncate(http_server.folder / Path(url).name / name, 100 * 10**9)
     for place in (url, str(http_server.folder / Path(url).name)):

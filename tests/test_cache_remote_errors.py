@@ -16,10 +16,10 @@ from remote_places import assert_same, files_at, leftovers, served
 from servers import HttpServer, S3Server, Server, SshServer
 from small_media import TinyCache
 
-import cache.pull
-import cache.remote_options
+import cache.remote.options
+import cache.share.pull
 from cache.__main__ import main
-from cache.remote import Remote
+from cache.remote.store import Remote
 
 Capture = pytest.CaptureFixture[str]
 Disk = Callable[[int, bool], Path]
@@ -84,7 +84,7 @@ def test_addresses_that_lead_nowhere(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    monkeypatch.setattr(cache.remote_options, "WAIT_S", 8.0)
+    monkeypatch.setattr(cache.remote.options, "WAIT_S", 8.0)
     assert main(["pull", url, str(tmp_path / "back")]) == 2
     assert wanted in one_error(capsys)
     if not url.startswith("http"):
@@ -253,7 +253,7 @@ def test_a_pull_onto_a_full_disk(
 ) -> None:
     url, small = served(http_server, home.folder, tmp_path), disk(60, False)
     if not checked:  # as if the room had gone meanwhile
-        monkeypatch.setattr(cache.pull, "check_room", lambda *_: None)
+        monkeypatch.setattr(cache.share.pull, "check_room", lambda *_: None)
     assert main(["pull", url, str(small / "back"), "--jobs", "1"]) == 2
     assert "make room" in one_error(capsys).lower()
     assert not leftovers(small)
@@ -302,7 +302,7 @@ def test_a_server_that_stops_answering_is_given_up(
 ) -> None:
     server: Server = request.getfixturevalue("http_server" if kind == "http" else kind)
     url = place_at(server, home, tmp_path)
-    monkeypatch.setattr(cache.remote_options, "WAIT_S", 3.0)
+    monkeypatch.setattr(cache.remote.options, "WAIT_S", 3.0)
     get = Remote.get_shard
     with ExitStack() as stack:
         if not begun:
@@ -316,7 +316,7 @@ def test_a_server_that_stops_answering_is_given_up(
         assert main(["pull", url, str(tmp_path / "back"), "--jobs", "1"]) == 2
     assert "the s" in one_error(capsys)
     assert not leftovers(tmp_path / "back")
-    monkeypatch.setattr(cache.remote_options, "WAIT_S", 60.0)
+    monkeypatch.setattr(cache.remote.options, "WAIT_S", 60.0)
     monkeypatch.setattr(Remote, "get_shard", get)
     assert main(["pull", url, str(tmp_path / "back")]) == 0
     assert_same(home.folder, tmp_path / "back")

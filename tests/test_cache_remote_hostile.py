@@ -13,17 +13,17 @@ from remote_places import assert_same, files_at, leftovers, served
 from servers import HttpServer, SshServer
 from small_media import TinyCache, tiny_cache
 
-import cache.remote_web
+import cache.remote.web
 from cache.__main__ import main
-from cache.command import say
-from cache.errors import CacheError
-from cache.push import PushOptions, plan_push
+from cache.common.cli import say
+from cache.common.errors import CacheError
+from cache.common.url import hidden, parse_address, shown
 from cache.reader import open_cache
-from cache.remote import Remote
-from cache.remote_cache import RemoteCache
-from cache.remote_errors import explained
-from cache.remote_url import hidden, parse_address, shown
-from cache.remote_web import check_redirect
+from cache.remote.cache import RemoteCache
+from cache.remote.errors import explained
+from cache.remote.store import Remote
+from cache.remote.web import check_redirect
+from cache.share.push import PushOptions, plan_push
 
 Capture = pytest.CaptureFixture[str]
 
@@ -75,7 +75,7 @@ class TestDripping:
         capsys: Capture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(cache.remote_web, "WINDOW_S", 2.0)
+        monkeypatch.setattr(cache.remote.web, "WINDOW_S", 2.0)
         shard = min(path.name for path in home.folder.glob("shards/*.h5"))
         only = shard if name == ".h5" else name
         with http_server.behaving(only=only, drip=1, says=5000):
@@ -83,7 +83,7 @@ class TestDripping:
         assert "fewer than 1,000 a second: given up" in error
         assert "--min-rate 0" in error
         assert only in error
-        monkeypatch.setattr(cache.remote_web, "WINDOW_S", 60.0)
+        monkeypatch.setattr(cache.remote.web, "WINDOW_S", 60.0)
         assert main(["pull", web, str(tmp_path / "back")]) == 0
         assert_same(home.folder, tmp_path / "back")
 
@@ -95,7 +95,7 @@ class TestDripping:
         capsys: Capture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(cache.remote_web, "WINDOW_S", 2.0)
+        monkeypatch.setattr(cache.remote.web, "WINDOW_S", 2.0)
         with http_server.behaving(only=one.shard, drip=1):
             error = refused(capsys, one.url, tmp_path / "back", "--ids", one.ids)
         assert "fewer than 1,000 a second: given up" in error
@@ -109,7 +109,7 @@ class TestDripping:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """(It ends here because 60 bytes are no cache.json.)"""
-        monkeypatch.setattr(cache.remote_web, "WINDOW_S", 2.0)
+        monkeypatch.setattr(cache.remote.web, "WINDOW_S", 2.0)
         with http_server.behaving(only="cache.json", drip=1, says=60):
             error = refused(capsys, web, tmp_path / "back", "--min-rate", "0")
         assert "not a cache identity" in error

@@ -15,19 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_media import CONFIG, TinyCache, assert_same_clip, picture, random_row, tiny_cache
 
-import cache.atomic
-import cache.shard
-from cache.atomic import TEMPORARY
-from cache.errors import AvelError, CacheError
-from cache.index import summarize
-from cache.index_file import load_index
-from cache.names import check_id
-from cache.plain import encode_text
+import cache.common.atomic
+import cache.format.shard
+from cache.check.verify import verify
+from cache.common.atomic import TEMPORARY
+from cache.common.errors import AvelError, CacheError
+from cache.common.plain import encode_text
+from cache.format.index import summarize
+from cache.format.index_file import load_index
+from cache.format.names import check_id
+from cache.format.schema import (
+    ROW_FIELDS,
+    config_differences,
+    feature_fields,
+    fingerprint,
+    row_digest,
+)
+from cache.format.shard import Clip, Failure, write_shard
+from cache.format.shard_file import Shard
 from cache.reader import open_cache
-from cache.schema import ROW_FIELDS, config_differences, feature_fields, fingerprint, row_digest
-from cache.shard import Clip, Failure, write_shard
-from cache.shard_file import Shard
-from cache.verify import verify
 
 
 @pytest.fixture
@@ -136,7 +142,7 @@ def test_nothing_is_left_when_writing_fails(
         seen.append([entry.name for entry in path.parent.iterdir()])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.atomic, "sync", full)
+    monkeypatch.setattr(cache.common.atomic, "sync", full)
     with pytest.raises(CacheError, match=r"No space left on device.*make room"):
         tiny.write("a")
     assert [name.startswith(TEMPORARY) for name in seen[0]] == [True]
@@ -147,7 +153,7 @@ def test_a_shard_is_on_disk_before_it_has_its_name(
     tiny: TinyCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(cache.atomic, "sync", synced.append)
+    monkeypatch.setattr(cache.common.atomic, "sync", synced.append)
     written = tiny.write("a")
     assert synced[0].name.startswith(TEMPORARY)
     assert synced[1:] == [tiny.folder / "shards"]
@@ -195,7 +201,9 @@ class TestRowDigest:
 def test_the_stored_digest_covers_every_field(
     tiny: TinyCache, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache.shard, "clip_problem", lambda *_: "")  # some are no row any more
+    monkeypatch.setattr(
+        cache.format.shard, "clip_problem", lambda *_: ""
+    )  # some are no row any more
 
     def digest(clip: Clip) -> bytes:
         with tiny.open(write_shard(tiny.folder, tiny.identity, [clip])) as shard:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from small_media import tiny_cache
 
 from cache.__main__ import main
-from cache.annotations import Labels, changed_splits, describe_changes, read_annotations
-from cache.errors import CacheError
-from cache.labels_file import read_labels, write_labels
-from cache.merge import merge
-from cache.schema import NO_SPLIT
+from cache.common.errors import CacheError
+from cache.format.schema import NO_SPLIT
+from cache.labels.annotations import Labels, changed_splits, describe_changes, read_annotations
+from cache.labels.store import read_labels, write_labels
+from cache.share.merge import merge
 from extract.__main__ import main as extract
 
 Event = tuple[str, str, int, int]

@@ -26,29 +26,29 @@ from small_media import (
     write_set,
 )
 
-import cache.shard
-import extract.features
+import cache.format.shard
+import extract.features.extractor
 from cache.__main__ import main as cache_command
-from cache.annotations import Labels
-from cache.errors import CacheError
-from cache.examine import intact_clips
-from cache.folder import make_identity, parse_identity, render_identity
-from cache.index import Index
-from cache.index_file import load_index, save_index
-from cache.labels_file import write_labels
-from cache.lock import writer_lock
-from cache.merge import merge
-from cache.pack import pack
+from cache.check.examine import intact_clips
+from cache.check.repair import damaged_shards, repair, without
+from cache.check.verify import RECORD_FILE, Report, read_record, verify, write_record
+from cache.common.errors import CacheError
+from cache.format.identity import make_identity, parse_identity, render_identity
+from cache.format.index import Index
+from cache.format.index_file import load_index, save_index
+from cache.format.lock import writer_lock
+from cache.format.row_table import COLUMNS
+from cache.format.rows import RowFile, jpeg_bounds
+from cache.format.schema import JPEG_BYTES, JPEG_END
+from cache.format.sealed import write_seal
+from cache.format.shard import DAMAGED, Clip, Failure, file_sha256, shard_name, write_shard
+from cache.labels.annotations import Labels
+from cache.labels.store import write_labels
 from cache.reader import open_cache
-from cache.repair import damaged_shards, repair, without
-from cache.row_table import COLUMNS
-from cache.rows import RowFile, jpeg_bounds
-from cache.schema import JPEG_BYTES, JPEG_END
-from cache.sealed import write_seal
-from cache.shard import DAMAGED, Clip, Failure, file_sha256, shard_name, write_shard
-from cache.verify import RECORD_FILE, Report, read_record, verify, write_record
+from cache.share.merge import merge
+from cache.share.pack import pack
 from extract.__main__ import main
-from extract.clips import Source
+from extract.sources import Source
 
 LABELS = Labels(
     ids=["a", "b", "f"],
@@ -434,7 +434,7 @@ class TestContents:
         rows = [random_row(clip_id, seed) for seed, clip_id in enumerate("abc")]
         rows[1].features["audio/mfcc"][0, 3] = np.inf
         with monkeypatch.context() as older:
-            older.setattr(cache.shard, "clip_problem", lambda *_: "")
+            older.setattr(cache.format.shard, "clip_problem", lambda *_: "")
             write_shard(tiny.folder, tiny.identity, rows)
         tiny.store_index()
         return tiny
@@ -686,13 +686,13 @@ def test_extraction_repeats_exactly_the_damaged_clip(
     (tmp_path / "away").rename(tmp_path / "set")
 
     extracted = []
-    works = extract.features.Extractor.__call__
+    works = extract.features.extractor.Extractor.__call__
 
-    def note(self: extract.features.Extractor, source: Source) -> Clip:
+    def note(self: extract.features.extractor.Extractor, source: Source) -> Clip:
         extracted.append(source.id)
         return works(self, source)
 
-    monkeypatch.setattr(extract.features.Extractor, "__call__", note)
+    monkeypatch.setattr(extract.features.extractor.Extractor, "__call__", note)
     capsys.readouterr()
     assert main([*flags, "--cache", str(folder)]) == 0
     output = "".join(capsys.readouterr())

@@ -16,10 +16,10 @@ import pytest
 from small_media import SMALL_FLAGS, TinyCache, assert_same_rows, tiny_cache, write_set
 
 from cache.__main__ import main as cache_main
-from cache.annotations import Labels
+from cache.format.schema import fingerprint
+from cache.format.shard import Failure
+from cache.labels.annotations import Labels
 from cache.reader import open_cache
-from cache.schema import fingerprint
-from cache.shard import Failure
 from extract.__main__ import Command, extract
 from extract.__main__ import main as extract_main
 from extract.config import FEATURE_VERSION, ExtractConfig

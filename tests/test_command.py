@@ -14,11 +14,11 @@ from small_media import TinyCache, tiny_cache
 
 import cache.__main__
 import extract.__main__
-import extract.demo
+import extract.demo.__main__
 import train.__main__
-from cache.command import exit_code, printable, say
-from cache.errors import CacheError
-from cache.shard import Failure
+from cache.common.cli import exit_code, printable, say
+from cache.common.errors import CacheError
+from cache.format.shard import Failure
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIL = "\x1b[2J\x1b]0;title\x07\u202egpj\u200b\u2028\r\x9b\ud800"
@@ -160,12 +160,12 @@ class TestEscapes:
             (extract.__main__.main, [f"--data{EVIL}", "x"]),
             (extract.__main__.main, ["--data", "x", f"stray{EVIL}"]),
             (extract.__main__.main, ["clip", "--like", "x", "--cache", "y", "z", f"{EVIL}"]),
-            (extract.demo.main, ["x", f"file{EVIL}"]),
+            (extract.demo.__main__.main, ["x", f"file{EVIL}"]),
             (train.__main__.main, [f"fit{EVIL}"]),
             (train.__main__.main, ["report", "--split", f"{EVIL}", "x"]),
             (train.__main__.main, ["fit", "--cache", "x", f"--width{EVIL}", "3"]),
         ],
-        ids=lambda value: ascii(value)[-20:],
+        ids=lambda value: getattr(value, "__module__", None) or ascii(value)[-20:],
     )
     def test_of_arguments_that_are_repeated(
         self, main: object, arguments: list[str], capsys: Capture

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from cache.errors import ConfigError
-from extract.demo import DemoClip, main, make_demo_set, plan_demo_set, write_mp4
-from extract.demo_scenes import CLASSES, CLIP_S, FPS, SAMPLE_RATE_HZ, render_frames, render_sound
+from cache.common.errors import ConfigError
+from extract.demo.__main__ import DemoClip, main, make_demo_set, plan_demo_set, write_mp4
+from extract.demo.scenes import CLASSES, CLIP_S, FPS, SAMPLE_RATE_HZ, render_frames, render_sound
 
 NAMES = list(CLASSES)
 

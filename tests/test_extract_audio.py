@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_media import noise, tone
 
-from cache.schema import feature_fields
-from extract.audio import audio_features, shortest_samples
+from cache.format.schema import feature_fields
 from extract.config import ExtractConfig
+from extract.features.audio import audio_features, shortest_samples
 
 FAST = ExtractConfig()
 Array = np.ndarray

@@ -21,17 +21,17 @@ from hosts import LOOPBACK, Host, two_hosts
 from small_media import SMALL_FLAGS, assert_same_rows, write_set
 from test_cache_lock import in_own_mounts
 
-from cache.errors import CacheError, ConfigError
-from cache.index_file import load_index
-from cache.lock import part_lock, writer_lock
+from cache.check.verify import verify
+from cache.common.errors import CacheError, ConfigError
+from cache.format.index_file import load_index
+from cache.format.lock import part_lock, writer_lock
+from cache.format.shard import Clip
 from cache.reader import Cache, open_cache
-from cache.shard import Clip
-from cache.verify import verify
 from extract.__main__ import main
-from extract.clips import Source
-from extract.features import Extractor
-from extract.job import Patience
-from extract.part import ids_of_part, parse_part
+from extract.features.extractor import Extractor
+from extract.sources import Source
+from extract.work.job import Patience
+from extract.work.part import ids_of_part, parse_part
 
 ROOT = Path(__file__).parent.parent
 CLIPS = 24
@@ -99,14 +99,14 @@ def children(process: subprocess.Popen[bytes]) -> list[int]:
 
 HOLDING = """
 import os, time
-import extract.features
-works = extract.features.Extractor.__call__
+import extract.features.extractor
+works = extract.features.extractor.Extractor.__call__
 def held(self, source, works=works):
     while source.id == "clip 20" and os.path.exists({gate!r}):
         time.sleep(0.02)
     return works(self, source)
 if works.__name__ != "held":  # it is loaded by the nanny's process and again by the worker's
-    extract.features.Extractor.__call__ = held
+    extract.features.extractor.Extractor.__call__ = held
 """
 
 
@@ -185,14 +185,14 @@ def test_a_host_that_is_cut_off_costs_its_shard(
 
 FATAL = """
 import os, signal
-import extract.features
-works = extract.features.Extractor.__call__
+import extract.features.extractor
+works = extract.features.extractor.Extractor.__call__
 def fatal(self, source, works=works):
     if source.id == "clip 4":
         os.kill(os.getpid(), signal.SIGKILL)
     return works(self, source)
 if works.__name__ != "fatal":  # it is loaded by the nanny's process and again by the worker's
-    extract.features.Extractor.__call__ = fatal
+    extract.features.extractor.Extractor.__call__ = fatal
 """
 
 
@@ -222,7 +222,7 @@ class TestRefusals:
         self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr("extract.cluster.CONNECT_S", 1)
+        monkeypatch.setattr("extract.work.cluster.CONNECT_S", 1)
         with pytest.warns() if False else contextlib.nullcontext():
             code = main(arguments(data, tmp_path / "cache", "--dask", "tcp://127.0.0.1:9"))
         assert code == 2

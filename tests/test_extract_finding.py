@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 from small_media import SMALL_FLAGS, write_set
 
-import cache.cores
-import extract.clips
+import cache.common.cores
 import extract.finding
-from cache.annotations import read_annotations
-from cache.cores import cores
-from cache.errors import AnnotationError, MediaError
-from cache.names import check_id
+import extract.sources
+from cache.common.cores import cores
+from cache.common.errors import AnnotationError, MediaError
+from cache.format.names import check_id
+from cache.format.schema import MAX_ID_BYTES
+from cache.labels.annotations import read_annotations
 from cache.reader import open_cache
-from cache.schema import MAX_ID_BYTES
 from extract.__main__ import main
-from extract.clips import file_source, pictures, safe_id
 from extract.finding import elsewhere, find_annotations, find_sources
 from extract.frame_order import in_order
+from extract.sources import file_source, pictures, safe_id
 
 ROOT = Path(__file__).parent.parent
 Capture = pytest.CaptureFixture[str]
@@ -286,7 +286,7 @@ class TestChanges:
         class State:
             st_size, st_mtime_ns = 5, 2**80
 
-        assert extract.clips.signature([("a", State())]) == (5, 2**62 - 1)  # type: ignore[list-item]
+        assert extract.sources.signature([("a", State())]) == (5, 2**62 - 1)  # type: ignore[list-item]
 
 
 class TestElsewhere:
@@ -338,8 +338,8 @@ class TestSafeIds:
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(cache.cores, "GROUPS", tmp_path)
-    monkeypatch.setattr(cache.cores, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(cache.common.cores, "GROUPS", tmp_path)
+    monkeypatch.setattr(cache.common.cores, "MEMBERSHIP", tmp_path / "membership")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     return tmp_path
 

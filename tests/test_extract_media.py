@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_media import grey_frames, noise, tone
 
-from cache.errors import MediaError
-from extract.clips import Source, centres_s, file_source, pictures
+from cache.common.errors import MediaError
 from extract.config import ExtractConfig
-from extract.container import _placed
-from extract.decoded import Decoded
-from extract.demo import write_jpegs, write_mp4
+from extract.demo.__main__ import write_jpegs, write_mp4
 from extract.finding import find_sources
-from extract.media import decode
+from extract.media.container import _placed
+from extract.media.decode import decode
+from extract.media.decoded import Decoded
+from extract.sources import Source, centres_s, file_source, pictures
 
 RATE_HZ = 22_050
 BOTH = ExtractConfig.parse({"clip_seconds": 4.0})

@@ -15,14 +15,14 @@ import torch
 from av.stream import Disposition
 from small_media import RATE_HZ, SMALL, grey_frames, tone
 
-from cache.errors import MediaError
-from extract.clips import centres_s, file_source
+from cache.common.errors import MediaError
 from extract.config import ExtractConfig
-from extract.decoded import Decoded
-from extract.demo import write_mp4
-from extract.media import decode
-from extract.track_ends import track_end_s, whole_avi
-from extract.video import preprocess
+from extract.demo.__main__ import write_mp4
+from extract.features.video import preprocess
+from extract.media.decode import decode
+from extract.media.decoded import Decoded
+from extract.media.track_ends import track_end_s, whole_avi
+from extract.sources import centres_s, file_source
 
 BOTH = ExtractConfig.parse({"clip_seconds": 10.0})
 AUDIO, VIDEO = BOTH.revised(modalities="audio"), BOTH.revised(modalities="video")

@@ -29,27 +29,27 @@ from small_media import (
     write_set,
 )
 
-import extract.audio
-import extract.features
-import extract.pipeline
-from cache.annotations import read_annotations
-from cache.errors import CacheError
-from cache.folder import read_identity
-from cache.index import Index
-from cache.index_file import load_index
-from cache.lock import writer_lock
+import extract.features.audio
+import extract.features.extractor
+import extract.work.pipeline
+from cache.check.verify import verify
+from cache.common.errors import CacheError
+from cache.format.identity import read_identity
+from cache.format.index import Index
+from cache.format.index_file import load_index
+from cache.format.lock import writer_lock
+from cache.format.row_table import Entry
+from cache.format.schema import feature_fields
+from cache.format.shard import END_OF_TIME_NS, Clip, Failure, write_shard
+from cache.labels.annotations import read_annotations
 from cache.reader import Cache, open_cache
-from cache.row_table import Entry
-from cache.schema import feature_fields
-from cache.shard import END_OF_TIME_NS, Clip, Failure, write_shard
-from cache.verify import verify
 from extract.__main__ import main
-from extract.clips import Source
 from extract.config import ExtractConfig
-from extract.demo import DemoClip
+from extract.demo.__main__ import DemoClip
 from extract.finding import find_sources
-from extract.job import Done, ShardJob
 from extract.plan import make_plan
+from extract.sources import Source
+from extract.work.job import Done, ShardJob
 
 ROOT = Path(__file__).parent.parent
 CLIPS = 8
@@ -348,14 +348,14 @@ class TestFailures:
     def test_an_unforeseen_error_costs_its_clip_alone(
         self, run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        works = extract.features.Extractor.__call__
+        works = extract.features.extractor.Extractor.__call__
 
-        def bug(self: extract.features.Extractor, source: Source) -> Clip:
+        def bug(self: extract.features.extractor.Extractor, source: Source) -> Clip:
             if source.id == "clip 1":
                 raise ZeroDivisionError("a bug")
             return works(self, source)
 
-        monkeypatch.setattr(extract.features.Extractor, "__call__", bug)
+        monkeypatch.setattr(extract.features.extractor.Extractor, "__call__", bug)
         code, output = run()
         assert code == 1
         assert "unforeseen ZeroDivisionError: a bug" in output
@@ -400,7 +400,7 @@ class TestClock:
         monkeypatch.setattr(time, "time_ns", lambda: real() + self.YEARS_NS)
         assert run()[0] == 0
         monkeypatch.undo()
-        monkeypatch.setattr(extract.pipeline, "newest_ns", lambda index, ids: {})
+        monkeypatch.setattr(extract.work.pipeline, "newest_ns", lambda index, ids: {})
         soundfile.write(data / "audio_wav/clip 1.wav", noise(1.0), 22_050, "PCM_16")
         code, output = run()
         assert code == 1
@@ -422,14 +422,14 @@ def test_without_worker_processes_this_one_goes_on(
     run: Run, cache: Path, whole: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a full /dev/shm, where loky finds no room for its semaphores."""
-    parallel = extract.pipeline._parallel
+    parallel = extract.work.pipeline._parallel
 
     def full(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[Done]:
         if jobs > 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return parallel(job, groups, jobs)
 
-    monkeypatch.setattr(extract.pipeline, "_parallel", full)
+    monkeypatch.setattr(extract.work.pipeline, "_parallel", full)
     code, output = run(jobs=2)
     assert code == 0
     assert "no worker processes ([Errno 28] No space left on device)" in output
@@ -440,14 +440,14 @@ def test_one_process_compiles_librosa_before_the_workers_start(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr(extract.audio, "warm_up", lambda config: order.append("warm up"))
-    shards = extract.pipeline._all_shards
+    monkeypatch.setattr(extract.features.audio, "warm_up", lambda config: order.append("warm up"))
+    shards = extract.work.pipeline._all_shards
 
     def first_shard(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
         order.append("workers")
         return shards(job, todo, jobs)
 
-    monkeypatch.setattr(extract.pipeline, "_all_shards", first_shard)
+    monkeypatch.setattr(extract.work.pipeline, "_all_shards", first_shard)
     assert run()[0] == 0
     assert order == ["warm up", "workers"]
 
@@ -503,25 +503,25 @@ class FatalJob(ShardJob):
     """In a worker, one clip kills the process, as a crashing decoder would."""
 
     def __call__(self, sources: Sequence[Source]) -> Done:
-        whole = extract.features.Extractor.__call__
+        whole = extract.features.extractor.Extractor.__call__
 
-        def fatal(extractor: extract.features.Extractor, source: Source) -> object:
+        def fatal(extractor: extract.features.extractor.Extractor, source: Source) -> object:
             if source.id == "clip 4" and multiprocessing.parent_process() is not None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return whole(extractor, source)
 
-        extract.features.Extractor.__call__ = fatal  # type: ignore[method-assign, assignment]
+        extract.features.extractor.Extractor.__call__ = fatal  # type: ignore[method-assign, assignment]
         try:
             return super().__call__(sources)
         finally:
-            extract.features.Extractor.__call__ = whole  # type: ignore[method-assign]
+            extract.features.extractor.Extractor.__call__ = whole  # type: ignore[method-assign]
 
 
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs")
 def test_a_clip_that_kills_its_worker_is_a_failure_and_the_others_finish(
     run: Run, cache: Path, whole: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract.pipeline, "ShardJob", FatalJob)
+    monkeypatch.setattr(extract.work.pipeline, "ShardJob", FatalJob)
     code, output = run(jobs=2)
     assert code == 1
     found = open_cache(cache)

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torchvision.models import MobileNet_V3_Large_Weights, MobileNet_V3_Small_Weights
 
-from cache.errors import ConfigError
+from cache.common.errors import ConfigError
 from extract.config import ExtractConfig
-from extract.video import (
+from extract.features.video import (
     BUILDERS,
     Backbone,
     encode_jpegs,
@@ -27,7 +27,7 @@ from extract.video import (
     preprocess,
     weights_digest,
 )
-from extract.weights import IMAGENET_FILES, check_weights, imagenet_file, known_digest
+from extract.features.weights import IMAGENET_FILES, check_weights, imagenet_file, known_digest
 
 PRESETS = {"small": MobileNet_V3_Small_Weights, "large": MobileNet_V3_Large_Weights}
 

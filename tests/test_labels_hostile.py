@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from small_media import TinyCache, tiny_cache
 
-from cache.annotations import Labels
-from cache.errors import CacheError
-from cache.labels_file import (
+from cache.check.verify import verify
+from cache.common.errors import CacheError
+from cache.common.plain import write_text
+from cache.format.sealed import write_seal
+from cache.labels.annotations import Labels
+from cache.labels.store import (
     HISTORY_ENTRIES,
     LABELS_FILE,
     MAX_CLASSES,
@@ -26,11 +29,8 @@ from cache.labels_file import (
     read_labels,
     write_labels,
 )
-from cache.merge import merge
-from cache.plain import write_text
 from cache.reader import open_cache
-from cache.sealed import write_seal
-from cache.verify import verify
+from cache.share.merge import merge
 
 ROOT = Path(__file__).parent.parent
 LABELS = Labels(
@@ -89,8 +89,8 @@ def grown_by_mb(tiny: TinyCache, function: str) -> tuple[str, float]:
     script = f"""
 import resource, sys
 from pathlib import Path
-from cache.errors import CacheError
-from cache.labels_file import {function}
+from cache.common.errors import CacheError
+from cache.labels.store import {function}
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     {function}(Path(sys.argv[1]))

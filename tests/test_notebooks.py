@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from extract.__main__ import main as extract
-from extract.demo import make_demo_set
+from extract.demo.__main__ import make_demo_set
 from train.__main__ import main as train
 
 FOLDER = Path(__file__).parent.parent / "notebooks"

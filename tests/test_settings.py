@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.errors import ConfigError
-from cache.settings import Settings, canonical_json, command_line
+from cache.common.errors import ConfigError
+from cache.common.settings import Settings, canonical_json, command_line
 from extract.__main__ import Command
 from extract.config import ExtractConfig
 

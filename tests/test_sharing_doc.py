@@ -14,7 +14,7 @@ import numpy as np
 from servers import HttpServer, S3Server, SshServer
 from synthetic_cache import labels_for, make_cache
 
-from cache.labels_file import write_labels
+from cache.labels.store import write_labels
 from cache.reader import open_cache
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache.errors import CacheError
-from cache.torch_file import read_torch_file
-from train.checkpoint import CheckpointError, load
+from cache.common.errors import CacheError
+from cache.common.torch_file import read_torch_file
+from train.runs.checkpoint import CheckpointError, load
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -191,8 +191,8 @@ _MEASURE = """
 import resource, sys
 from pathlib import Path
 import torch
-from cache.errors import AvelError
-from train.checkpoint import load
+from cache.common.errors import AvelError
+from train.runs.checkpoint import load
 torch.zeros(3).isfinite().all()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

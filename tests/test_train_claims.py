@@ -10,11 +10,13 @@ import pytest
 from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, tiny_labels
 
-from cache.errors import CacheError
-from cache.labels_file import write_labels
+from cache.common.errors import CacheError
+from cache.labels.store import write_labels
 from train import __main__ as cli
-from train import fitting, loop, runs
-from train.checkpoint import BEST, LAST
+from train.commands import fit as fitting
+from train.fit import loop
+from train.runs import folders as runs
+from train.runs.checkpoint import BEST, LAST
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "few_pictures")
 

@@ -13,9 +13,12 @@ from PIL import Image
 from synthetic_cache import labels_for, make_cache
 
 from train import __main__ as cli
-from train import commands, fitting, plots, runs
-from train.checkpoint import BEST
+from train.commands import evaluate as commands
+from train.commands import fit as fitting
 from train.config import PRESETS, TrainConfig
+from train.report import plots
+from train.runs import folders as runs
+from train.runs.checkpoint import BEST
 
 SMALL = TrainConfig(
     device="cpu",

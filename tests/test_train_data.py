@@ -7,15 +7,15 @@ import pytest
 import torch
 from synthetic_cache import CONFIG, labels_for, make_cache
 
-from cache.errors import CacheError, ConfigError
-from cache.labels_file import write_labels
+from cache.common.errors import CacheError, ConfigError
+from cache.format.schema import AUDIO_FEATURES
+from cache.labels.store import write_labels
 from cache.reader import open_cache
-from cache.schema import AUDIO_FEATURES
 from train.config import TrainConfig
-from train.data import load_clips, load_dataset, pick_device, resolve
-from train.model import FusionModel
-from train.pool import pool_steps
-from train.standardise import standardise
+from train.data.dataset import load_clips, load_dataset, pick_device, resolve
+from train.data.pooling import pool_steps
+from train.fit.normalize import standardise
+from train.model.fusion import FusionModel
 
 CPU = TrainConfig(device="cpu")
 

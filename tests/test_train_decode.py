@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.decode import best_run, gate_targets, second_probability
-from train.metrics import Events, Predictions, second_count, segments
-from train.scores import score
+from train.score.decode import best_run, gate_targets, second_probability
+from train.score.metrics import Events, Predictions, second_count, segments
+from train.score.summary import score
 
 
 def half_seconds(count: int) -> torch.Tensor:

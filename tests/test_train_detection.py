@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.detection import (
+from train.score.detection import (
     average_precision,
     calibration,
     detection,
@@ -11,7 +11,7 @@ from train.detection import (
     expected_error,
     segment_scores,
 )
-from train.metrics import Events, Predictions
+from train.score.metrics import Events, Predictions
 
 
 def array(*values):

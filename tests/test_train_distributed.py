@@ -13,7 +13,7 @@ import torch.distributed
 from hosts import LOOPBACK, two_hosts
 from synthetic_cache import labels_for, make_cache
 
-from train.checkpoint import BEST, LAST
+from train.runs.checkpoint import BEST, LAST
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
@@ -43,7 +43,7 @@ LAUNCHER = f"""
 import sys
 sys.path[:0] = [{str(ROOT)!r}]
 from train.__main__ import main
-from train.model import VideoStream
+from train.model.fusion import VideoStream
 VideoStream._partly_even = lambda self, weights: (weights + 1 / weights.shape[-1]) / 2
 sys.exit(main())
 """
@@ -130,12 +130,13 @@ def test_each_process_streams_its_own_shards_and_an_error_ends_all(cache, tmp_pa
         "import sys, torch\n"
         f"sys.path[:0] = [{str(ROOT)!r}]\n"
         "from pathlib import Path\n"
-        "import train.clips, train.data, train.stream\n"
+        "import train.data.clips, train.data.dataset, train.data.stream\n"
         "from cache.reader import open_cache\n"
         "from train.config import TrainConfig\n"
-        "from train.world import joined\n"
-        "for module in (train.clips, train.data, train.stream): module.PART_CLIPS = 4\n"
-        "train.data._where = lambda *_: (30, 'streamed', False)\n"
+        "from train.distributed import joined\n"
+        "for module in (train.data.clips, train.data.dataset, train.data.stream):\n"
+        "    module.PART_CLIPS = 4\n"
+        "train.data.dataset._where = lambda *_: (30, 'streamed', False)\n"
         "with joined(torch.device('cpu')) as world:\n"
         "    cache = open_cache(sys.argv[1])\n"
         "    config = train.data.resolve(TrainConfig(device='cpu'), cache, cache.labels.classes)\n"

@@ -9,19 +9,19 @@ import pytest
 import torch
 from synthetic_cache import CONFIG, labels_for
 
-from cache import shard
-from cache.errors import CacheError
-from cache.finite import all_finite
-from cache.folder import claim, make_identity
-from cache.labels_file import write_labels
+from cache.common.errors import CacheError
+from cache.format import shard
+from cache.format.finite import all_finite
+from cache.format.identity import claim, make_identity
+from cache.format.schema import feature_fields
+from cache.format.shard import Clip
+from cache.labels.store import write_labels
 from cache.reader import Cache, open_cache
-from cache.schema import feature_fields
-from cache.shard import Clip
-from train import clips as clips_module
-from train import data
 from train.config import TrainConfig
-from train.data import load_clips, load_dataset
-from train.stream import Streamed
+from train.data import clips as clips_module
+from train.data import dataset as data
+from train.data.dataset import load_clips, load_dataset
+from train.data.stream import Streamed
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 SMALL = TrainConfig(

@@ -18,21 +18,26 @@ import torch
 from matplotlib import pyplot as plt
 from synthetic_cache import labels_for, make_cache
 
-from cache.errors import AvelError, CacheError, ConfigError
-from cache.labels_file import write_labels
+from cache.common.errors import AvelError, CacheError, ConfigError
+from cache.common.strict_json import MAX_JSON_BYTES, parse_json
+from cache.format.schema import fingerprint
+from cache.labels.store import write_labels
 from cache.reader import Cache, open_cache
-from cache.schema import fingerprint
-from cache.strict_json import MAX_JSON_BYTES, parse_json
 from extract.config import FEATURE_VERSION, ExtractConfig
+from extract.features.weights import check_weights
 from extract.one_clip import _like, _weights
-from extract.weights import check_weights
 from train import __main__ as cli
-from train import checkpoint, commands, data, fitting, loop, page, plots, record, run_plots, stored
-from train.checkpoint import BEST, LAST, CheckpointError, load
-from train.clip_features import check_same_features
+from train.commands import evaluate as commands
+from train.commands import fit as fitting
 from train.config import TrainConfig
-from train.data import Dataset, load_clips, load_dataset, resolve
-from train.model import FusionModel
+from train.data import dataset as data
+from train.data.dataset import Dataset, load_clips, load_dataset, resolve
+from train.fit import loop
+from train.model.fusion import FusionModel
+from train.report import page, plots, run_plots
+from train.runs import checkpoint, record, stored
+from train.runs.checkpoint import BEST, LAST, CheckpointError, load
+from train.runs.clip_features import check_same_features
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 SMALL = TrainConfig(

@@ -8,17 +8,18 @@ import pytest
 import torch
 from synthetic_cache import labels_for, make_cache
 
-from cache import atomic
-from cache.errors import ConfigError
+from cache.common import atomic
+from cache.common.errors import ConfigError
 from cache.reader import open_cache
-from train import checkpoint, loop
-from train.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.config import TrainConfig
-from train.data import load_dataset, resolve
-from train.metrics import Predictions, classification, localization
-from train.model import FusionModel
-from train.standardise import standardise
-from train.step import Average, EpochStep, Step, make_optimizer
+from train.data.dataset import load_dataset, resolve
+from train.fit import loop
+from train.fit.normalize import standardise
+from train.fit.step import Average, EpochStep, Step, make_optimizer
+from train.model.fusion import FusionModel
+from train.runs import checkpoint
+from train.runs.checkpoint import BEST, LAST, About, CheckpointError, load, save
+from train.score.metrics import Predictions, classification, localization
 
 SMALL = TrainConfig(
     device="cpu",

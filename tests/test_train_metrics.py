@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.metrics import (
+from train.score.metrics import (
     Events,
     Predictions,
     classification,

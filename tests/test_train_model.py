@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from train.batch import Batch, Frames, Shapes, Sound
 from train.config import PRESETS, TrainConfig
-from train.model import FusionModel, InputDropout, at_frames, at_steps
-from train.model import gated_interval as interval_of
-from train.step import losses
+from train.data.batch import Batch, Frames, Shapes, Sound
+from train.fit.step import losses
+from train.model.fusion import FusionModel, InputDropout, at_frames, at_steps
+from train.model.fusion import gated_interval as interval_of
 
 SHAPES = Shapes(audio_features=20, map_channels=24, cells=7, classes=5, clip_seconds=10.0)
 CONFIG = TrainConfig(

@@ -10,10 +10,12 @@ import pytest
 from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, copied, score, tiny_labels
 
-from cache.errors import AvelError, CacheError
-from cache.labels_file import write_labels
+from cache.common.errors import AvelError, CacheError
+from cache.labels.store import write_labels
 from train import __main__ as cli
-from train import commands, evaluate, plots
+from train.commands import evaluate as commands
+from train.report import plots
+from train.runs import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "few_pictures")
 

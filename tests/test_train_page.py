@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
 
-from train import commands, fitting, page, plots
+from train.commands import evaluate as commands
+from train.commands import fit as fitting
 from train.config import TrainConfig
-from train.look import hardest
+from train.report import page, plots
+from train.report.attention import hardest
 
 CONFIG = TrainConfig(
     device="cpu",

@@ -14,14 +14,17 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from synthetic_cache import make_cache
 
-from cache.errors import CacheError
+from cache.common.errors import CacheError
 from cache.reader import open_cache
-from train import commands, fitting, look, page, plots, run_plots
-from train.checkpoint import BEST, load
+from train.commands import evaluate as commands
+from train.commands import fit as fitting
 from train.config import TrainConfig
-from train.data import load_clips
-from train.decode import best_run
-from train.drawing import file_name, label, opened, png
+from train.data.dataset import load_clips
+from train.report import attention as look
+from train.report import page, plots, run_plots
+from train.report.drawing import file_name, label, opened, png
+from train.runs.checkpoint import BEST, load
+from train.score.decode import best_run
 
 CONFIG = TrainConfig(
     device="cpu",

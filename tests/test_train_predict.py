@@ -17,16 +17,20 @@ import soundfile
 from small_media import RATE_HZ, SMALL_FLAGS, grey_frames, noise, tone, write_set
 from synthetic_cache import make_cache
 
-from cache.folder import read_identity
+from cache.format.identity import read_identity
+from cache.format.schema import SPLITS, fingerprint
+from cache.format.shard import Failure, write_shard
 from cache.reader import open_cache
-from cache.schema import SPLITS, fingerprint
-from cache.shard import Failure, write_shard
 from extract.__main__ import main as extract
-from extract.demo import write_mp4
+from extract.demo.__main__ import write_mp4
 from train import __main__ as cli
-from train import answers, clip_features, commands, fitting, plots, record, runs
-from train.checkpoint import BEST
+from train.commands import evaluate as commands
+from train.commands import fit as fitting
 from train.config import TrainConfig
+from train.report import plots
+from train.runs import answers, clip_features, record
+from train.runs import folders as runs
+from train.runs.checkpoint import BEST
 
 ROOT = Path(__file__).parent.parent
 SMALL = TrainConfig(

@@ -15,12 +15,15 @@ import torch
 from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, copied, score, tiny_labels
 
-from cache.errors import ConfigError
-from cache.labels_file import write_labels
+from cache.common.errors import ConfigError
+from cache.labels.store import write_labels
 from train import __main__ as cli
-from train import code, commands, fitting, loop, record
-from train.checkpoint import BEST, load
+from train.commands import evaluate as commands
+from train.commands import fit as fitting
 from train.config import TrainConfig
+from train.fit import loop
+from train.runs import code, record
+from train.runs.checkpoint import BEST, load
 
 CONFIG = TrainConfig(
     device="cpu",
@@ -331,7 +334,7 @@ def test_the_commit_of_a_checkout_and_whether_it_was_changed(tmp_path, monkeypat
     commit = code.commit.__wrapped__
     assert commit() == (None, None)
     who = ["-c", "user.name=A", "-c", "user.email=a@b"]
-    for words in (["init", "-q"], ["add", "train/model.py"], [*who, "commit", "-qm", "x"]):
+    for words in (["init", "-q"], ["add", "train/model/fusion.py"], [*who, "commit", "-qm", "x"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     assert commit() == (None, None), "a checkout of something else around an installed package"
     for words in (["add", "train"], [*who, "commit", "-qm", "y"]):

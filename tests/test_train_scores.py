@@ -6,9 +6,9 @@ import warnings
 import numpy as np
 import pytest
 
-from train.decode import ensemble
-from train.metrics import Events, Predictions, segments
-from train.scores import baselines, mean_and_deviation, per_class, score
+from train.score.decode import ensemble
+from train.score.metrics import Events, Predictions, segments
+from train.score.summary import baselines, mean_and_deviation, per_class, score
 
 ERRORS = ("mae", "ece")  # names of scores whose best is 0
 

@@ -10,22 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_cache import labels_for, make_cache
 
-from cache.errors import CacheError, ConfigError
+from cache.common.errors import CacheError, ConfigError
 from cache.reader import open_cache
-from train import clips as clips_module
-from train import commands, data, fitting, loop
-from train import memory as memory_module
-from train import stream as stream_module
-from train.checkpoint import BEST
-from train.clips import Clips
+from train.commands import evaluate as commands
+from train.commands import fit as fitting
 from train.config import TrainConfig
-from train.data import load_clips, load_dataset, resolve
-from train.memory import free_host, room
-from train.model import FusionModel
-from train.standardise import standardise
-from train.step import Average, EpochStep, Step, make_optimizer
-from train.stream import Streamed, plan_epoch
-from train.world import ALONE
+from train.data import clips as clips_module
+from train.data import dataset as data
+from train.data import memory as memory_module
+from train.data import stream as stream_module
+from train.data.clips import Clips
+from train.data.dataset import load_clips, load_dataset, resolve
+from train.data.memory import free_host, room
+from train.data.stream import Streamed, plan_epoch
+from train.distributed import ALONE
+from train.fit import loop
+from train.fit.normalize import standardise
+from train.fit.step import Average, EpochStep, Step, make_optimizer
+from train.model.fusion import FusionModel
+from train.runs.checkpoint import BEST
 
 CONFIG = TrainConfig(
     device="cpu", audio_feat_dim=32, video_feat_dim=32, map_channels=16, batch_size=8, epochs=2

@@ -1,4 +1,4 @@
-"""All three packages write files in one way, `cache.atomic`; who does otherwise is named here."""
+"""All packages write files in one way, `cache.common.atomic`; who does otherwise is named."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 OTHERWISE = {
-    "cache/atomic.py": "the one way itself",
-    "cache/command.py": "sends what is left of the output nowhere",
-    "cache/lock.py": "a lock is a file that stays, and is never read as content",
-    "cache/pack.py": "writes into the temporary file that cache.atomic made",
-    "cache/sealed.py": "seals a temporary file before it gets its name",
-    "cache/remote.py": "writes to a store, under a temporary name there",
-    "cache/remote_cache.py": "writes in a scratch folder of its own",
-    "cache/torch_file.py": "makes a zip file in memory",
-    "extract/demo.py": "makes a new folder of synthetic media",
-    "extract/job.py": "writes notes in a scratch folder of its own",
+    "cache/common/atomic.py": "the one way itself",
+    "cache/common/cli.py": "sends what is left of the output nowhere",
+    "cache/format/lock.py": "a lock is a file that stays, and is never read as content",
+    "cache/share/pack.py": "writes into the temporary file that cache.atomic made",
+    "cache/format/sealed.py": "seals a temporary file before it gets its name",
+    "cache/remote/store.py": "writes to a store, under a temporary name there",
+    "cache/remote/cache.py": "writes in a scratch folder of its own",
+    "cache/common/torch_file.py": "makes a zip file in memory",
+    "extract/demo/__main__.py": "makes a new folder of synthetic media",
+    "extract/work/job.py": "writes notes in a scratch folder of its own",
 }
 _WRITES = {
     *("write_text", "write_bytes", "touch", "symlink_to", "hardlink_to", "imwrite", "savetxt"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from synthetic_cache import labels_for
 
-from train import commands
+from train.commands import evaluate as commands
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 FLAGS = [

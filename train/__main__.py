@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cache.command import Parser, exit_code, say
-from cache.errors import ConfigError
-from cache.settings import command_line
+from cache.common.cli import Parser, exit_code, say
+from cache.common.errors import ConfigError
+from cache.common.settings import command_line
 from train.config import PRESETS, TrainConfig
 
 USAGE = """\
@@ -105,7 +105,7 @@ def fit(argv: Sequence[str]) -> None:
             "count one model as two; name each once"
         )
     config = _fit_config(options, rest, parser.prog)
-    from train import fitting
+    from train.commands import fit as fitting
 
     fitting.fit(
         options.cache,
@@ -157,7 +157,8 @@ def evaluate(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--pictures", type=_pictures, default=4, help="clips to draw (default: 4)")
     options = parser.parse_args(argv)
-    from train import commands, runs
+    from train.commands import evaluate as commands
+    from train.runs import folders as runs
 
     commands.evaluate_run(
         options.run or runs.newest_run(),
@@ -179,7 +180,8 @@ def predict(argv: Sequence[str]) -> None:
         "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: the run's"
     )
     options = parser.parse_args(argv)
-    from train import commands, runs
+    from train.commands import evaluate as commands
+    from train.runs import folders as runs
 
     commands.predict_cache(
         options.run or runs.newest_run(),
@@ -200,7 +202,8 @@ def features(argv: Sequence[str]) -> None:
     parser.add_argument("--run", type=_folder, help="run, or folder of seeds (default: the newest)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(argv)
-    from train import clip_features, runs
+    from train.runs import clip_features
+    from train.runs import folders as runs
 
     run = options.run or runs.newest_run()
     runs.write_json(options.out, clip_features.wanted(run))
@@ -216,7 +219,7 @@ def report(argv: Sequence[str]) -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="runs, or folders of seeds")
     _split(parser)
     options = parser.parse_args(argv)
-    from train import commands
+    from train.commands import evaluate as commands
 
     say(commands.report(options.runs, options.split))
 

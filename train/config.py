@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cache.settings import Settings
+from cache.common.settings import Settings
 
 
 class TrainConfig(Settings):

@@ -1,0 +1,1 @@
+"""What all three packages stand on: errors, settings, words to people, plain files."""

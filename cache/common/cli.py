@@ -1,0 +1,120 @@
+"""What the three command lines share: how they end, and the one way in which they say things."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TextIO
+
+from cache.common.atomic import advice
+from cache.common.errors import AvelError
+from cache.common.url import hidden
+
+
+def exit_code(action: Callable[[], int]) -> int:
+    """Run a command; returns its exit code, 2 for an error that a person reads, 130 for Ctrl-C.
+
+    A polite kill (SIGTERM) stops it like Ctrl-C: what is unfinished is cleared away. Output that
+    is closed is none; characters that it can't show become "?".
+    """
+    _mend_streams()
+    try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)
+        code = action()
+        sys.stdout.flush()  # here, where its errors are told, and not at exit
+        return code
+    except AvelError as error:
+        say(f"error: {error}", error=True)
+    except BrokenPipeError:
+        _abandon(sys.stdout)  # whoever read our output has gone
+        return 1
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _abandon(sys.stdout)
+        where = printable(str(error.filename or "the output"))
+        say(f"error: {where}: {error.strerror}: {advice(error)}", error=True)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit:  # of --help, or a bad flag
+        _abandon(sys.stdout)
+        raise
+    return 2
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def say(text: str, error: bool = False) -> None:
+    """Print text that may hold words from files: the one way in which a terminal hears of them.
+
+    Line ends stay; whatever else could steer a terminal becomes "?"; passwords and tokens in
+    addresses are hidden. With `error`, to stderr, where what can't be said stops no work.
+    """
+    line = hidden(printable(text, keep="\n"))
+    if not error:
+        print(line, flush=True)
+        return
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _abandon(sys.stderr)
+
+
+def printable(value: Any, keep: str = "") -> Any:
+    """Plain values with every character that could steer a terminal as "?", but those in `keep`.
+
+    What a cache from a stranger says of itself may hold escape sequences, marks that turn the
+    direction of writing, characters that are not seen, and halves of characters.
+    """
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() or c in keep else "?" for c in value)
+    if isinstance(value, dict):
+        return {printable(name): printable(part, keep) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable(part, keep) for part in value]
+    return value
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat arguments, as file names of strangers are, without harm."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, and end with exit code 2."""
+        super().error(hidden(printable(message)))
+
+
+def _mend_streams() -> None:
+    """Give a process whose output was closed one that goes nowhere, and one that can print "…"."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file that is opened gets the number, and what is printed
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif name == "stdout" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _abandon(stream: TextIO) -> None:
+    """Write what is still to be written, or send it nowhere, so that it can't fail at exit."""
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

@@ -1,0 +1,1 @@
+"""Annotation rows: reading other people's files, splits, and how a cache keeps them."""

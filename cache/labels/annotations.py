@@ -1,0 +1,188 @@
+"""Annotation and split files → labels. Labels are kept per row: an id may stand in several."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.common.errors import AnnotationError
+from cache.format.names import one_form
+from cache.format.schema import NO_SPLIT, SPLITS
+from cache.labels.files import Row, read_ave_set, read_csv
+from cache.labels.splits import divide
+
+DEFAULT_SEED = 42
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Labels:
+    """R events: which clip, which class, from when to when, in which split.
+
+    Attributes
+    ----------
+    ids: clip id of each row; an id may stand in several rows.
+    classes: class names in order of first appearance.
+    category: (R,) int64 index into `classes`.
+    start_s, end_s: (R,) float64 seconds from clip start; start = end is an empty event.
+    split: (R,) int8 index into ("train", "val", "test"), or -1 for none.
+    source: where the rows and the splits came from, for people.
+    notes: what was changed on reading (events cut at the clip's end, …).
+    """
+
+    ids: list[str]
+    classes: list[str]
+    category: npt.NDArray[np.int64]
+    start_s: npt.NDArray[np.float64]
+    end_s: npt.NDArray[np.float64]
+    split: npt.NDArray[np.int8]
+    source: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """Row numbers of a split, in file order."""
+        return np.flatnonzero(self.split == SPLITS.index(split)).astype(np.int64)
+
+    def equals(self, other: Labels) -> bool:
+        """Whether both hold the same rows, classes and splits."""
+        mine, theirs = (
+            (labels.ids, labels.classes, labels.notes, labels.source) for labels in (self, other)
+        )
+        return mine == theirs and all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("category", "start_s", "end_s", "split")
+        )
+
+    def leaks(self) -> dict[tuple[str, str], list[str]]:
+        """Ids that stand in two splits, for each pair of splits that shares any."""
+        members = {name: {self.ids[row] for row in self.rows(name)} for name in SPLITS}
+        shared = {(a, b): sorted(members[a] & members[b]) for a, b in combinations(SPLITS, 2)}
+        return {pair: ids for pair, ids in shared.items() if ids}
+
+
+def read_annotations(
+    path: Path, clip_seconds: float, split_seed: int = DEFAULT_SEED, before: Labels | None = None
+) -> Labels:
+    """Read an AVE annotation file (with the split files beside it) or a CSV.
+
+    Without split files (or a `split` column) an id that has a split in `before`, the labels that
+    a cache has now, keeps it; the others are divided 70/15/15 by `split_seed` and the id alone.
+
+    Raises AnnotationError that names every bad line (the first ten).
+    """
+    notes: list[str] = []
+    if path.suffix.lower() == ".csv":
+        rows, unused = read_csv(path)
+        source = f"{path.name}, its own splits"
+        if unused:
+            notes.append(f"{len(unused)} column(s) not used: {some(name[:80] for name in unused)}")
+    else:
+        rows, files = read_ave_set(path)
+        source = ", ".join(files)
+    own = any(row.split != NO_SPLIT for row in rows)
+    rows = _within(path, rows, clip_seconds, notes)
+    if not own:
+        splits, elsewhere = divide(rows, split_seed, _rows(before) if before else [])
+        rows = [replace(row, split=split) for row, split in zip(rows, splits, strict=True)]
+        source = f"{path.name}, divided 70/15/15 by id with seed {split_seed}"
+        source += f", but {elsewhere} ids keep an earlier split" if elsewhere else ""
+    without = sum(row.split == NO_SPLIT for row in rows)
+    if without:
+        notes.append(f"{without} event(s) are in no split")
+    return _labels(rows, source, notes)
+
+
+def changed_splits(before: Labels | None, after: Labels) -> dict[str, str]:
+    """The ids that were in other splits before: id → `train → test`."""
+    old, new = (_splits_of_ids(labels) for labels in (before, after))
+    return {
+        clip_id: f"{_named(old[clip_id])} → {_named(new[clip_id])}"
+        for clip_id in sorted(old.keys() & new.keys())
+        if old[clip_id] != new[clip_id]
+    }
+
+
+def describe_changes(changes: Mapping[str, str]) -> str:
+    """`changed_splits` in one sentence: how many ids, and the first of them."""
+    ids = "id" if len(changes) == 1 else "ids"
+    return f"{len(changes)} {ids} changed: " + some(f"{i} ({way})" for i, way in changes.items())
+
+
+def remarks(before: Labels | None, after: Labels) -> Iterator[str]:
+    """What a person should hear of labels that replace others (or none), line by line."""
+    if changes := changed_splits(before, after):
+        yield f"splits    {describe_changes(changes)}"
+    for (a, b), ids in after.leaks().items():
+        yield f"leak      {len(ids)} id(s) in both {a} and {b}; see --drop-leaks of train"
+    for note in after.notes:
+        yield f"note      {note}"
+
+
+def _within(path: Path, rows: list[Row], clip_seconds: float, notes: list[str]) -> list[Row]:
+    """Cut events at the clip's end (the media is cut there too); each event once."""
+    inside = [row for row in rows if row.start_s < clip_seconds]
+    if len(inside) < len(rows):
+        notes.append(f"{len(rows) - len(inside)} event(s) begin after {clip_seconds:g} s: left out")
+    cut = sum(row.end_s > clip_seconds for row in inside)
+    if cut:
+        notes.append(f"{cut} event(s) end after {clip_seconds:g} s: cut there")
+    if not inside:
+        raise AnnotationError(f"{path}: no event begins within the first {clip_seconds:g} s")
+    once = list(dict.fromkeys(replace(r, end_s=min(r.end_s, clip_seconds)) for r in inside))
+    if len(once) < len(inside):
+        notes.append(f"{len(inside) - len(once)} event(s) repeat another: left out")
+    return once
+
+
+def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
+    """The table, its classes numbered in order of first appearance."""
+    number: dict[str, int] = {}
+    for row in rows:
+        number.setdefault(row.category, len(number))
+    return Labels(
+        ids=[row.id for row in rows],
+        classes=list(number),
+        category=np.array([number[row.category] for row in rows], np.int64),
+        start_s=np.array([row.start_s for row in rows], np.float64),
+        end_s=np.array([row.end_s for row in rows], np.float64),
+        split=np.array([row.split for row in rows], np.int8),
+        source=source,
+        notes=notes,
+    )
+
+
+def _rows(labels: Labels) -> list[Row]:
+    columns = (labels.category, labels.start_s, labels.end_s, labels.split)
+    return [
+        Row(one_form(clip_id), one_form(labels.classes[category]), start_s, end_s, split)
+        for clip_id, category, start_s, end_s, split in zip(
+            labels.ids, *(column.tolist() for column in columns), strict=True
+        )
+    ]
+
+
+def _splits_of_ids(labels: Labels | None) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = defaultdict(set)
+    for row in _rows(labels) if labels else []:
+        found[row.id].add(row.split)
+    return found
+
+
+def _named(splits: Collection[int]) -> str:
+    return "+".join("none" if n == NO_SPLIT else SPLITS[n] for n in sorted(splits))
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few names, for a message."""
+    shown = list(names)
+    more = " …" if len(shown) > _SHOWN else ""
+    return ", ".join(shown[:_SHOWN]) + more

@@ -1,0 +1,1 @@
+"""A cache at a URL: folders, SSH, S3, the web."""

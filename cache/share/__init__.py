@@ -1,0 +1,1 @@
+"""Caches between people: merge, pack, push, pull, compare."""

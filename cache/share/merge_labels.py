@@ -1,0 +1,85 @@
+"""Join the label tables of caches: equal rows are one, contradictions are named."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from cache.common.errors import CacheError
+from cache.format.names import one_form
+from cache.labels.annotations import Labels
+from cache.reader import Cache
+
+Event = tuple[str, float, float, int]
+_NOTES, _CHARACTERS = 20, 250
+
+
+def merge_labels(caches: Sequence[Cache], first: int | None) -> Labels | None:
+    """The labels of several caches as one table; None where none has any.
+
+    Events are joined clip by clip. A clip with different events (or splits) in two tables is a
+    contradiction: the table of cache `first` decides; where that has no word on the clip,
+    CacheError names it. Equal tables stay as they are; joined ones are sorted by id, and their
+    classes by name unless all tables list the same classes.
+    """
+    found = [(n, labels) for n, cache in enumerate(caches) if (labels := cache.stored_labels())]
+    if not found:
+        return None
+    tables = [labels for _, labels in found]
+    if all(_same(tables[0], labels) for labels in tables[1:]):
+        return tables[0]
+    events = [events_by_clip(labels) for labels in tables]
+    order = sorted(range(len(found)), key=lambda place: found[place][0] != first)
+    joined: dict[str, list[Event]] = {}
+    contradictions = set()
+    for place in order:
+        for clip_id, rows in events[place].items():
+            if joined.setdefault(clip_id, rows) != rows:
+                contradictions.add(clip_id)
+    for (number, _), rows_of in zip(found, events, strict=True):
+        contradictions -= set(rows_of) if number == first else set()
+    if contradictions:
+        some = ", ".join(sorted(contradictions)[:10])
+        raise CacheError(
+            f"{len(contradictions)} clip(s) have different events or splits in these caches: "
+            f"{some}{' …' if len(contradictions) > 10 else ''}; settle it with --prefer PATH, "
+            "or give all of them the same labels with `python -m cache relabel`"
+        )
+    lists = {tuple(map(one_form, labels.classes)) for labels in tables}
+    classes = list(lists.pop()) if len(lists) == 1 else sorted({c for part in lists for c in part})
+    return _table(joined, classes, tables)
+
+
+def _same(one: Labels, other: Labels) -> bool:
+    return events_by_clip(one) == events_by_clip(other) and one.classes == other.classes
+
+
+def events_by_clip(labels: Labels) -> dict[str, list[Event]]:
+    """Each clip's events, sorted: class name (in NFC), start, end, split."""
+    found: dict[str, list[Event]] = defaultdict(list)
+    columns = (labels.category, labels.start_s, labels.end_s, labels.split)
+    for clip_id, category, *rest in zip(labels.ids, *(c.tolist() for c in columns), strict=True):
+        found[clip_id].append((one_form(labels.classes[category]), *rest))
+    return {clip_id: sorted(rows) for clip_id, rows in found.items()}
+
+
+def _table(joined: dict[str, list[Event]], classes: list[str], tables: list[Labels]) -> Labels:
+    rows = [(clip_id, *event) for clip_id in sorted(joined) for event in joined[clip_id]]
+    number = {name: place for place, name in enumerate(classes)}
+    return Labels(
+        ids=[row[0] for row in rows],
+        classes=classes,
+        category=np.array([number[row[1]] for row in rows], np.int64),
+        start_s=np.array([row[2] for row in rows], np.float64),
+        end_s=np.array([row[3] for row in rows], np.float64),
+        split=np.array([row[4] for row in rows], np.int8),
+        source=_cut(" + ".join(sorted({part for t in tables for part in t.source.split(" + ")}))),
+        notes=[_cut(n) for n in sorted({n for labels in tables for n in labels.notes})[:_NOTES]],
+    )
+
+
+def _cut(text: str) -> str:
+    """So that joining again and again stays storable: an attribute holds no long text."""
+    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"

@@ -1,0 +1,133 @@
+"""Send what the cache at a URL lacks. Its index is written last, so nothing shows half-done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from cache.common.errors import CacheError
+from cache.common.plain import read_plain
+from cache.format.identity import IDENTITY_FILE, refusal, render_identity
+from cache.format.index import Index, joined, summarize
+from cache.format.index_file import INDEX_FILE, render_index
+from cache.format.schema import SHARD_FOLDER
+from cache.format.shard import is_named_by
+from cache.labels.store import LABELS_FILE, MAX_LABEL_BYTES
+from cache.reader import Cache
+from cache.remote.cache import RemoteCache
+from cache.remote.store import Remote
+from cache.share.choose import Group, check_readable
+from cache.share.merge import write_group
+from cache.share.transfer import (
+    Move,
+    plan_move,
+    preference,
+    rows_bytes,
+    side_by_side,
+    takes_labels,
+)
+
+# Each further round means that yet another push ended in between.
+_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """How to push.
+
+    prefer: "here", "there" or "newest" settles clips that both hold with different bytes;
+    jobs: uploads at a time; read_back: prove each file by reading it back from there.
+    """
+
+    prefer: str | None = None
+    jobs: int = 4
+    read_back: bool = True
+
+
+def plan_push(cache: Cache, there: RemoteCache, options: PushOptions) -> Move:
+    """What a push would move; raises CacheError when it is refused."""
+    if cache.packed:
+        raise CacheError(f"{cache.path}: a packed file; copy it as it is, or unpack it to push")
+    if there.remote.read_only:
+        raise CacheError(
+            f"{there.remote.url}: web servers take no uploads; push to a folder, over ssh, or to "
+            "object storage"
+        )
+    there.remote.refuse_link()
+    check_readable(cache)
+    side, newest = preference(options.prefer, giver="here", receiver="there")
+    with there.named():
+        _check_same(cache, there)
+        receiver = there.completed(cache.identity, cache.index)
+        move = plan_move(cache, receiver, side, newest)
+        move.labels = takes_labels(cache, there.cache, side, move, "here")
+    return move
+
+
+def push(
+    cache: Cache,
+    there: RemoteCache,
+    move: Move,
+    options: PushOptions,
+    on_bytes: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Move what `plan_push` planned. Cut short, the next push goes on from there."""
+    remote = there.remote
+    remote.remove_leftovers()
+
+    def send(name: str) -> Index:
+        path = cache.path / SHARD_FOLDER / name
+        data = read_plain(path, cache.index.shards[name].size)
+        if not is_named_by(name, data):
+            raise CacheError(
+                f"{path}: damaged here; run `python -m cache repair {cache.path}`, then `make "
+                "features`, and push again"
+            )
+        remote.put(f"{SHARD_FOLDER}/{name}", data, on_bytes, options.read_back)
+        return cache.index.restricted({name})
+
+    def send_rows(group: Group) -> Index:
+        written = write_group(there.scratch, cache.identity, group, cache.read_members)
+        path = there.scratch / SHARD_FOLDER / written.name
+        quietly(f"{SHARD_FOLDER}/{written.name}", path.read_bytes())
+        index = summarize(path, cache.identity)
+        path.unlink()
+        on_bytes(rows_bytes(cache, [i for _, members in group.parts for _, i, _ in members]))
+        return index
+
+    quietly = partial(remote.put, on_bytes=lambda count: None, read_back=options.read_back)
+    tasks = [partial(send, name) for name in move.whole]
+    rows = [partial(send_rows, group) for group in move.parts]
+    sent = side_by_side(options.jobs, [*tasks, *rows])
+    if move.labels:
+        quietly(LABELS_FILE, read_plain(cache.path / LABELS_FILE, MAX_LABEL_BYTES))
+    _write_index(cache, remote, joined(cache.config, [cache.index, *sent]), quietly)
+
+
+def _write_index(
+    cache: Cache, remote: Remote, known: Index, put: Callable[[str, bytes], None]
+) -> None:
+    """List all that is there, until a look finds nothing unlisted; `known` saves fetching it.
+
+    Pushes may end at the same time, and there are no locks at the other end to lean on. Each
+    looks after it wrote, so whoever writes last has seen the shards of all.
+    """
+    for _ in range(_ROUNDS):
+        with RemoteCache(remote) as now, now.named():
+            _check_same(cache, now)
+            index = now.completed(cache.identity, known).index
+            if now.cache is not None and now.listed == set(index.shards) and not now.index_problem:
+                return
+            put(INDEX_FILE, render_index(cache.identity, index))
+            if now.cache is None:  # last of all: before, nobody takes it for a cache
+                put(IDENTITY_FILE, render_identity(cache.identity))
+    raise CacheError(
+        f"{remote.where(INDEX_FILE)}: others keep writing it; all shards have arrived, push again "
+        "to have them listed"
+    )
+
+
+def _check_same(cache: Cache, there: RemoteCache) -> None:
+    if there.cache is not None and there.cache.fingerprint != cache.fingerprint:
+        raise CacheError(refusal(there.remote.url, cache.identity, there.cache.identity))

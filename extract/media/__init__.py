@@ -1,0 +1,1 @@
+"""Decode one clip: a waveform and the chosen frames, on one clock."""

@@ -1,0 +1,1 @@
+"""Many clips over many workers."""

@@ -1,0 +1,203 @@
+"""Shards → workers → index. What is finished is never lost, and never done twice."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from cache.common.atomic import remove_leftovers
+from cache.common.cli import printable, say
+from cache.common.progress import Progress
+from cache.format.index import Index
+from cache.format.index_file import load_index, save_index
+from extract.config import ExtractConfig
+from extract.sources import Source
+from extract.work.job import WORKING, Done, ShardJob, interrupted
+from extract.work.workers import Workers
+
+SHARD_CLIPS = 32
+_SHOWN_WORKERS = 12
+_SHOWN_NOTES = 12
+
+
+def run(
+    todo: Sequence[Source],
+    folder: Path,
+    identity: dict[str, Any],
+    workers: Workers,
+    alone: bool = True,
+) -> tuple[Index, bool]:
+    """Extract clips into the cache; call with the writer's lock held.
+
+    Returns the index and whether every clip was tried (False after Ctrl-C). A worker that dies
+    takes no other clip with it: what it was working on is tried alone, and if that kills it
+    again, becomes a failure. With `alone` unset, other parts of the same extraction may be
+    writing, so nothing that may be theirs is cleared away, and the index is left to whoever ends
+    last.
+    """
+    index = load_index(folder, identity)
+    attempts = {clip_id: failure.attempt for clip_id, failure in index.failures.items()}
+    config = ExtractConfig.of(identity)
+    note = f"{WORKING}{secrets.token_hex(4)}-"
+    job = ShardJob(
+        folder, identity, config, workers.weights, workers.device, attempts,
+        newest_ns(index, (source.id for source in todo)), workers.stall_s, workers.store,
+        note="" if workers.dask else note,
+    )  # fmt: skip
+    tally = Tally()
+    try:
+        with (
+            Progress(len(todo), "clip", "extract") as progress,
+            _receiver(workers.store, folder) as receive,
+            _engine(job, workers) as engine,
+        ):
+            for done in engine(list(todo)):
+                receive(done.written.name, done.written.bytes)
+                progress.add(done.clips, failures=done.written.failures)
+                tally.add(done)
+        finished = True
+    except KeyboardInterrupt:
+        finished = False
+        say("\nstopping: what is finished is kept", error=True)
+        if not workers.dask:
+            get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    finally:
+        interrupted(folder, WORKING if alone else note)
+        if alone:
+            remove_leftovers(folder)
+            save_index(folder, identity, load_index(folder, identity))
+    tally.show()
+    return load_index(folder, identity), finished
+
+
+def newest_ns(index: Index, ids: Iterable[str]) -> dict[str, int]:
+    """When the newest row or failure of each clip was made that has any, ns since 1970."""
+    found: dict[str, int] = {}
+    for one in index.reported:
+        found[one.failure.id] = max(one.created_ns, found.get(one.failure.id, 0))
+    wanted = set(ids)
+    for clip_id in wanted & set(index.clips):
+        found[clip_id] = max(index.clips[clip_id].created_ns, found.get(clip_id, 0))
+    return {clip_id: when for clip_id, when in found.items() if clip_id in wanted}
+
+
+Engine = Callable[[list[Source]], Iterator[Done]]
+
+
+@contextlib.contextmanager
+def _engine(job: ShardJob, workers: Workers) -> Iterator[Engine]:
+    """Whatever turns sources into shards: processes here, or a cluster."""
+    if workers.dask:
+        from extract.work.cluster import cluster_engine
+
+        with cluster_engine(job, workers.dask) as engine:
+            yield engine
+        return
+    if job.config.modalities != "video":
+        from extract.features.audio import warm_up
+
+        warm_up(job.config)
+    yield lambda todo: _all_shards(job, todo, workers.jobs)
+
+
+@contextlib.contextmanager
+def _receiver(store: str, folder: Path) -> Iterator[Callable[[str, int], None]]:
+    """Brings a finished shard here; nothing to do where it was written into the cache itself."""
+    if not store:
+        yield lambda name, size: None
+        return
+    from extract.work.store import Fetcher
+
+    with Fetcher(store, folder) as fetcher:
+        yield fetcher.fetch
+
+
+@dataclass
+class Tally:
+    """Clips and seconds of each worker, and what they noted about clips."""
+
+    workers: dict[str, tuple[int, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, done: Done) -> None:
+        """Count a shard."""
+        clips, seconds = self.workers.get(done.worker, (0, 0.0))
+        self.workers[done.worker] = clips + done.clips, seconds + done.seconds
+        self.notes += done.notes
+
+    def show(self) -> None:
+        """Print the notes, and each worker's own rate, the slowest first, where there are several.
+
+        Of either as many as fit a screen.
+        """
+        for note in self.notes[:_SHOWN_NOTES]:
+            say(printable(f"note      {note}"))
+        if len(self.notes) > _SHOWN_NOTES:
+            say(f"note      and {len(self.notes) - _SHOWN_NOTES} more clips with such notes")
+        rates = sorted((c / max(s, 1e-9), name, c) for name, (c, s) in self.workers.items())
+        if len(rates) < 2:
+            return
+        for rate, name, clips in rates[:_SHOWN_WORKERS]:
+            say(f"worker    {name}: {clips} clips, {rate:.1f} clips/s")
+        if len(rates) > _SHOWN_WORKERS:
+            say(f"worker    and {len(rates) - _SHOWN_WORKERS} more, none slower")
+
+
+def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
+    """Every clip of `todo` in some shard, whatever becomes of the workers."""
+    remaining = list(todo)
+    while remaining:
+        try:
+            yield from _parallel(job, groups_of(remaining, jobs), jobs)
+            return
+        except OSError as error:  # no room for their semaphores in /dev/shm, no more processes, …
+            if jobs == 1:
+                raise
+            say(f"note      no worker processes ({error}): going on in this one alone", error=True)
+            jobs = 1
+            index = load_index(job.folder, job.identity)
+            remaining = [source for source in remaining if not job.finished(source, index)]
+        except TerminatedWorkerError:
+            index = load_index(job.folder, job.identity)
+            suspects = interrupted(job.folder, job.note)
+            remaining = [source for source in remaining if not job.finished(source, index)]
+            for source in [source for source in remaining if source.id in suspects]:
+                remaining.remove(source)
+                yield _alone(job, source)
+
+
+def groups_of(todo: list[Source], jobs: int) -> list[list[Source]]:
+    """The clips of each shard: few enough that all workers have some to the end."""
+    size = max(1, min(SHARD_CLIPS, -(-len(todo) // (4 * jobs))))
+    return [todo[place : place + size] for place in range(0, len(todo), size)]
+
+
+def _parallel(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[Done]:
+    parallel = Parallel(
+        n_jobs=min(jobs, len(groups)),
+        return_as="generator_unordered",
+        batch_size=1,
+        pre_dispatch="2*n_jobs",
+        max_nbytes=None,  # workers get paths, never arrays: nothing to map into memory
+    )
+    yield from parallel(delayed(job)(group) for group in groups)
+
+
+def _alone(job: ShardJob, source: Source) -> Done:
+    """Try a clip that may have killed a worker, in a process of its own."""
+    executor = get_reusable_executor(max_workers=1, reuse=False)
+    try:
+        done: Done = executor.submit(job, [source]).result()
+        return done
+    except TerminatedWorkerError:
+        return job.killed(source)
+    finally:
+        executor.shutdown(wait=True, kill_workers=True)

@@ -1,0 +1,94 @@
+"""What goes into the model and what comes out of it.
+
+Shapes: N clips, T audio steps, F frames, C channels of the frame maps, S = 49 cells of a map,
+P projected channels, D audio features, H heads. Times are seconds from the clip's start, the same
+clock for both streams; intervals are fractions of the clip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cache.common.errors import CacheError
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The audio input: features (N, T, D) float32; valid (N, T) bool, False beyond a clip's sound;
+    time_s (T,) float32, the centre of each step; steps are `step_s` wide.
+    """
+
+    features: Tensor
+    valid: Tensor
+    time_s: Tensor
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The video input: maps (N, F, S, C), float16 on CUDA, else float32; time_s (N, F) float32;
+    span_s (N,) float32, the time that one frame stands for.
+    """
+
+    maps: Tensor
+    time_s: Tensor
+    span_s: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model input; a stream that the model doesn't use may be None."""
+
+    sound: Sound | None
+    frames: Frames | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Model output, float32.
+
+    Attributes
+    ----------
+    logits: (N, K) class scores before softmax.
+    interval: (N, 2) start and end as fractions of the clip, 0 ≤ start ≤ end ≤ 1.
+    gate_logits: (N, T) per-step "the event is heard and seen" before the sigmoid; -inf on padded
+        steps.
+    steps: (N, T, 2) when each step begins and ends, as fractions of the clip.
+    attention: with `return_attention`, every map by name, else empty:
+        spatial (N, F, √S, √S), channel (N, F, P), audio (N, H, T, T), video (N, H, F, F),
+        audio_to_video (N, H, T, F), video_to_audio (N, H, F, T), gate (N, T).
+        Softmax maps sum to one over the last axis (spatial: over a frame's cells).
+    """
+
+    logits: Tensor
+    interval: Tensor
+    gate_logits: Tensor
+    steps: Tensor
+    attention: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the model must know of the cache: D, F, C, √S and the number of classes K."""
+
+    audio_features: int
+    map_channels: int
+    cells: int
+    classes: int
+    clip_seconds: float
+
+
+def check_shapes(model: Shapes, clips: Shapes, modality: str) -> None:
+    """Raise CacheError unless a model reads what the clips have, of the streams that it reads."""
+    names = ["classes", "clip_seconds"]
+    names += ["audio_features"] if modality != "video" else []
+    names += ["map_channels", "cells"] if modality != "audio" else []
+    for name in names:
+        expected, found = getattr(model, name), getattr(clips, name)
+        if expected != found:
+            raise CacheError(
+                f"{name}: the model expects {expected:g}, the cache gives {found:g}; use a run "
+                "that was trained on such features"
+            )

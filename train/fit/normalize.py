@@ -1,0 +1,57 @@
+"""The statistics that the model standardises its inputs with, of the training split alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from train.data.clips import Clips
+from train.data.dataset import Samples
+from train.distributed import ALONE, World
+from train.model.fusion import FusionModel
+
+_ROWS = 32
+
+
+class _Sums:
+    """Sums and sums of squares of columns in float64, over all processes."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.values = torch.zeros(2, width, dtype=torch.float64, device=device)
+        self.count = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows (n, width) float32; products with ones are several times faster than sums."""
+        for some in torch.split(rows, 4096):
+            ones = torch.ones(1, len(some), device=rows.device)
+            self.values[0] += (ones @ some)[0]
+            self.values[1] += (ones @ some.square())[0]
+        self.count += len(rows)
+
+    def mean_and_deviation(self, world: World) -> tuple[Tensor, Tensor]:
+        """Of each column, float64."""
+        mean, square = world.total(self.values) / world.total(self.count)
+        return mean, (square - mean.square()).clamp_min(0).sqrt()
+
+
+@torch.no_grad()
+def standardise(model: FusionModel, clips: Clips, train: Samples, world: World = ALONE) -> None:
+    """Store the mean and deviation of each feature over the training rows in the model."""
+    sound = _Sums(clips.shapes.audio_features, clips.device)
+    maps = _Sums(clips.shapes.map_channels, clips.device)
+    for _, batch in clips.batches(world.share(torch.unique(train.clip)), _ROWS):
+        if batch.sound is not None:
+            sound.add(batch.sound.features[batch.sound.valid])
+        if batch.frames is not None:
+            maps.add(batch.frames.maps.flatten(0, 2).float())
+    if model.audio is not None:
+        _store(model.audio, *sound.mean_and_deviation(world))
+    if model.video is not None:
+        mean, deviation = maps.mean_and_deviation(world)
+        # A channel that hardly ever fires is not blown up into noise.
+        _store(model.video, mean, deviation.clamp_min(0.1 * deviation.median()))
+
+
+def _store(encoder: torch.nn.Module, mean: Tensor, deviation: Tensor) -> None:
+    encoder.get_buffer("mean").copy_(mean)
+    encoder.get_buffer("deviation").copy_(deviation.clamp_min(1e-5))

@@ -1,0 +1,277 @@
+"""report.html: scores, curves and a gallery of clips in one file that opens without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from cache.common.atomic import replace_file
+from train.fit.loop import best_epoch
+from train.report import plots, run_plots
+from train.report.drawing import png
+from train.report.page_images import base64_text, heatmap, palette, thumbnail
+from train.report.plots import View
+from train.report.tables import GROUPS, plain, title
+from train.runs import folders as runs
+from train.runs.evaluate import MODEL, Result
+from train.runs.stored import read_history, read_scores
+from train.score.metrics import tiou
+
+FILE = "report.html"
+GALLERY = 100
+_HEADLINE = ("top1", "segment_accuracy", "miou", "short_miou")
+Array = npt.NDArray[np.float64]
+
+
+def write(
+    run: Path,
+    result: Result,
+    rows: Sequence[Mapping[str, Any]],
+    views: Sequence[View],
+    mels: Sequence[Array | None],
+) -> Path:
+    """Write `report.html` into the run.
+
+    rows: the split's prediction records (see `prediction_rows`); views: clips to show, worst
+    first; mels: each one's log-Mel spectrogram, (T, n_mels) in dB, NaN beyond its sound, or None.
+    The scores of every split that the run has been scored on are shown.
+    """
+    history_path = run / runs.HISTORY_FILE
+    history = read_history(history_path) if history_path.exists() else []
+    names = [name for name in ("test", "val") if (run / f"metrics_{name}.json").exists()]
+    names.sort(key=lambda name: name != result["split"])
+    tables = [_scores(read_scores(run / f"metrics_{name}.json")) for name in names]
+    confusion = run_plots.confusion_figure(
+        np.array(result["confusion"], np.float64), result["classes"]
+    )
+    seconds = views[0].clip_seconds if views else 1.0
+    page = _template().render(
+        title=f"Run {run.name}",
+        subtitle=f"{result['config']['modality']} · seed {result['config']['seed']} · "
+        f"epoch {result['epoch']} kept",
+        headline=_headline(result),
+        tables=tables,
+        curves=_curves(history),
+        curves_alt=_curves_alt(history),
+        confusion=base64_text(png(confusion, dpi=90)),
+        confusion_alt="confusion matrix, true class down, predicted class across; "
+        "the table above holds its diagonal as recall",
+        class_columns=[name for name in result["per_class"][0] if name != "class"],
+        class_rows=[_class_row(row) for row in result["per_class"]],
+        split=result["split"],
+        gallery_note=_gallery_note(len(views), len(rows)),
+        gate_note=_gate_note(views),
+        clips=[_clip(view, mel) for view, mel in zip(views, mels, strict=True)],
+        seconds=seconds,
+        ticks=_ticks(seconds),
+        facts=_facts(result),
+    )
+    path = run / FILE
+    replace_file(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def _template() -> jinja2.Template:
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    engine = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
+    return engine.get_template("page.html")
+
+
+def _headline(result: Result) -> list[tuple[str, str, str]]:
+    labels = {key: label for group in GROUPS.values() for key, label in group.items()}
+    labels["short_miou"] = "mIoU, shorter events"
+    scores = result["scores"]
+    trivial = [name for name in scores if not name.startswith(MODEL)]
+
+    def best(key: str) -> str:
+        values = [scores[name][key] for name in trivial if scores[name][key] is not None]
+        return f"best baseline: {max(values):.3f}" if values else ""
+
+    return [(labels[key], plain(scores[MODEL])[key], best(key)) for key in _HEADLINE]
+
+
+def _scores(result: Result) -> dict[str, Any]:
+    columns = {name: plain(scores) for name, scores in result["scores"].items()}
+    return {
+        "split": result["split"],
+        "title": title(result),
+        "decoding": {"gate": "gate's best run of seconds", "interval": "interval head"}[
+            result["decoding"]
+        ],
+        "columns": list(columns),
+        "groups": [
+            (
+                name,
+                [
+                    (label, [column.get(key, "–") for column in columns.values()])
+                    for key, label in labels.items()
+                ],
+            )
+            for name, labels in GROUPS.items()
+        ],
+    }
+
+
+def _class_row(row: Mapping[str, Any]) -> tuple[str, list[str]]:
+    values = [value for name, value in row.items() if name != "class"]
+    return row["class"], [f"{v:.3f}" if isinstance(v, float) else str(v or "–") for v in values]
+
+
+def _gallery_note(shown: int, events: int) -> str:
+    if shown == events:
+        return f"All {events} events, the worst placed first."
+    return f"The {shown} worst placed of {events} events; the other {events - shown} are left out."
+
+
+def _gate_note(views: Sequence[View]) -> str:
+    """What the gate's row shows, and what the attention maps are of."""
+    if not views:
+        return ""
+    view = views[0]
+    decided = (
+        "start and end are the run of seconds that has the most above one half"
+        if view.by_gate
+        else "start and end were not read off it, they are the interval head's"
+    )
+    maps = f" Attention is {view.attention_of}." if view.attention_of else ""
+    return f"“Heard and seen” is the answer's probability of each second: {decided}.{maps}"
+
+
+def _facts(result: Result) -> list[tuple[str, str]]:
+    leaks = {name: len(ids) for name, ids in result["leaks"].items()}
+    return [
+        ("features", f"fingerprint {result['fingerprint']}"),
+        ("training rows", f"SHA-256 {result['training_rows']}"),
+        (f"{result['split']} rows", f"SHA-256 {result['scored_rows']}"),
+        ("without features", ", ".join(result["clips_without_features"][:20]) or "none"),
+        ("ids in two splits", json.dumps(leaks) if leaks else "none"),
+        ("settings", json.dumps(result["config"], ensure_ascii=False)),
+    ]
+
+
+def _curves(history: Sequence[dict[str, float]]) -> str | None:
+    if not history:
+        return None
+    return base64_text(png(run_plots.curves_figure(history, best_epoch(history)), dpi=90))
+
+
+def _curves_alt(history: Sequence[dict[str, float]]) -> str:
+    if not history:
+        return ""
+    best = history[best_epoch(history) - 1]
+    return (
+        f"curves over {len(history)} epochs: losses, validation scores, learning rate; best at "
+        f"epoch {best['epoch']}: top-1 {best['val_top1']:.3f}, mIoU {best['val_miou']:.3f}"
+    )
+
+
+def _ticks(seconds: float) -> list[dict[str, Any]]:
+    step = max(1, round(seconds / 10))
+    return [
+        {"text": f"{at}", "left": f"{100 * at / seconds:.3f}", "odd": bool(at // step % 2)}
+        for at in range(0, int(seconds) + 1, step)
+    ]
+
+
+def _clip(view: View, mel: Array | None) -> dict[str, Any]:
+    """What the template needs of one clip."""
+    assert view.true_s is not None
+    assert view.category is not None
+    seconds, right = view.clip_seconds, view.category == view.predicted
+    overlap = tiou(*(np.array([edge]) for edge in (*view.true_s, *view.predicted_s)))[0]
+    path, on = _gate(view)
+    place = {
+        f"{name}_{what}": f"{100 * value / seconds:.3f}"
+        for name, (start, end) in (("true", view.true_s), ("said", view.predicted_s))
+        for what, value in (("left", start), ("width", end - start))
+    }
+    return {
+        "id": view.id,
+        "category": view.category,
+        "predicted": view.predicted,
+        "confidence": f"{view.confidence:.4f}",
+        "percent": f"{view.confidence:.0%}",
+        "right": right,
+        "short": view.true_s[1] - view.true_s[0] < seconds,
+        "tiou": f"{overlap:.2f}",
+        "true_text": plots.span(view.true_s),
+        "said_text": plots.span(view.predicted_s),
+        **place,
+        "gate": path,
+        "by_gate": view.by_gate,
+        "gate_alt": f"probability that the event is heard and seen: above one half {on}",
+        **_frames(view),
+        **_sound(view, mel),
+        **_cross(view),
+    }
+
+
+def _gate(view: View) -> tuple[str, str]:
+    """The gate as the outline of a stair (SVG path, y down) and, in words, when it is on."""
+    edges = plots.second_edges(view)
+    steps = " ".join(
+        f"V{1 - value:.3f} H{end:.3f}" for value, end in zip(view.on, edges[1:], strict=True)
+    )
+    on, ends = edges[:-1][view.on > 0.5], edges[1:][view.on > 0.5]
+    words = f"between {on[0]:.1f} and {ends[-1]:.1f} s" if len(on) else "nowhere"
+    return f"M{edges[0]:.3f} 1 {steps} V1 Z", words
+
+
+def _frames(view: View) -> dict[str, Any]:
+    """Each frame as a small JPEG over the time that it stands for, with its heatmap."""
+    if not view.pictures:
+        return {"frames": [], "ratio": "1"}
+    edges = 100 * plots.edges(view, "video", len(view.pictures)) / view.clip_seconds
+    heat = view.attention.get("spatial")
+    frames = []
+    for number, data in enumerate(view.pictures):
+        frame = {
+            "left": f"{edges[number]:.3f}",
+            "width": f"{edges[number + 1] - edges[number]:.3f}",
+            "jpeg": thumbnail(data, view.id),
+            "alt": f"frame at {view.frame_time_s[number]:.2f} s",
+            "heat": None,
+        }
+        if heat is not None:
+            row, column = np.unravel_index(heat[number].argmax(), heat[number].shape)
+            frame["heat"] = heatmap(heat[number])
+            frame["heat_alt"] = (
+                f"attention strongest in row {row + 1} of {heat.shape[1]} from the top, column "
+                f"{column + 1} of {heat.shape[2]}"
+            )
+        frames.append(frame)
+    return {"frames": frames, "ratio": f"{len(frames) * 100 / (edges[-1] - edges[0]):.3f}"}
+
+
+def _sound(view: View, mel: Array | None) -> dict[str, Any]:
+    steps, mel = (0, None) if mel is None else (len(mel), mel[np.isfinite(mel).all(axis=1)])
+    if mel is None or not len(mel):
+        return {"mel": None}
+    low, high = np.percentile(mel, [1, 99.8])
+    shown = np.clip((mel.T[::-1] - low) / max(high - low, 1e-6), 0, 1)
+    loudest = mel.mean(axis=1).argmax() / steps * view.clip_seconds
+    return {
+        "mel": palette(shown),
+        "mel_width": f"{100 * len(mel) / steps:.3f}",
+        "mel_alt": f"log-Mel spectrogram over time, loudest at about {loudest:.1f} s",
+    }
+
+
+def _cross(view: View) -> dict[str, Any]:
+    """How much each moment of sound asks each frame: time across, the frames' time down."""
+    weights = view.attention.get("audio_to_video")
+    if weights is None:
+        return {"cross": None}
+    mean = weights.mean(axis=0).T
+    frame = view.frame_time_s[mean.mean(axis=1).argmax()]
+    return {
+        "cross": palette(mean / mean.max()),
+        "cross_alt": f"cross-modal attention, mean over heads: sound's seconds across, frames' "
+        f"seconds down from 0; the frame at {frame:.2f} s is asked most",
+    }

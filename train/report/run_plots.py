@@ -1,0 +1,105 @@
+"""Pictures of a whole run: intervals, training curves, which classes are mixed up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from train.report.drawing import GREY, PREDICTED, TRUE, label
+from train.score.metrics import Array
+
+
+def intervals_figure(rows: Sequence[Mapping[str, Any]], clip_seconds: float) -> Figure:
+    """True against predicted intervals of at most 40 events, evenly chosen, sorted by class."""
+    ordered = sorted(rows, key=lambda row: (row["category"], row["start_s"], row["end_s"]))
+    picks = np.unique(np.linspace(0, len(ordered) - 1, min(40, len(ordered))).astype(int))
+    figure, axis = plt.subplots(figsize=(9, 1.6 + 0.27 * len(picks)), layout="constrained")
+    names = []
+    for place, pick in enumerate(picks):
+        row = ordered[pick]
+        axis.barh(
+            place - 0.2, row["end_s"] - row["start_s"], left=row["start_s"], height=0.38, color=TRUE
+        )
+        axis.barh(
+            place + 0.2,
+            row["predicted_end_s"] - row["predicted_start_s"],
+            left=row["predicted_start_s"],
+            height=0.38,
+            color=PREDICTED,
+        )
+        wrong = row["predicted"] != row["category"]
+        said = f"  (said {label(row['predicted'], 30)})" if wrong else ""
+        names.append(label(row["category"], 30) + said)
+    axis.set_yticks(range(len(picks)), names, fontsize=8, parse_math=False)
+    axis.set(xlim=(0, clip_seconds), ylim=(len(picks) - 0.4, -0.6), xlabel="time (s)")
+    axis.grid(axis="x", color="#dddddd")
+    axis.set_axisbelow(True)
+    handles = [Patch(color=color) for color in (TRUE, PREDICTED)]
+    axis.legend(
+        handles,
+        ["true", "predicted"],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=2,
+        frameon=False,
+    )
+    return figure
+
+
+def curves_figure(history: Sequence[Mapping[str, float]], best: int) -> Figure:
+    """Losses, validation scores and the learning rate over epochs."""
+    epoch = [entry["epoch"] for entry in history]
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    panels = [
+        (
+            "loss",
+            {
+                "train_class_loss": "train, class",
+                "train_interval_loss": "train, interval (L1)",
+                "train_gate_loss": "train, gate",
+                "val_class_loss": "validation, class",
+            },
+        ),
+        (
+            "validation score",
+            {"val_top1": "top-1", "val_miou": "mIoU", "val_localized_iou": "mIoU, wrong class = 0"},
+        ),
+        ("learning rate", {"learning_rate": "learning rate"}),
+    ]
+    colors = (TRUE, PREDICTED, "#009E73", "#CC79A7")
+    for axis, (title, series) in zip(axes, panels, strict=True):
+        for (name, legend), color, style in zip(
+            series.items(), colors, ("-", "--", "-.", ":"), strict=False
+        ):
+            axis.plot(epoch, [entry[name] for entry in history], style, color=color, label=legend)
+        axis.axvline(best, color=GREY, linewidth=1, linestyle=":", label=f"best: epoch {best}")
+        axis.set(title=title, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(fontsize=8)
+    axes[1].set_ylim(0, 1.02)
+    axes[2].set_yscale("log")
+    return figure
+
+
+def confusion_figure(counts: Array, classes: Sequence[str]) -> Figure:
+    """Confusion matrix: colour is the share of the true class, figures are counts."""
+    number = len(classes)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(4.5, 0.34 * number + 2.6)
+    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    image = axis.imshow(share, cmap="cividis", vmin=0, vmax=1)
+    names = [label(name, 30) for name in classes]
+    axis.set_xticks(range(number), names, rotation=90, fontsize=8, parse_math=False)
+    axis.set_yticks(range(number), names, fontsize=8, parse_math=False)
+    axis.set(xlabel="predicted", ylabel="true")
+    for row, column in np.argwhere(counts > 0):
+        color = "black" if share[row, column] > 0.5 else "white"
+        text = f"{counts[row, column]:g}"
+        axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
+    figure.colorbar(image, shrink=0.8, label="share of the true class")
+    return figure

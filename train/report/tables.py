@@ -1,0 +1,158 @@
+"""Scores as text tables for people: one column per predictor, grouped by what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from train.runs.evaluate import MODEL, Result
+from train.score.metrics import Scores
+from train.score.summary import mean_and_deviation
+
+CLASS = {
+    "top1": "top-1 accuracy",
+    "top3": "top-3 accuracy",
+    "top5": "top-5 accuracy",
+    "precision": "precision (macro)",
+    "recall": "recall (macro)",
+    "f1": "F1 (macro)",
+    "map": "mAP",
+    "auc": "AUC",
+    "ece": "calibration error ↓",
+    "second_ece": "calibration error, seconds ↓",
+}
+WHEN = {
+    "segment_accuracy": "segment accuracy (AVE)",
+    "segment_f1": "segment F1",
+    "miou": "mIoU",
+    "localized_iou": "mIoU, wrong class = 0",
+    "start_mae_s": "start MAE (s) ↓",
+    "end_mae_s": "end MAE (s) ↓",
+    "recall@0.3": "recall at tIoU 0.3",
+    "recall@0.5": "recall at tIoU 0.5",
+    "recall@0.7": "recall at tIoU 0.7",
+    "recall@0.9": "recall at tIoU 0.9",
+    "event_f1@0.5s": "event F1, collar 0.5 s",
+    "event_f1@1s": "event F1, collar 1 s",
+    "tiou_map": "mAP, mean of tIoU 0.1–0.9",
+    "map@0.5": "mAP at tIoU 0.5",
+}
+GROUPS = {
+    "which event": CLASS,
+    "when": WHEN,
+    "events shorter than the clip": {f"short_{key}": label for key, label in WHEN.items()},
+}
+Columns = Mapping[str, Mapping[str, str]]
+
+
+def table(result: Result) -> str:
+    """The scores of one evaluation, baselines beside each."""
+    return render(title(result), {name: plain(scores) for name, scores in result["scores"].items()})
+
+
+def seeds_table(results: Sequence[Result], together: Result | None) -> str:
+    """Mean ± sample standard deviation over seeds, their ensemble, and the baselines."""
+    return comparison({MODEL: (results, together)})
+
+
+def comparison(runs: Mapping[str, tuple[Sequence[Result], Result | None]]) -> str:
+    """Runs side by side: each one's seeds and their ensemble, if any; the baselines once."""
+    columns: dict[str, Mapping[str, str]] = {}
+    for name, (seeds, together) in runs.items():
+        for predictor in [key for key in seeds[0]["scores"] if key.startswith(MODEL)]:
+            if predictor.endswith("decoding") and len(runs) > 1:
+                continue
+            heading = predictor.replace(MODEL, name, 1)
+            heading += f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
+            columns[heading] = spread([result["scores"].get(predictor, {}) for result in seeds])
+        if together is not None:
+            columns[f"{name}, ensemble of {len(seeds)}"] = plain(together["scores"][MODEL])
+    first = next(iter(runs.values()))[0][0]
+    for name, scores in first["scores"].items():
+        if not name.startswith(MODEL):
+            columns[name] = plain(scores)
+    if len(runs) == 1:
+        return render(title(first), columns)
+    told = [f"{name}: {text}" for name, (seeds, _) in runs.items() for text in cautions(seeds[0])]
+    return "\n".join([render(scored(first), columns), *told])
+
+
+def plain(scores: Scores) -> dict[str, str]:
+    """Scores as text with three decimals."""
+    return {key: "–" if value is None else f"{value:.3f}" for key, value in scores.items()}
+
+
+def spread(runs: Sequence[Scores]) -> dict[str, str]:
+    """Mean ± sd of each score over seeds; the plain score of one."""
+    sign = len(runs) > 1
+    return {
+        key: f"{mean:.3f} ± {deviation:.3f}" if sign else f"{mean:.3f}"
+        for key, (mean, deviation) in mean_and_deviation(runs).items()
+    }
+
+
+def render(heading: str, columns: Columns) -> str:
+    """A line that says what was scored, then the groups of scores."""
+    frame = pd.DataFrame(
+        [
+            [column.get(key, "–") for column in columns.values()]
+            for labels in GROUPS.values()
+            for key in labels
+        ],
+        index=[label for labels in GROUPS.values() for label in labels.values()],
+        columns=list(columns),
+    )
+    header, *lines = frame.to_string().splitlines()
+    text = [heading, header]
+    for name, labels in GROUPS.items():
+        text += [f"{name}:", *lines[: len(labels)]]
+        lines = lines[len(labels) :]
+    return "\n".join(text)
+
+
+def title(result: Mapping[str, Any]) -> str:
+    """Which events were scored, and what must be known to read the scores."""
+    return "; ".join([scored(result), *cautions(result)])
+
+
+def scored(result: Mapping[str, Any]) -> str:
+    """Which events were scored."""
+    left_out = len(result["clips_without_features"])
+    return (
+        f"{result['split']}: {result['events']} events, {result['events_shorter_than_clip']} of "
+        f"them shorter than the clip, {result['classes_in_split']} classes"
+        + (f"; {left_out} labelled clip(s) without features left out" if left_out else "")
+    )
+
+
+def cautions(result: Mapping[str, Any]) -> list[str]:
+    """What makes scores other than they seem: seen clips, other code, another cache, many looks."""
+    found = []
+    if result.get("other_cache") is not None:
+        found.append(f"of another cache than the run's: {result['other_cache']}")
+    for split, what in (("train", "trained"), ("val", "selected")):
+        ids = result.get("seen", {}).get(split, [])
+        if ids:
+            named = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+            found.append(f"{len(ids)} of its clips the run was {what} on ({named})")
+    if not result.get("seen_known", False):
+        found.append("which clips the run has seen is not known (it has no record)")
+    if result.get("code_differs"):
+        changed = ", ".join(f"{name}.py" for name in result["code_differs"])
+        found.append(f"by other code than it was trained by ({changed} changed)")
+    unknown = result.get("unknown_classes", {})
+    if unknown:
+        named = ", ".join(f"{name} ({count})" for name, count in unknown.items())
+        found.append(f"left out: {sum(unknown.values())} events of unknown classes: {named}")
+    looks = result.get("test_looks", 1)
+    if looks > 1:
+        found.append(f"this run has now been scored on test {looks} times")
+    return found
+
+
+def class_table(result: Result) -> str:
+    """Each class's scores, hardest first."""
+    frame = pd.DataFrame(result["per_class"]).set_index("class")
+    return frame.to_string(float_format="{:.3f}".format, index_names=False)

@@ -1,0 +1,1 @@
+"""Run folders: weights, records, results, and which code made them."""

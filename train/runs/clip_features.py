@@ -1,0 +1,74 @@
+"""How media must be extracted for a trained run, and whether a cache was extracted so.
+
+A run that only listens (or only sees) needs that stream alone: it takes a sound file, or a silent
+film, though the cache that it was trained on had both streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.common.errors import CacheError, ConfigError
+from cache.common.strict_json import read_json
+from cache.format.schema import FIRST_FEATURE_VERSION, config_differences, fingerprint
+from cache.reader import Cache
+from train.config import TrainConfig
+from train.runs import folders as runs
+from train.runs.checkpoint import About
+
+
+def narrowed(config: Mapping[str, Any], modality: str) -> dict[str, Any]:
+    """Extraction settings that give the same numbers, of the stream alone that `modality` names."""
+    if modality == "both" or config.get("modalities") != "both":
+        return dict(config)
+    weights = {} if modality == "video" else {"weights_sha256": ""}
+    return {**config, "modalities": modality, **weights}
+
+
+def wanted(run: Path) -> dict[str, Any]:
+    """What `extract clip --like` needs to know to extract media for a run, or a folder of seeds."""
+    place = runs.members(run)[0]
+    path = place / runs.FEATURES_FILE
+    features = read_json(path, "copy the run's folder again")
+    modality = TrainConfig.from_json(place / runs.CONFIG_FILE).modality
+    try:
+        config, version = features["config"], features.get("feature_version", FIRST_FEATURE_VERSION)
+        whole = fingerprint(config, version) == features["fingerprint"]
+        ours = narrowed(config, modality)
+        found = {
+            "fingerprint": fingerprint(ours, version),
+            "feature_version": version,
+            "config": ours,
+            "provenance": features["provenance"],
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ConfigError(
+            f"{path}: expected config, fingerprint and provenance of the run's features; copy the "
+            "run's folder again"
+        ) from None
+    if not whole:
+        raise ConfigError(f"{path}: its fingerprint doesn't match its settings: it was edited")
+    return found
+
+
+def check_same_features(cache: Cache, about: About, run: Path) -> None:
+    """Raise CacheError, naming the settings that differ, unless the run was trained on such.
+
+    What the cache has of a stream that the run doesn't use is of no account.
+    """
+    if cache.fingerprint == about.fingerprint:
+        return
+    modality = about.config.modality
+    theirs, ours = (narrowed(config, modality) for config in (about.features, cache.config))
+    version = cache.identity["feature_version"]
+    if ours == theirs and fingerprint(about.features, version) == about.fingerprint:
+        return
+    lines = config_differences(theirs, ours) or [
+        "the settings agree, the version of the feature code differs"
+    ]
+    raise CacheError(
+        f"{cache.path}: the run {run} was trained on other features:\n  "
+        + "\n  ".join(line.replace(" here,", " in the run,") for line in lines)
+    )

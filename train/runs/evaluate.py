@@ -1,0 +1,223 @@
+"""Score a model on a split, beside its baselines, with all that is needed to read it later."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.common.atomic import append_line
+from cache.common.cli import say
+from cache.common.errors import CacheError, ConfigError
+from cache.common.plain import read_plain
+from cache.common.strict_json import read_json
+from cache.labels.annotations import Labels
+from train.data.dataset import Dataset
+from train.fit.loop import events
+from train.runs import folders as runs
+from train.runs.checkpoint import About
+from train.runs.code import digests, one_digest
+from train.runs.record import Record, seen
+from train.score.metrics import Events, Predictions, Scores, confusion
+from train.score.summary import baselines, per_class, score
+
+TEST_RECORD = "test_evaluations.jsonl"
+MODEL = "model"
+_MAX_RECORD_BYTES = 1 << 26
+Result = dict[str, Any]
+Row = dict[str, str | float]
+
+
+def evaluate(
+    guesses: Mapping[str, Predictions],
+    decoding: str,
+    about: About,
+    dataset: Dataset,
+    split: str,
+    records: Sequence[Record],
+) -> Result:
+    """Scores of a split (finite numbers or None) with everything needed to read them later.
+
+    guesses: what `predict` says of the split's rows, by decoding; `decoding` is the one that
+    validation chose. records: of the run, or of each member of an ensemble; they say which clips
+    were seen and what the baselines know.
+    """
+    samples, rows = dataset.splits[split], dataset.rows
+    if not len(samples):
+        raise CacheError(f"the split {split!r} has no rows with features; nothing to evaluate")
+    clip_seconds = dataset.clips.shapes.clip_seconds
+    truth, guess = events(samples, clip_seconds), guesses[decoding]
+    ids = [dataset.ids[row] for row in samples.rows]
+    before = seen_before(records, ids, split)
+    trained_ids, trained = training_events(records[0].rows)
+    return {
+        "split": split,
+        "events": len(truth),
+        "events_shorter_than_clip": int(np.sum(truth.end_s - truth.start_s < clip_seconds)),
+        "classes": dataset.classes,
+        "classes_in_split": len(np.unique(truth.category)),
+        "clips_without_features": rows.without_features,
+        "unknown_classes": rows.unknown[split],
+        "leaks": {"+".join(pair): ids for pair, ids in rows.leaks.items()},
+        "seen": before,
+        "seen_known": all(record.making is not None for record in records),
+        "code": one_digest(digests()),
+        "code_differs": sorted({name for record in records for name in record.other_code()}),
+        "fingerprint": about.fingerprint,
+        "scored_rows": rows_digest(ids, truth, dataset.classes),
+        "training_rows": rows_digest(trained_ids, trained, dataset.classes),
+        "epoch": about.epoch,
+        "decoding": decoding,
+        "config": about.config.model_dump(mode="json"),
+        "scores": {
+            **model_scores(truth, guesses, decoding, ids, before, clip_seconds),
+            **{
+                name: score(truth, other, clip_seconds)
+                for name, other in baselines(
+                    trained, len(truth), len(dataset.classes), clip_seconds
+                ).items()
+            },
+        },
+        "per_class": per_class(truth, guess, dataset.classes, clip_seconds),
+        "confusion": confusion(truth, guess).tolist(),
+    }
+
+
+def seen_before(records: Sequence[Record], ids: Iterable[str], split: str) -> dict[str, list[str]]:
+    """Which clips of a scored split were trained on ("train") or selected on ("val").
+
+    That val is selected on is what it is for, so it counts where another split is scored.
+    """
+    found = seen(records, ids)
+    return {name: found[name] for name in ("train", "val") if name == "train" or split != "val"}
+
+
+def training_events(rows: Labels) -> tuple[list[str], Events]:
+    """The ids and events that a run was trained on."""
+    train = rows.rows("train")
+    truth = Events(rows.category[train], rows.start_s[train], rows.end_s[train])
+    return [rows.ids[row] for row in train], truth
+
+
+def model_scores(
+    truth: Events,
+    guesses: Mapping[str, Predictions],
+    decoding: str,
+    ids: Sequence[str],
+    before: Mapping[str, Sequence[str]],
+    clip_seconds: float,
+) -> dict[str, Scores]:
+    """The model's scores, those of its other decoding, and those without seen clips, if any.
+
+    ids: the clip of each event; before: the seen ones among them.
+    """
+    found = {MODEL: score(truth, guesses[decoding], clip_seconds)}
+    for name, other in guesses.items():
+        if name != decoding:
+            found[f"{MODEL}, {name} decoding"] = score(truth, other, clip_seconds)
+    known = {clip_id for some in before.values() for clip_id in some}
+    fresh = np.array([clip_id not in known for clip_id in ids])
+    if known and fresh.any():
+        name = f"{MODEL}, without {len(known)} seen"
+        found[name] = score(truth.of(fresh), guesses[decoding].of(fresh), clip_seconds)
+    return found
+
+
+def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> str:
+    """SHA-256 of label rows (id, class, start, end), whatever their order: equal for equal data."""
+    rows = sorted(
+        [clip_id, classes[category], round(float(start), 4), round(float(end), 4)]
+        for clip_id, category, start, end in zip(
+            ids, truth.category, truth.start_s, truth.end_s, strict=True
+        )
+    )
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def common_decoding(abouts: Sequence[About]) -> str:
+    """The decoding that most members of an ensemble use; of equals, the first member's."""
+    return Counter(about.decoding for about in abouts).most_common(1)[0][0]
+
+
+def write_result(run: Path, place: Path, result: Result, rows: Sequence[Row]) -> Path:
+    """`metrics_<split>.json` and `predictions_<split>.json` in `place`, the run or a folder in it.
+
+    rows: see `prediction_rows`. Earlier scores by other code or of other rows are kept beside them.
+    Each look at a test split is counted in the run once its scores are written; the result says
+    how many there were, as `test_looks`.
+    """
+    split, record = result["split"], run / TEST_RECORD
+    path = place / f"metrics_{split}.json"
+    _keep_earlier(path, place / f"predictions_{split}.json", _tag(result))
+    if split == "test":
+        result["test_looks"] = 1 + _lines(record)
+    runs.write_json(place / f"predictions_{split}.json", rows)
+    runs.write_json(path, result)
+    if split == "test":
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        line = {"time": now, "epoch": result["epoch"], "scores": str(path.relative_to(run))}
+        append_line(record, json.dumps({**line, **result["scores"][MODEL]}, allow_nan=False))
+    return path
+
+
+def _keep_earlier(metrics: Path, predictions: Path, tag: str) -> None:
+    """Rename scores that were made by other code or of other rows than those that follow."""
+    if not metrics.exists():
+        return
+    try:
+        earlier = _tag(read_json(metrics))
+    except (ConfigError, AttributeError):
+        earlier = "damaged"
+    if earlier == tag:
+        return
+    for path in (metrics, predictions):
+        if path.exists():
+            kept = path.with_name(f"{path.stem}.{earlier}{path.suffix}")
+            path.replace(kept)
+            say(f"earlier scores, by other code or of other rows, are kept: {kept}", error=True)
+
+
+def _tag(result: Mapping[str, Any]) -> str:
+    """8 hex digits of what decides a run's scores: the features, the scored rows, the code."""
+    facts = [result.get(name) for name in ("fingerprint", "scored_rows", "code")]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+
+
+def _lines(path: Path) -> int:
+    try:
+        return read_plain(path, _MAX_RECORD_BYTES).count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def prediction_rows(dataset: Dataset, split: str, guess: Predictions) -> list[Row]:
+    """One readable record per event of the split: truth, prediction and times in seconds."""
+    samples = dataset.splits[split]
+    truth = events(samples, dataset.clips.shapes.clip_seconds)
+    return [
+        {
+            "id": dataset.ids[row],
+            "category": dataset.classes[truth.category[n]],
+            "start_s": float(truth.start_s[n]),
+            "end_s": float(truth.end_s[n]),
+            **prediction(guess, n, dataset.classes),
+        }
+        for n, row in enumerate(samples.rows)
+    ]
+
+
+def prediction(guess: Predictions, row: int, classes: Sequence[str]) -> Row:
+    """What the model says of one clip."""
+    category = int(guess.category[row])
+    return {
+        "predicted": classes[category],
+        "confidence": float(guess.probability[row, category]),
+        "predicted_start_s": float(guess.start_s[row]),
+        "predicted_end_s": float(guess.end_s[row]),
+    }

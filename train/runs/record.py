@@ -1,0 +1,247 @@
+"""What a run keeps of its making, and what is told from it when the run is used again.
+
+record.json      for each time it was started: code, libraries, device, command, when
+trained_on.h5    the label rows that it was trained (train) and selected (val) on, stored like the
+                 labels of a cache
+
+Runs of older versions have neither: what they have seen, and by which code, can't be known.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cache.common.atomic import replace_file
+from cache.common.errors import CacheError, ConfigError
+from cache.common.plain import open_hdf5
+from cache.common.settings import Settings
+from cache.common.strict_json import read_json
+from cache.format.names import one_form
+from cache.format.sealed import check_seal, sealed_image
+from cache.labels.annotations import Labels
+from cache.labels.store import fill_labels, labels_of
+from train.runs import code
+from train.runs import folders as runs
+from train.runs.checkpoint import About
+from train.runs.folders import RECORD_FILE
+
+ROWS_FILE = "trained_on.h5"
+_AGAIN = "copy the run's folder again"
+Row = tuple[str, str, float, float]
+
+
+class Session(Settings):
+    """One start of a training run: the first, or one that resumed it."""
+
+    started: str
+    """When, ISO 8601 in UTC."""
+    ended: str | None = None
+    """When it ended well; None while it runs, and where it was stopped."""
+    command: list[str]
+    """The command line."""
+    device: str
+    """What it ran on."""
+    processes: int
+    """How many processes trained together."""
+    version: str
+    """Version of this package."""
+    commit: str | None
+    """The git commit of its checkout; None where it is none."""
+    dirty: bool | None
+    """Whether tracked files of the checkout were changed."""
+    code: dict[str, str]
+    """A digest of each module that decides the numbers; see `train.runs.code`."""
+    libraries: dict[str, str]
+    """Versions of what it depends on."""
+
+
+class Making(Settings):
+    """How a run was made."""
+
+    sessions: list[Session]
+    """Each start, the first one first."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run was trained on and how; `making` is None where that can't be known.
+
+    Then `rows` are those that a run on the cache at hand would be trained on.
+    """
+
+    rows: Labels
+    making: Making | None
+
+    def ids(self, split: str) -> set[str]:
+        """Ids (NFC) of the clips that the run was trained ("train") or selected ("val") on."""
+        return {one_form(self.rows.ids[row]) for row in self.rows.rows(split)}
+
+    def other_code(self) -> list[str]:
+        """The modules that differ from those that the run was trained with."""
+        now, sessions = code.digests(), [] if self.making is None else self.making.sessions
+        return sorted({name for s in sessions for name, _ in s.code.items() ^ now.items()})
+
+
+def start(
+    run: Path, rows: Labels, device: torch.device, processes: int, before: Making | None = None
+) -> None:
+    """Write the record of a run that begins, or add to that (`before`) of one that is resumed."""
+    if before is None:
+        replace_file(run / ROWS_FILE, sealed_image(lambda file: fill_labels(file, rows, [])))
+    commit, dirty = code.commit()
+    session = Session(
+        started=_now(),
+        command=[word.encode("utf-8", "replace").decode() for word in sys.argv],
+        device=_name(device),
+        processes=processes,
+        version=code.version(),
+        commit=commit,
+        dirty=dirty,
+        code=code.digests(),
+        libraries=code.libraries(),
+    )
+    making = Making(sessions=[*(before.sessions if before else []), session])
+    runs.write_json(run / RECORD_FILE, making.model_dump(mode="json"))
+
+
+def end(run: Path) -> None:
+    """Note that the run's last session ended well."""
+    path = run / RECORD_FILE
+    if not path.exists():
+        return  # the run of an older version, resumed
+    *others, last = Making.parse(read_json(path, _AGAIN), str(path)).sessions
+    making = Making(sessions=[*others, last.revised(ended=_now())])
+    runs.write_json(path, making.model_dump(mode="json"))
+
+
+def read(run: Path, about: About) -> Record | None:
+    """A run's record; None for a run of an older version. ConfigError for one that is damaged."""
+    path, rows_path = run / RECORD_FILE, run / ROWS_FILE
+    there = [place.exists() or place.is_symlink() for place in (path, rows_path)]
+    if not any(there):
+        return None
+    if not all(there):
+        raise ConfigError(
+            f"{rows_path if there[0] else path}: missing, though its other half is there; copy the "
+            "run's folder again, or delete both to use it as a run whose making is not known"
+        )
+    making = Making.parse(read_json(path, _AGAIN), str(path))
+    try:
+        check_seal(rows_path)
+        with open_hdf5(rows_path) as file:
+            rows = labels_of(file)
+    except (CacheError, OSError) as error:
+        raise ConfigError(f"{error}; copy the run's folder again") from None
+    if rows.classes != about.classes or not making.sessions:
+        raise ConfigError(f"{rows_path}: it is not of this run: its classes are others")
+    return Record(rows, making)
+
+
+def seen(records: Sequence[Record], ids: Iterable[str]) -> dict[str, list[str]]:
+    """Which of the ids any of the runs was trained on ("train"), or else selected on ("val")."""
+    named = {clip_id: one_form(clip_id) for clip_id in ids}
+    before = {split: set().union(*(r.ids(split) for r in records)) for split in ("train", "val")}
+    before["val"] -= before["train"]
+    return {
+        split: sorted(clip_id for clip_id, name in named.items() if name in known)
+        for split, known in before.items()
+    }
+
+
+def is_own(record: Record, labels: Labels) -> bool:
+    """Whether labels hold all rows that the run was trained and selected on, in those splits."""
+    return all(not (_rows(record.rows, s) - _rows(labels, s)) for s in ("train", "val"))
+
+
+def check_same_rows(run: Path, classes: Sequence[str], before: Labels | None, now: Labels) -> None:
+    """Raise ConfigError, naming what differs, unless a run would be resumed on the same rows.
+
+    before: its rows, or None where they are not known: then its classes alone are compared.
+    """
+    advice = "Relabel the cache back to resume it, or train anew into another --run"
+    if [*map(one_form, classes)] != [*map(one_form, now.classes)]:
+        raise ConfigError(
+            f"{run}: can't be resumed: its classes are {_differing(classes, now.classes)}; the "
+            f"cache has {_differing(now.classes, classes)}. {advice}"
+        )
+    for split in ("train", "val"):
+        if before is None:
+            continue
+        old, new = _rows(before, split), _rows(now, split)
+        parts = [
+            f"{sum(rows.values())} row(s) {what} ({_some(rows)})"
+            for rows, what in ((old - new, "gone"), (new - old, "new"))
+            if rows
+        ]
+        if parts:
+            raise ConfigError(
+                f"{run}: can't be resumed: the rows of {split} are not those it was trained with: "
+                f"{', '.join(parts)}. {advice}"
+            )
+
+
+def cautions(run: Path, record: Record | None) -> list[str]:
+    """What a person should know before a run is used: that its code or its making differ."""
+    if record is None:
+        return [
+            f"{run}: made by an older version, which kept no record: which clips it has seen, and "
+            "by which code it was trained, can't be known; the cache's own splits are believed"
+        ]
+    others = record.other_code()
+    if not others or record.making is None:
+        return []
+    last = record.making.sessions[-1]
+    then = code.described(last.version, last.commit, last.dirty)
+    now = code.described(code.version(), *code.commit())
+    return [
+        f"{run}: the code has changed since it was trained, in "
+        f"{', '.join(f'{name}.py' for name in others)}: its answers and scores may not be those it "
+        f"had (then {then}; now {now})"
+    ]
+
+
+def _rows(labels: Labels, split: str) -> Counter[Row]:
+    return Counter(
+        (
+            one_form(labels.ids[row]),
+            one_form(labels.classes[labels.category[row]]),
+            round(float(labels.start_s[row]), 4),
+            round(float(labels.end_s[row]), 4),
+        )
+        for row in labels.rows(split)
+        if labels.category[row] >= 0
+    )
+
+
+def _differing(mine: Sequence[str], others: Sequence[str]) -> str:
+    """The first few classes that stand in another place there, with their numbers."""
+    far = [
+        f"{number}: {name}"
+        for number, name in enumerate(mine)
+        if number >= len(others) or one_form(others[number]) != one_form(name)
+    ]
+    named = ", ".join(far[:8]) or "the same but for more"
+    return named + (", …" if len(far) > 8 else "")
+
+
+def _some(rows: Counter[Row]) -> str:
+    named = [f"{i}: {name} {start:g}–{end:g} s" for i, name, start, end in sorted(rows)[:5]]
+    return "; ".join(named) + ("; …" if len(rows) > 5 else "")
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"{device.type}: {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

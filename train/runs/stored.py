@@ -1,0 +1,104 @@
+"""What the JSON of a run must look like before it is used: run folders come from strangers too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from cache.common.errors import ConfigError
+from cache.common.settings import Settings
+from cache.common.strict_json import parse_json, read_json
+
+AGAIN = "score the run again with `python -m train evaluate`, or delete the file"
+_Score = Annotated[float, Field(ge=-1e9, le=1e9)]
+_Loss = Annotated[float, Field(ge=-1e100, le=1e100)]
+_Count = Annotated[int, Field(ge=0)]
+
+
+class StoredResult(Settings):
+    """What is taken out of `metrics_<split>.json`; other keys are left alone."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    split: Literal["train", "val", "test"]
+    events: _Count
+    events_shorter_than_clip: _Count
+    classes_in_split: _Count
+    clips_without_features: list[str]
+    decoding: Literal["gate", "interval"]
+    scores: dict[str, dict[str, _Score | None]]
+    test_looks: _Count = 1
+    seen: dict[str, list[str]] = Field(default={})
+    seen_known: bool = False
+    other_cache: str | None = None
+    code_differs: list[str] = Field(default=[])
+    unknown_classes: dict[str, _Count] = Field(default={})
+
+    @model_validator(mode="after")
+    def _has_the_model(self) -> StoredResult:
+        if "model" not in self.scores:
+            raise ValueError("scores: expected those of 'model' among them")
+        return self
+
+
+class Epoch(Settings):
+    """A record of `history.json`."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    epoch: Annotated[int, Field(ge=1)]
+    train_loss: _Loss
+    train_class_loss: _Loss
+    train_interval_loss: _Loss
+    train_gate_loss: _Loss
+    val_class_loss: _Loss
+    val_top1: _Loss
+    val_miou: _Loss
+    val_localized_iou: _Loss
+    learning_rate: _Loss
+
+
+_RECORDS = TypeAdapter(list[dict[str, _Loss]], config=ConfigDict(strict=True))
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """The content of `metrics_<split>.json`; ConfigError where it is not one."""
+    found: Any = read_json(path, AGAIN)
+    try:
+        StoredResult.parse(found, str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {AGAIN}") from None
+    return dict(found)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The content of `history.json`; ConfigError where it is not one."""
+    advice = "delete it: it is only drawn"
+    return checked_history(read_json(path, advice), str(path), advice)
+
+
+def parse_history(text: object, where: str) -> list[dict[str, float]]:
+    """The history that a checkpoint holds as text."""
+    advice = "train anew without --resume"
+    if not isinstance(text, str):
+        raise ConfigError(f"{where}: expected text; {advice}")
+    return checked_history(parse_json(text, where, advice), where, advice)
+
+
+def checked_history(value: Any, where: str, advice: str) -> list[dict[str, float]]:
+    """Records of epochs, numbered from 1; ConfigError for anything else."""
+    try:
+        _RECORDS.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part)[:80] for part in first["loc"])
+        raise ConfigError(
+            f"{where}: expected a list of epochs' numbers, at {place or 'the top'}: "
+            f"{first['msg']}; {advice}"
+        ) from None
+    for number, record in enumerate(value, 1):
+        if Epoch.parse(record, f"{where}: epoch {number}").epoch != number:
+            raise ConfigError(f"{where}: expected epoch {number}, found another; {advice}")
+    return list(value)

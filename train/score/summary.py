@@ -1,0 +1,97 @@
+"""Every score of one predictor; the trivial baselines go through the very same functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from train.score.detection import calibration, detection, seconds_of, segment_scores
+from train.score.metrics import Events, Predictions, Scores, classification, localization
+
+Row = dict[str, Any]
+
+
+def score(truth: Events, guess: Predictions, clip_seconds: float) -> Scores:
+    """Every score of one predictor; those of events shorter than the clip begin with `short_`."""
+    short = truth.end_s - truth.start_s < clip_seconds
+    apart = placed(truth.of(short), guess.of(short), clip_seconds)
+    return {
+        **classification(truth, guess),
+        **calibration(truth, guess, clip_seconds),
+        **placed(truth, guess, clip_seconds),
+        **{f"short_{name}": value for name, value in apart.items()},
+    }
+
+
+def placed(truth: Events, guess: Predictions, clip_seconds: float) -> Scores:
+    """The scores that depend on when: of intervals, of found events, of seconds."""
+    return {
+        **localization(truth, guess),
+        **detection(truth, guess),
+        **segment_scores(truth, guess, clip_seconds),
+    }
+
+
+def per_class(
+    truth: Events, guess: Predictions, classes: Sequence[str], clip_seconds: float
+) -> list[Row]:
+    """One record for each class that the split has, hardest first (by recall, then mIoU).
+
+    events; recall, precision and ap of the class; miou, localized_iou, recall@0.5 and
+    segment_recall (share of its seconds that were given its class) of its events.
+    """
+    true, said = seconds_of(truth, guess, clip_seconds)
+    rows = []
+    for category in np.unique(truth.category):
+        own, named = truth.category == category, guess.category == category
+        seconds = said[true == category] == category
+        places = localization(truth.of(own), guess.of(own))
+        rows.append(
+            {
+                "class": classes[category],
+                "events": int(own.sum()),
+                "recall": float(named[own].mean()),
+                "precision": float(own[named].mean()) if named.any() else 0.0,
+                "ap": float(average_precision_score(own, guess.probability[:, category])),
+                **{name: places[name] for name in ("miou", "localized_iou", "recall@0.5")},
+                "segment_recall": float(seconds.mean()) if len(seconds) else None,
+            }
+        )
+    return sorted(rows, key=lambda row: (row["recall"], row["miou"]))
+
+
+def baselines(
+    train: Events, count: int, classes: int, clip_seconds: float
+) -> dict[str, Predictions]:
+    """Predictors that look at nothing but the training labels, for `count` events.
+
+    Both answer with the training split's class frequencies (so top-1 is the majority class);
+    one says "the whole clip", the other the mean training interval. Without training events there
+    are none.
+    """
+    if not len(train):
+        return {}
+    frequency = np.bincount(train.category, minlength=classes) / len(train)
+    probability = np.tile(frequency, (count, 1))
+    spans = {
+        "majority class, whole clip": (0.0, clip_seconds),
+        "majority class, mean interval": (float(train.start_s.mean()), float(train.end_s.mean())),
+    }
+    return {
+        name: Predictions(probability, np.full(count, start), np.full(count, end))
+        for name, (start, end) in spans.items()
+    }
+
+
+def mean_and_deviation(runs: Sequence[Scores]) -> dict[str, tuple[float, float]]:
+    """Mean and sample standard deviation (0 for one run) of each score that every run has."""
+    shared = [name for name in runs[0] if all(run.get(name) is not None for run in runs)]
+    table = {}
+    for name in shared:
+        values = np.array([run[name] for run in runs], np.float64)
+        deviation = float(values.std(ddof=1)) if len(runs) > 1 else 0.0
+        table[name] = (float(values.mean()), deviation)
+    return table
