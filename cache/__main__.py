@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cache.check.info import describe, facts_of
-from cache.check.repair import damaged_shards, repair
+from cache.check.repair import repair
 from cache.check.verify import verify, write_record
 from cache.common.cli import Parser, exit_code, printable, say
 from cache.common.errors import CacheError
@@ -17,7 +17,6 @@ from cache.common.progress import Progress
 from cache.common.url import local_path
 from cache.format.identity import read_identity
 from cache.format.index import shard_files
-from cache.format.index_file import load_index
 from cache.format.lock import writer_lock
 from cache.format.shard import DAMAGED
 from cache.labels.annotations import (
@@ -165,14 +164,13 @@ def _repair(arguments: argparse.Namespace) -> int:
     with Progress(sum(shard_files(folder).values()), "B", "verify", _QUIET_S) as progress:
         report = verify(folder, progress.add)
     with writer_lock(folder):
-        suspects = {*report.damaged, *damaged_shards(folder, load_index(folder, identity))}
-        for sentence in repair(folder, identity, suspects):
+        told, index = repair(folder, identity, report.damaged)
+        for sentence in told:
             say(printable(sentence))
-    after = verify(folder)
+    after = verify(folder)  # from the disk: what was repaired is to be proved
     write_record(folder, after)
     for problem in after.problems:
         say(printable(problem))
-    index = load_index(folder, identity)
     lost = [i for i, failure in index.failures.items() if failure.stage == DAMAGED]
     unknown = f", and those of {len(report.unknown)} shard(s), which nobody knows"
     say(
@@ -202,9 +200,10 @@ def _unpack(arguments: argparse.Namespace) -> int:
 
 
 def _join(sources: list[Path], into: Path, prefer: str | None, title: str) -> int:
-    total = len({clip_id for path in sources for clip_id in open_cache(path).ids})
+    caches = [open_cache(path) for path in sources]
+    total = len({clip_id for cache in caches for clip_id in cache.ids})
     with Progress(total, "clip", title, _QUIET_S) as progress:
-        done = merge(sources, into, prefer, progress.add)
+        done = merge(caches, into, prefer, progress.add)
     settled = f", {len(done.settled)} conflicts settled by {prefer}" if done.settled else ""
     say(
         f"{into}: {done.added} clips added, {done.there_already} were there already, "

@@ -651,7 +651,7 @@ class TestRecord:
         assert set(damaged) <= set(index.shards)
         assert set(without(index, damaged).clips) <= {"a", "b"}
         with writer_lock(stored.folder):
-            assert repair(stored.folder, stored.identity, damaged) == []
+            assert repair(stored.folder, stored.identity, damaged)[0] == []
         assert self.everything(tmp_path) == before
         assert open_cache(stored.folder).ids == ["a", "b"]
 

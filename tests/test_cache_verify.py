@@ -173,8 +173,7 @@ def repaired(tiny: TinyCache) -> list[str]:
     """verify → record → repair, as the command lines do; returns what was told."""
     write_record(tiny.folder, verify(tiny.folder))
     with writer_lock(tiny.folder):
-        suspects = damaged_shards(tiny.folder, load_index(tiny.folder, tiny.identity))
-        return repair(tiny.folder, tiny.identity, suspects)
+        return repair(tiny.folder, tiny.identity, [])[0]
 
 
 OLD = 12345, '{"machine":"old"}'
@@ -410,7 +409,7 @@ class TestRepair:
         with writer_lock(tiny.folder):
             suspects = damaged_shards(tiny.folder, load_index(tiny.folder, tiny.identity))
             assert list(suspects) == [path.name]
-            assert repair(tiny.folder, tiny.identity, suspects) == []
+            assert repair(tiny.folder, tiny.identity, suspects)[0] == []
         record = read_record(tiny.folder)
         assert record is not None
         assert list(record["damaged"]) == ["../x.h5"]  # looked at by nobody
@@ -462,7 +461,7 @@ class TestContents:
 
     def test_merging_takes_no_such_shard(self, bent: TinyCache, tmp_path: Path) -> None:
         with pytest.raises(CacheError, match=r"b: audio/mfcc: expected finite .* repair"):
-            merge([bent.folder], tmp_path / "into")
+            merge([open_cache(bent.folder)], tmp_path / "into")
         assert open_cache(tmp_path / "into").ids == []
 
     def test_pulling_takes_no_such_shard(

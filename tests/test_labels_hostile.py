@@ -256,7 +256,7 @@ def test_classes_composed_and_decomposed_are_one_when_merged(tmp_path: Path) -> 
     for name, classes in tables.items():
         ids = [f"{name}0", f"{name}1"]
         tiny_cache(tmp_path / name, Labels(**{**vars(LABELS), "ids": ids, "classes": classes}))
-    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    merge([open_cache(tmp_path / name) for name in tables], tmp_path / "both")
     assert open_cache(tmp_path / "both").labels.classes == ["Bark", "Caf\u00e9", "Horn"]
 
 

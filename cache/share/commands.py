@@ -94,8 +94,8 @@ def _pull(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return 0
         with Progress(move.bytes, "B", "pull", quiet_s=1.0) as progress:
-            pull(arguments.cache, there, move, options, progress.add)
-    say(f"{arguments.cache}: {len(open_cache(arguments.cache))} clips now")
+            index = pull(arguments.cache, there, move, options, progress.add)
+    say(f"{arguments.cache}: {len(index.clips)} clips now")
     return 0
 
 

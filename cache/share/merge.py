@@ -15,7 +15,8 @@ from cache.check.examine import check_shard
 from cache.common.atomic import check_room, replace_file
 from cache.common.errors import CacheError
 from cache.format.identity import IDENTITY_FILE, refusal
-from cache.format.index_file import load_index, save_index
+from cache.format.index import extend_index, shard_files
+from cache.format.index_file import save_index
 from cache.format.lock import claimed
 from cache.format.row_table import Member
 from cache.format.schema import SHARD_FOLDER, row_bytes, row_layout
@@ -40,39 +41,40 @@ class Merged:
 
 
 def merge(
-    sources: Sequence[Path],
+    sources: Sequence[Cache],
     target: Path,
     prefer: str | None = None,
     on_clips: Callable[[int], object] = lambda count: None,
 ) -> Merged:
     """Bring every clip, failure and event of `sources` (folders or packs) into the folder `target`.
 
-    What `target` holds already takes part. `prefer` settles conflicts: "newest", or one of the
-    paths given. Raises CacheError when settings differ, for unsettled conflicts, and for a pack
+    What `target` holds already takes part. `prefer` settles conflicts: "newest", or the path of
+    one of them. Raises CacheError when settings differ, for unsettled conflicts, and for a pack
     that is damaged, before anything is written. Cut short, the same call goes on from where it
     stopped.
     """
-    caches = [_opened(path) for path in sources]
-    for cache in caches[1:]:
-        if cache.fingerprint != caches[0].fingerprint:
-            raise CacheError(refusal(cache.path, caches[0].identity, cache.identity))
+    for cache in sources:
+        _check_source(cache)
+    for cache in sources[1:]:
+        if cache.fingerprint != sources[0].fingerprint:
+            raise CacheError(refusal(cache.path, sources[0].identity, cache.identity))
     if target.is_file():
         raise CacheError(f"{target}: a file; expected the folder of a cache, or a new one")
-    first = _preferred(prefer, [target, *sources])
+    first = _preferred(prefer, [target, *(cache.path for cache in sources)])
     if not (target / IDENTITY_FILE).exists():  # whatever is wrong shows before a cache is made
         source = first - 1 if first else None
-        merge_labels(caches, source)
-        choose(caches, prefer == "newest", source)
-    with claimed(target, caches[0].identity) as identity:
+        merge_labels(sources, source)
+        choose(sources, prefer == "newest", source)
+    with claimed(target, sources[0].identity) as identity:
         here = open_cache(target)
-        labels = merge_labels([here, *caches], first)
-        choice = choose([here, *caches], prefer == "newest", first)
+        labels = merge_labels([here, *sources], first)
+        choice = choose([here, *sources], prefer == "newest", first)
         clips = sum(map(len, choice.rows[1:]))
         needed = clips * row_bytes(row_layout(here.config))
         need = f"about {needed / 1e9:.2f} GB needed for {clips} clips"
         check_room(target, needed, need, " or name a folder on another disk")
         done = Merged(settled=choice.settled, there_already=len(choice.rows[0]))
-        for number, cache in enumerate(caches, 1):
+        for number, cache in enumerate(sources, 1):
             done.added += len(choice.rows[number])
             done.failures += len(choice.failures[number])
             _bring(cache, here, identity, choice, number, on_clips)
@@ -80,24 +82,22 @@ def merge(
         if labels is not None:
             if not (before and before.equals(labels)):
                 write_labels(target, labels)
-            for table in [*(cache.stored_labels() for cache in caches), before]:
+            for table in [*(cache.stored_labels() for cache in sources), before]:
                 done.changed_splits |= changed_splits(table, labels)
-        index = load_index(target, identity)
+        index = extend_index(here.index, shard_files(target), target, identity)
         if index.stale:
             save_index(target, identity, index)
     return done
 
 
-def _opened(path: Path) -> Cache:
-    """A source, of which nothing would be left out in silence."""
-    cache = open_cache(path)
+def _check_source(cache: Cache) -> None:
+    """Raise CacheError for a source of which something would be left out in silence."""
     check_readable(cache)
     if cache.packed:  # rows have checksums of their own; failures and origins have only this one
         try:
-            check_seal(path)
+            check_seal(cache.path)
         except CacheError as error:
             raise CacheError(f"{error}; `python -m cache verify` names the clips it hit") from None
-    return cache
 
 
 def _preferred(prefer: str | None, paths: Sequence[Path]) -> int | None:

@@ -13,7 +13,8 @@ from cache.check.examine import check_shard
 from cache.common.atomic import check_room, replace_file
 from cache.common.errors import CacheError
 from cache.format.identity import IDENTITY_FILE
-from cache.format.index_file import load_index, save_index
+from cache.format.index import Index, extend_index, shard_files
+from cache.format.index_file import save_index
 from cache.format.lock import claimed
 from cache.format.names import one_form
 from cache.format.row_table import Member
@@ -73,8 +74,11 @@ def pull(
     move: Move,
     options: PullOptions,
     on_bytes: Callable[[int], object] = lambda count: None,
-) -> None:
-    """Move what `plan_pull` planned. Cut short, the next pull goes on from there."""
+) -> Index:
+    """Move what `plan_pull` planned. Cut short, the next pull goes on from there.
+
+    Returns the index of what is here now.
+    """
     source = _source(there)
     with claimed(folder, source.identity) as identity:
         otherwise = ", fetch a part with --only or --ids, or name a folder on another disk"
@@ -103,7 +107,9 @@ def pull(
             if move.labels and there.labels_file is not None:
                 replace_file(folder / LABELS_FILE, there.labels_file)
         finally:
-            save_index(folder, identity, load_index(folder, identity))
+            index = extend_index(move.known, shard_files(folder), folder, identity)
+            save_index(folder, identity, index)
+    return index
 
 
 def _source(there: RemoteCache) -> Cache:

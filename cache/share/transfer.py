@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from cache.common.cli import printable
 from cache.common.errors import CacheError
 from cache.format.identity import refusal
+from cache.format.index import Index
 from cache.format.schema import row_bytes, row_layout
 from cache.labels.annotations import Labels, changed_splits, describe_changes
 from cache.labels.store import labels_sha256
@@ -32,6 +33,7 @@ class Move:
     clips: how many clips that brings; there_already: how many of the giver's need no move.
     bytes: of features, pictures and row tables, exactly.
     labels: whether the label table is taken over.
+    known: the receiver's index, where it has one.
     """
 
     whole: dict[str, int]
@@ -40,6 +42,7 @@ class Move:
     there_already: int
     bytes: int
     labels: bool = False
+    known: Index | None = None
     notes: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
@@ -76,6 +79,7 @@ def plan_move(giver: Cache, receiver: Cache | None, prefer: int | None, newest: 
         clips=clips,
         there_already=len(giver) - clips,
         bytes=sum(sizes.values()) + rows_bytes(giver, found.single),
+        known=receiver.index if receiver else None,
     )
 
 
