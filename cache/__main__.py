@@ -206,7 +206,7 @@ def _join(sources: list[Path], into: Path, prefer: str | None, title: str) -> in
         done = merge(caches, into, prefer, progress.add)
     settled = f", {len(done.settled)} conflicts settled by {prefer}" if done.settled else ""
     say(
-        f"{into}: {done.added} clips added, {done.there_already} were there already, "
+        f"{into}: {done.clips} clips added, {done.kept} were there already, "
         f"{done.failures} failures added{settled}"
     )
     if done.changed_splits:

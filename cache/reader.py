@@ -6,6 +6,7 @@ Readers never write, never lock, and open files lazily.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ class Cache:
 
     def __contains__(self, clip_id: object) -> bool:
         return clip_id in self.index.clips
+
+    def refuse_damaged(self) -> None:
+        """Raise CacheError where a shard can't be read: its clips would be left out in silence."""
+        damaged = self.index.damaged
+        if damaged:
+            raise CacheError(
+                f"{len(damaged)} shard(s) of {self.path} can't be read, first: "
+                f"{next(iter(damaged.values()))}; run `python -m cache repair` on that cache first"
+            )
 
     def row(self, clip_id: str) -> int:
         """Row number of a clip; CacheError if it has no features."""
@@ -142,12 +152,19 @@ class Cache:
             raise CacheError(f"{file.path}: the clip {clip_id!r}: {problem}; refused")
         return pictures
 
+    @cached_property
+    def row_digests(self) -> list[bytes]:
+        """SHA-256 of each clip's row, in id order."""
+        return list(map(bytes, self.index.live.rows["sha256"]))
+
+    @cached_property
     def row_origins(self) -> list[Origin]:
         """When (ns since 1970) and by what (JSON text) each clip's row was made, in id order."""
         rows, made_by = self.index.live.rows, self.index.made_by
         pairs = zip(rows["created_ns"].tolist(), rows["made_by"].tolist(), strict=True)
         return [(when, made_by[number]) for when, number in pairs]
 
+    @cached_property
     def failure_origins(self) -> dict[str, Origin]:
         """The same of each failure that counts, by clip id."""
         return {

@@ -24,9 +24,10 @@ from cache.format.shard import Failure, write_shard
 from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
 from cache.reader import open_cache
-from cache.share.merge import Merged, merge
+from cache.share.merge import merge
 from cache.share.merge_labels import events_by_clip
 from cache.share.pack import pack
+from cache.share.plan import CopyPlan
 from extract.config import ExtractConfig
 from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
@@ -108,7 +109,7 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def join(sources: Sequence[Path], target: Path, prefer: str | None = None) -> Merged:
+def join(sources: Sequence[Path], target: Path, prefer: str | None = None) -> CopyPlan:
     return merge([open_cache(path) for path in sources], target, prefer)
 
 
@@ -235,7 +236,7 @@ class TestConflicts:
         prefer = prefer if prefer == "newest" else str(tmp_path / prefer)
         target = joined(apart, tmp_path / "new", prefer)
         before = files(target)
-        assert join(apart, target, prefer).added == 0
+        assert join(apart, target, prefer).clips == 0
         assert files(target) == before
 
     @pytest.mark.parametrize("prefer", ["a", "b"])
@@ -393,11 +394,13 @@ class TestExisting:
         write_labels(b.folder, labels_of("bc", (2, 1, 0)))
         target = tmp_path / "new"
         done = join([a.folder, b.folder], target)
-        assert (done.added, done.there_already, done.failures) == (3, 0, 1)
+        assert (done.clips, done.kept, done.failures) == (3, 0, 1)
         before = files(target)
         for sources in ([a, b], [b, a], [a]):
             done = join([tiny.folder for tiny in sources], target)
-            assert done == Merged(0, 3, [], 0)
+            assert (done.clips, done.kept, done.failures) == (0, 3, 0)
+            assert done.settled == []
+            assert done.changed_splits == {}
             assert files(target) == before
         assert open_cache(target).label_history() == []
 
@@ -407,7 +410,7 @@ class TestExisting:
         before = files(a.folder)
         name = add(b, {"b": 1, "c": 2})
         done = join([b.folder], a.folder)
-        assert (done.added, done.there_already) == (2, 1)
+        assert (done.clips, done.kept) == (2, 1)
         after = files(a.folder)
         assert {n for n in after if n not in before} == {f"shards/{name}", "index.h5"}
         assert all(after[n] == before[n] for n in before)
@@ -418,7 +421,7 @@ class TestExisting:
         tiny.write("a", "b")
         tiny.store_index()
         before = files(tiny.folder)
-        assert join([tiny.folder], tiny.folder).added == 0
+        assert join([tiny.folder], tiny.folder).clips == 0
         assert files(tiny.folder) == before
 
 
@@ -517,7 +520,7 @@ def test_what_made_the_rows_is_kept(two: tuple[TinyCache, TinyCache], tmp_path: 
     made_by = facts_of(open_cache(tmp_path / "new"))["made_by"]
     assert {(made["machine"], made["clips"]) for made in made_by} == {("one", 2), ("two", 2)}
     found = open_cache(tmp_path / "new")
-    times = dict(zip(found.ids, (when for when, _ in found.row_origins()), strict=True))
+    times = dict(zip(found.ids, (when for when, _ in found.row_origins), strict=True))
     assert times == {"a": 100, "both": 100, "b": 200, "c": 200}
 
 

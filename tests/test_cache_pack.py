@@ -86,8 +86,8 @@ def assert_same_cache(found: Cache, wanted: Cache) -> None:
     assert_same_rows(found, wanted)
     assert found.identity == wanted.identity
     assert found.index.failures == wanted.index.failures
-    assert found.row_origins() == wanted.row_origins()
-    assert found.failure_origins() == wanted.failure_origins()
+    assert found.row_origins == wanted.row_origins
+    assert found.failure_origins == wanted.failure_origins
     mine, theirs = found.stored_labels(), wanted.stored_labels()
     assert (mine is None) == (theirs is None)
     assert mine is None or mine.equals(theirs)

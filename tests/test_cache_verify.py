@@ -214,8 +214,8 @@ class TestRepair:
         assert found.ids == ["a", "c"]
         for clip in self.kept(tiny):
             assert_same_clip(clip, random_row(clip.id, "abcd".index(clip.id)))
-        assert found.row_origins() == [OLD, OLD]
-        assert found.failure_origins()["x"] == OLD
+        assert found.row_origins == [OLD, OLD]
+        assert found.failure_origins["x"] == OLD
         failures = found.index.failures
         assert failures.pop("x") == Failure("x", "video", "no picture", 2, 3, 4)
         assert {clip_id: one.stage for clip_id, one in failures.items()} == dict.fromkeys(

@@ -10,10 +10,12 @@ from cache.common.cli import say
 from cache.common.errors import CacheError
 from cache.common.progress import Progress
 from cache.common.url import local_path
+from cache.labels.annotations import describe_changes
 from cache.reader import open_cache
 from cache.remote.cache import RemoteCache
 from cache.remote.store import Remote
 from cache.remote.web import WebRules
+from cache.share.plan import CopyPlan
 from cache.share.pull import PullOptions, plan_pull, pull
 from cache.share.push import PushOptions, plan_push, push
 
@@ -73,12 +75,12 @@ def _push(arguments: argparse.Namespace) -> int:
     cache = open_cache(arguments.cache)
     options = PushOptions(arguments.prefer, _jobs(arguments), not arguments.no_read_back)
     with RemoteCache(Remote(arguments.url)) as there:
-        move = plan_push(cache, there, options)
-        say(move.describe())
+        plan = plan_push(cache, there, options)
+        say(_describe(plan))
         if arguments.dry_run:
             return 0
-        with Progress(move.bytes, "B", "push", quiet_s=1.0) as progress:
-            push(cache, there, move, options, progress.add)
+        with Progress(plan.bytes, "B", "push", quiet_s=1.0) as progress:
+            push(cache, there, plan, options, progress.add)
     say(f"{there.remote.url}: has all {len(cache)} clips of {arguments.cache} now")
     return 0
 
@@ -89,14 +91,30 @@ def _pull(arguments: argparse.Namespace) -> int:
     options = PullOptions(only, ids, arguments.prefer, _jobs(arguments))
     rules = WebRules(arguments.min_rate, arguments.allow_redirects)
     with RemoteCache(Remote(arguments.url, rules)) as there:
-        move = plan_pull(arguments.cache, there, options)
-        say(move.describe())
+        plan = plan_pull(arguments.cache, there, options)
+        say(_describe(plan))
         if arguments.dry_run:
             return 0
-        with Progress(move.bytes, "B", "pull", quiet_s=1.0) as progress:
-            index = pull(arguments.cache, there, move, options, progress.add)
+        with Progress(plan.bytes, "B", "pull", quiet_s=1.0) as progress:
+            index = pull(arguments.cache, there, plan, options, progress.add)
     say(f"{arguments.cache}: {len(index.clips)} clips now")
     return 0
+
+
+def _describe(plan: CopyPlan) -> str:
+    """What would move, as text."""
+    rows = sum(len(members) for shard in plan.new for _, members in shard.parts)
+    files = len({name for shard in plan.new for name, _ in shard.parts})
+    what = [f"{len(plan.whole)} whole shard(s)"] if plan.whole else []
+    what += [f"{rows} clip(s) out of {files} shard(s)"] if rows else []
+    what += ["the labels"] if plan.labels else []
+    lines = [
+        f"{plan.clips} clips to move, {plan.there_already} there already",
+        f"{plan.bytes:,} bytes: {', '.join(what) or 'nothing'}",
+    ]
+    if plan.changed_splits:
+        lines.append(f"splits: {describe_changes(plan.changed_splits)}")
+    return "\n".join(lines + plan.notes)
 
 
 def _jobs(arguments: argparse.Namespace) -> int:

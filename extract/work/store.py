@@ -9,6 +9,7 @@ from typing import Any
 
 from cache.common.errors import CacheError
 from cache.common.progress import Progress
+from cache.common.side_by_side import side_by_side
 from cache.format.identity import refusal
 from cache.format.index import shard_files
 from cache.format.index_file import save_index
@@ -16,7 +17,6 @@ from cache.reader import open_cache
 from cache.remote.cache import RemoteCache
 from cache.remote.store import Remote
 from cache.share.push import PushOptions, plan_push, push
-from cache.share.transfer import side_by_side
 
 FETCHES = 4
 
