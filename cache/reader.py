@@ -20,7 +20,7 @@ from cache.format.contents import pictures_problem
 from cache.format.identity import read_identity
 from cache.format.index import Index
 from cache.format.index_file import load_index
-from cache.format.row_table import Member
+from cache.format.row_table import RowPlace
 from cache.format.rows import RowFile, proved_clips, read_jpegs
 from cache.format.schema import SHARD_FOLDER, Field, feature_fields, row_layout
 from cache.format.shard import Clip, Origin
@@ -173,7 +173,7 @@ class Cache:
             if self.index.failures.get(one.failure.id) is one.failure
         }
 
-    def read_members(self, shard: str, members: Sequence[Member]) -> list[Clip]:
+    def read_members(self, shard: str, members: Sequence[RowPlace]) -> list[Clip]:
         """Whole rows of one file, each proved; CacheError names those that are damaged."""
         with self.open_rows(shard) as file:
             return proved_clips(file.fetch, file.layout, members, str(file.path))

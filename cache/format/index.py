@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from cache.common.errors import CacheError
 from cache.common.plain import encode_text
-from cache.format.row_table import COLUMNS, ClipTable, Entry, Member, row_members, row_table
+from cache.format.row_table import COLUMNS, ClipTable, Entry, RowPlace, row_members, row_table
 from cache.format.rows import Layout, layout_names, make_layout
 from cache.format.schema import JPEG_END, SHARD_FOLDER
 from cache.format.shard import Failure, Origin
@@ -124,7 +124,7 @@ class Index:
         """Where a file keeps its rows."""
         return make_layout(self.config, self.shards[shard].offsets, self.chunks)
 
-    def members(self, shard: str) -> list[Member]:
+    def members(self, shard: str) -> list[RowPlace]:
         """(row, id, SHA-256 of the row) of every row of a shard, superseded ones too."""
         return row_members(self._rows_of(shard))
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Member = tuple[int, str, bytes]
+RowPlace = tuple[int, str, bytes]
+"""Number of a row in its file, its clip, and the SHA-256 of the row."""
 
 
 class Entry(NamedTuple):
@@ -89,7 +90,7 @@ class ClipTable(Mapping[str, Entry]):
                 yield self._names[int(part["shard"][0])], part
 
 
-def row_members(rows: Array) -> list[Member]:
+def row_members(rows: Array) -> list[RowPlace]:
     """(row, id, SHA-256 of the row) of each row of a table."""
     ids = [value.decode() for value in rows["id"].tolist()]
     return list(zip(rows["row"].tolist(), ids, map(bytes, rows["sha256"]), strict=True))

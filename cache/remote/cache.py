@@ -20,7 +20,7 @@ from cache.common.errors import CacheError
 from cache.format.identity import IDENTITY_FILE, IDENTITY_LIMIT_BYTES, parse_identity
 from cache.format.index import Index, joined, summarize
 from cache.format.index_file import INDEX_FILE, parse_index
-from cache.format.row_table import Member
+from cache.format.row_table import RowPlace
 from cache.format.rows import Range, proved_clips
 from cache.format.schema import SHARD_FOLDER
 from cache.format.shard import Clip
@@ -153,7 +153,7 @@ class RemoteCache:
         finally:
             copy.unlink()
 
-    def read_members(self, shard: str, members: Sequence[Member]) -> list[Clip]:
+    def read_members(self, shard: str, members: Sequence[RowPlace]) -> list[Clip]:
         """Whole rows of a shard there, by ranges, each proved against its checksum."""
         assert self.cache is not None
         layout = self.cache.index.layout(shard)

@@ -18,7 +18,7 @@ import numpy as np
 from cache.common.errors import CacheError
 from cache.format.identity import refusal
 from cache.format.names import one_form
-from cache.format.row_table import Member, row_members
+from cache.format.row_table import RowPlace, row_members
 from cache.format.schema import row_bytes, row_layout
 from cache.format.shard import Clip, Failure, Origin, Written, write_shard
 from cache.reader import Cache
@@ -44,7 +44,7 @@ class NewShard:
     """
 
     giver: Cache
-    parts: list[tuple[str, list[Member]]] = field(default_factory=list)
+    parts: list[tuple[str, list[RowPlace]]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     origins: dict[str, Origin] = field(default_factory=dict)
     bytes: int = 0
@@ -53,7 +53,7 @@ class NewShard:
         self,
         folder: Path,
         identity: Mapping[str, Any],
-        read: Callable[[str, list[Member]], list[Clip]],
+        read: Callable[[str, list[RowPlace]], list[Clip]],
     ) -> Written:
         """Write it into a cache folder, all in it as old as it was; `read` gives the rows."""
         clips = [clip for name, members in self.parts for clip in read(name, members)]
@@ -272,7 +272,7 @@ def _new_shards(
     Rows that were made together stay together; small lots share a shard.
     """
     live, width = giver.index.live, row_bytes(row_layout(giver.config))
-    lots: dict[tuple[str, Origin], list[tuple[Member, int]]] = defaultdict(list)
+    lots: dict[tuple[str, Origin], list[tuple[RowPlace, int]]] = defaultdict(list)
     for name, table in live.by_file():
         for member, pictures in zip(row_members(table), table["jpeg_bytes"].tolist(), strict=True):
             if member[1] in rows:
