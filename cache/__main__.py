@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,19 +19,11 @@ from cache.format.identity import read_identity
 from cache.format.index import shard_files
 from cache.format.lock import writer_lock
 from cache.format.shard import DAMAGED
-from cache.labels.annotations import (
-    DEFAULT_SEED,
-    Labels,
-    describe_changes,
-    read_annotations,
-    remarks,
-)
+from cache.labels.annotations import DEFAULT_SEED, Labels, read_annotations, remarks
 from cache.labels.store import write_labels
 from cache.reader import Cache, open_cache
-from cache.share.commands import add_transfer_commands
+from cache.share.commands import add_join_commands, add_transfer_commands
 from cache.share.diff import describe_difference, difference
-from cache.share.merge import merge
-from cache.share.pack import pack
 
 _QUIET_S = 1.0
 _EPILOG = """A cache is a folder that `make features` made, or one file that `pack` wrote; where a
@@ -76,28 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--limit", type=_count, default=10, help="clips shown of each kind (default 10)"
     )
-    one = command("merge", "join caches made with the same settings into one folder")
-    one.add_argument("sources", type=local_path, nargs="+", metavar="CACHE")
-    one.add_argument(
-        "--into", type=local_path, required=True, metavar="FOLDER", help="new or existing"
-    )
-    one.add_argument(
-        "--prefer",
-        metavar="newest|CACHE",
-        help="which row (or events) to keep of a clip that two caches hold with different bytes",
-    )
-    one.set_defaults(run=_merge)
-    one = command("pack", "write a whole cache as one file to hand over")
-    one.add_argument("cache", type=local_path, metavar="CACHE")
-    one.add_argument("file", type=local_path, metavar="FILE.h5")
-    one.add_argument(
-        "--compress", action="store_true", help="about 22 %% smaller; pays below some 16 MB/s"
-    )
-    one.set_defaults(run=_pack)
-    one = command("unpack", "turn a packed file back into a cache folder")
-    one.add_argument("file", type=local_path, metavar="FILE.h5")
-    one.add_argument("folder", type=local_path, metavar="FOLDER")
-    one.set_defaults(run=_unpack)
+    add_join_commands(command)
+    _add_relabel(command)
+    add_transfer_commands(command)
+    return parser
+
+
+def _add_relabel(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     one = command("relabel", "put new annotations or splits onto a cache; features stay untouched")
     one.add_argument("folder", type=local_path, metavar="FOLDER")
     one.add_argument(
@@ -110,8 +87,6 @@ def _parser() -> argparse.ArgumentParser:
         "their split, and new ones get theirs with seed 42)",
     )
     one.set_defaults(run=_relabel)
-    add_transfer_commands(command)
-    return parser
 
 
 def _count(text: str) -> int:
@@ -187,39 +162,6 @@ def _diff(arguments: argparse.Namespace) -> int:
     else:
         say(describe_difference(found, arguments.limit))
     return 1 if found else 0
-
-
-def _merge(arguments: argparse.Namespace) -> int:
-    return _join(arguments.sources, arguments.into, arguments.prefer, "merge")
-
-
-def _unpack(arguments: argparse.Namespace) -> int:
-    if not arguments.file.is_file():
-        raise CacheError(f"{arguments.file}: no such file; expected one that `pack` wrote")
-    return _join([arguments.file], arguments.folder, None, "unpack")
-
-
-def _join(sources: list[Path], into: Path, prefer: str | None, title: str) -> int:
-    caches = [open_cache(path) for path in sources]
-    total = len({clip_id for cache in caches for clip_id in cache.ids})
-    with Progress(total, "clip", title, _QUIET_S) as progress:
-        done = merge(caches, into, prefer, progress.add)
-    settled = f", {len(done.settled)} conflicts settled by {prefer}" if done.settled else ""
-    say(
-        f"{into}: {done.clips} clips added, {done.kept} were there already, "
-        f"{done.failures} failures added{settled}"
-    )
-    if done.changed_splits:
-        say(f"splits    {describe_changes(done.changed_splits)}")
-    return 0
-
-
-def _pack(arguments: argparse.Namespace) -> int:
-    cache = open_cache(arguments.cache)
-    with Progress(len(cache), "clip", "pack", _QUIET_S) as progress:
-        size = pack(cache, arguments.file, arguments.compress, progress.add)
-    say(f"{arguments.file}: {len(cache)} clips, {size / 1e9:.2f} GB ({size / 2**30:.2f} GiB)")
-    return 0
 
 
 def _relabel(arguments: argparse.Namespace) -> int:

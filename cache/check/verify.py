@@ -66,7 +66,7 @@ def verify(path: Path, on_bytes: Callable[[int], object] = lambda count: None) -
     if path.is_file():
         return _verify_pack(path, on_bytes)
     identity = read_identity(path)
-    stored, index_problem = _stored_index(path, identity)
+    stored, index_problems = _stored_index(path, identity)
     files = shard_files(path)  # after the index, so that all it names is found
     index = extend_index(stored, files, path, identity)
     report = Report(clips=len(index.clips))
@@ -74,8 +74,7 @@ def verify(path: Path, on_bytes: Callable[[int], object] = lambda count: None) -
         read_labels(path)
     except CacheError as error:
         report.problems.append(str(error))
-    if index_problem:
-        report.problems.append(f"{index_problem}; {_DERIVED}")
+    report.problems += index_problems
     misled = []
     for name, size in files.items():
         finding = examine(path / SHARD_FOLDER / name, stored, identity)
@@ -144,15 +143,15 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _stored_index(folder: Path, identity: dict[str, Any]) -> tuple[Index | None, str]:
+def _stored_index(folder: Path, identity: dict[str, Any]) -> tuple[Index | None, list[str]]:
     """What `index.h5` says, and what is wrong with it; a cache may do without one."""
     path = folder / INDEX_FILE
     if not path.exists():
-        return None, ""
+        return None, []
     try:
-        return parse_index(path, identity), ""
+        return parse_index(path, identity), []
     except CacheError as error:
-        return None, str(error)
+        return None, [f"{error}; {_DERIVED}"]
 
 
 def _verify_pack(path: Path, on_bytes: Callable[[int], object]) -> Report:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cache.check.examine import check_shard
 from cache.common.atomic import check_room, replace_file
@@ -74,21 +75,16 @@ def pull(
 
         def fetch(shard: WholeShard) -> None:
             there.remote.get_shard(shard.name, shard.size, folder, on_bytes)
-            path = folder / SHARD_FOLDER / shard.name
-            try:
-                check_shard(path, identity)
-            except CacheError as error:
-                path.unlink()
-                raise CacheError(f"{there.remote.url}: {error}") from None
+            _prove(folder / SHARD_FOLDER / shard.name, identity, there.remote.url)
 
         def fetch_rows(new: NewShard) -> None:
             new.write(folder, identity, there.read_members)
             on_bytes(new.bytes)
 
         tasks = [partial(fetch, shard) for shard in plan.whole]
-        rows = [partial(fetch_rows, new) for new in plan.new]
+        tasks += [partial(fetch_rows, new) for new in plan.new]
         try:
-            side_by_side(options.jobs, [*tasks, *rows])
+            side_by_side(options.jobs, tasks)
             if plan.labels and there.labels_file is not None:
                 replace_file(folder / LABELS_FILE, there.labels_file)
         finally:
@@ -97,6 +93,15 @@ def pull(
             index = extend_index(known, shard_files(folder), folder, identity)
             save_index(folder, identity, index)
     return index
+
+
+def _prove(path: Path, identity: Mapping[str, Any], url: str) -> None:
+    """Delete a shard that arrived as it was there, and is not whole; CacheError names the URL."""
+    try:
+        check_shard(path, identity)
+    except CacheError as error:
+        path.unlink()
+        raise CacheError(f"{url}: {error}") from None
 
 
 def _source(there: RemoteCache) -> Cache:

@@ -91,8 +91,8 @@ def push(
 
     quietly = partial(remote.put, on_bytes=lambda count: None, read_back=options.read_back)
     tasks = [partial(send, shard) for shard in plan.whole]
-    rows = [partial(send_rows, new) for new in plan.new]
-    sent = side_by_side(options.jobs, [*tasks, *rows])
+    tasks += [partial(send_rows, new) for new in plan.new]
+    sent = side_by_side(options.jobs, tasks)
     if plan.labels:
         quietly(LABELS_FILE, read_plain(cache.path / LABELS_FILE, MAX_LABEL_BYTES))
     _write_index(cache, remote, joined(cache.config, [cache.index, *sent]), quietly)
