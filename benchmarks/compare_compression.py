@@ -50,7 +50,7 @@ except ImportError:
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cache.reader import Cache, open_cache  # noqa: E402
+from cache import Cache, open_cache  # noqa: E402
 
 Array = npt.NDArray[Any]
 NAME = "values"

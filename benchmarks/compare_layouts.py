@@ -23,7 +23,7 @@ import numpy.typing as npt
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cache.reader import Cache, open_cache  # noqa: E402
+from cache import Cache, open_cache  # noqa: E402
 
 Array = npt.NDArray[Any]
 BLOCK = 64

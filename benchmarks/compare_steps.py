@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from bench_train import build, epoch_of  # noqa: E402
 
-from cache.reader import Cache  # noqa: E402
+from cache import Cache  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
 from train.fit.loop import train_epoch  # noqa: E402

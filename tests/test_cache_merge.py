@@ -17,13 +17,11 @@ from small_media import TinyCache, assert_same_rows, random_row, tiny_cache
 from synthetic_cache import make_cache
 
 import cache.common.atomic
+from cache import CacheError, Labels, open_cache
 from cache.check.info import facts_of
 from cache.check.verify import verify
-from cache.common.errors import CacheError
 from cache.format.shard import Failure, write_shard
-from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
-from cache.reader import open_cache
 from cache.share.merge import merge
 from cache.share.merge_labels import events_by_clip
 from cache.share.pack import pack

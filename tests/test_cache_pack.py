@@ -17,14 +17,12 @@ import pytest
 from small_media import CONFIG, TinyCache, assert_same_rows, random_row, tiny_cache
 from synthetic_cache import make_cache
 
+from cache import Cache, CacheError, Labels, open_cache
 from cache.check.verify import verify
 from cache.common.atomic import TEMPORARY
-from cache.common.errors import CacheError
 from cache.format.sealed import write_seal
 from cache.format.shard import Failure, write_shard
-from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
-from cache.reader import Cache, open_cache
 from cache.share.merge import merge
 from cache.share.pack import pack
 from extract.config import ExtractConfig
@@ -445,7 +443,7 @@ class TestTarget:
         target = tmp_path / "p [1].h5"
         code = (
             "import os, sys; from pathlib import Path; import cache.share.pack as p\n"
-            "from cache.reader import open_cache\n"
+            "from cache import open_cache\n"
             "p.pack(open_cache(sys.argv[1]), Path(sys.argv[2]), False, lambda n: os._exit(9))"
         )
         command = [sys.executable, "-c", code, str(tiny.folder), str(target)]

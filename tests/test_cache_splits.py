@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_media import tiny_cache
 
+from cache import CacheError, open_cache
 from cache.__main__ import main
-from cache.common.errors import CacheError
 from cache.format.schema import NO_SPLIT
 from cache.labels.annotations import Labels, changed_splits, describe_changes, read_annotations
 from cache.labels.store import read_labels, write_labels
-from cache.reader import open_cache
 from cache.share.merge import merge
 from extract.__main__ import main as extract
 

@@ -28,11 +28,11 @@ from small_media import (
 
 import cache.format.shard
 import extract.features.extractor
+from cache import CacheError, Labels, open_cache
 from cache.__main__ import main as cache_command
 from cache.check.examine import intact_clips
 from cache.check.repair import damaged_shards, repair, without
 from cache.check.verify import RECORD_FILE, Report, read_record, verify, write_record
-from cache.common.errors import CacheError
 from cache.format.identity import make_identity, parse_identity, render_identity
 from cache.format.index import Index
 from cache.format.index_file import load_index, save_index
@@ -42,9 +42,7 @@ from cache.format.rows import RowFile, jpeg_bounds
 from cache.format.schema import JPEG_BYTES, JPEG_END
 from cache.format.sealed import write_seal
 from cache.format.shard import DAMAGED, Clip, Failure, file_sha256, shard_name, write_shard
-from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
-from cache.reader import open_cache
 from cache.share.merge import merge
 from cache.share.pack import pack
 from extract.__main__ import main

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cache.common.errors import CacheError
+from cache import CacheError
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cache import Cache, CacheError
 from cache.common.cores import cores
-from cache.common.errors import CacheError
 from cache.format.finite import all_finite
 from cache.format.schema import AUDIO_FEATURES
-from cache.reader import Cache
 from train.data.batch import Batch, Frames, Shapes, Sound
 from train.data.pooling import pool_steps
 from train.distributed import ALONE, World

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cache import Cache
 from cache.common.errors import CacheError, ConfigError
 from cache.format.schema import AUDIO_FEATURES, SPLITS
-from cache.reader import Cache
 from train.config import TrainConfig
 from train.data.batch import Shapes
 from train.data.clips import AHEAD, PART_CLIPS, READERS, Clips, Source

@@ -10,9 +10,7 @@ from unicodedata import normalize
 import numpy as np
 import numpy.typing as npt
 
-from cache.format.schema import SPLITS
-from cache.labels.annotations import Labels
-from cache.reader import Cache
+from cache import SPLITS, Cache, Labels
 from train.config import TrainConfig
 
 

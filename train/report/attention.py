@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.reader import Cache
+from cache import Cache
 from train.data.clips import Clips
 from train.data.dataset import Dataset
 from train.fit.step import autocast
