@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from cache.format.schema import row_bytes, row_layout
 from cache.format.shard import Clip, Failure, Origin, Written, write_shard
 from cache.reader import Cache
 
+T = TypeVar("T")
 SHARD_CLIPS = 32
 
 
@@ -109,9 +110,7 @@ def plan_copy(
     for giver in givers:
         if receiver is not None and receiver.fingerprint != giver.fingerprint:
             raise CacheError(refusal(receiver.path, giver.identity, receiver.identity))
-    caches = dict(enumerate(givers, 1))
-    if receiver is not None:
-        caches = {0: receiver, **caches}
+    caches = ({} if receiver is None else {0: receiver}) | dict(enumerate(givers, 1))
     choice = _choose_rows(caches, prefer, newest, only)
     _choose_failures(caches, choice, only)
     plan = CopyPlan(receiver, settled=choice.settled, kept=len(choice.rows[0]))
@@ -151,26 +150,23 @@ def _choose_rows(
     caches: Mapping[int, Cache], prefer: Cache | None, newest: bool, only: Collection[str] | None
 ) -> _Choice:
     """Which cache gives the row of each clip; the one that comes first of those that agree."""
-    holders = _holders({number: cache.ids for number, cache in caches.items()}, only)
+    holders = _holders({number: _made(cache) for number, cache in caches.items()}, only)
     _refuse_two_spellings(holders)
-    choice = _Choice(offered=sum(max(numbers) > 0 for numbers in holders.values()))
+    choice = _Choice(offered=sum(max(made) > 0 for made in holders.values()))
     conflicts = []
-    for clip_id, numbers in holders.items():
-        at = {n: caches[n].index.live.place(clip_id) for n in numbers}
-        digest = {n: caches[n].row_digests[place] for n, place in at.items()}
-        made = {n: caches[n].row_origins[place][0] for n, place in at.items()}
-        best = numbers[0]
-        if len(set(digest.values())) > 1:
-            named = [n for n in numbers if caches[n] is prefer]
+    for clip_id, made in holders.items():
+        best = min(made)
+        if len({digest for _, digest in made.values()}) > 1:
+            named = [number for number in made if caches[number] is prefer]
             if not named and not newest:
                 conflicts.append(clip_id)
                 continue
-            best = named[0] if named else max(numbers, key=lambda n: (made[n], digest[n]))
+            best = named[0] if named else max(made, key=made.__getitem__)
             choice.settled.append(clip_id)
-        winner = next(n for n in numbers if digest[n] == digest[best])
+        winner = next(number for number, (_, digest) in made.items() if digest == made[best][1])
         choice.rows[winner].add(clip_id)
-        if winner and 0 in numbers:
-            choice.age[clip_id] = max(made[winner], made[0] + 1)
+        if winner and 0 in made:
+            choice.age[clip_id] = max(made[winner][0], made[0][0] + 1)
     if conflicts:
         raise CacheError(
             f"{len(conflicts)} clip(s) have different rows in these caches: "
@@ -180,19 +176,25 @@ def _choose_rows(
     return choice
 
 
+def _made(cache: Cache) -> Iterable[tuple[str, tuple[int, bytes]]]:
+    """(id, (when its row was made, SHA-256 of the row)) of each clip."""
+    times = (when for when, _ in cache.row_origins)
+    return zip(cache.ids, zip(times, cache.row_digests, strict=True), strict=True)
+
+
 def _holders(
-    ids: Mapping[int, Iterable[str]], only: Collection[str] | None
-) -> dict[str, list[int]]:
-    """The caches that hold each id, ascending; of those of givers, ids in `only` alone count."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for number, held in ids.items():
-        for clip_id in held:
+    held: Mapping[int, Iterable[tuple[str, T]]], only: Collection[str] | None
+) -> dict[str, dict[int, T]]:
+    """What caches hold of each id, by number, ascending; of givers, ids in `only` alone count."""
+    found: dict[str, dict[int, T]] = defaultdict(dict)
+    for number, items in held.items():
+        for clip_id, item in items:
             if number == 0 or only is None or clip_id in only:
-                found[clip_id].append(number)
+                found[clip_id][number] = item
     return found
 
 
-def _refuse_two_spellings(holders: Mapping[str, list[int]]) -> None:
+def _refuse_two_spellings(holders: Mapping[str, Collection[int]]) -> None:
     """Raise CacheError for ids of two caches that differ in the form of characters alone.
 
     They name one clip, which would stand twice in what is joined, and in two splits maybe.
@@ -215,15 +217,14 @@ def _choose_failures(
     caches: Mapping[int, Cache], choice: _Choice, only: Collection[str] | None
 ) -> None:
     """Which cache gives the failure of each clip that has no row."""
-    failing = _holders({number: cache.index.failures for number, cache in caches.items()}, only)
+    failing = _holders({n: cache.index.failures.items() for n, cache in caches.items()}, only)
     with_rows = set().union(*choice.rows.values())
     here = caches[0].failure_origins if 0 in caches else {}
-    for clip_id, numbers in failing.items():
+    for clip_id, said in failing.items():
         if clip_id not in with_rows:
-            said = {n: vars(caches[n].index.failures[clip_id]) for n in numbers}
             # A rule on the content alone, so that the order of merging does not matter.
-            rank = {n: (f["attempt"], f["media_mtime_ns"], str(f)) for n, f in said.items()}
-            winner = max(numbers, key=lambda n: rank[n])  # of equal ones the first
+            rank = {n: (f.attempt, f.media_mtime_ns, str(vars(f))) for n, f in said.items()}
+            winner = max(rank, key=rank.__getitem__)  # of equal ones the first
             choice.failures[winner].add(clip_id)
         if clip_id in here:  # what replaces a failure must be newer than it
             choice.age[clip_id] = max(choice.age.get(clip_id, 0), here[clip_id][0] + 1)
@@ -254,12 +255,13 @@ def _whole_shards(
         last = index.failures.get(clip_id) is one.failure  # not one of an earlier attempt
         if not last or clip_id not in failures or clip_id in age:
             kept.discard(one.shard)
-    counts = np.bincount(index.rows["shard"], minlength=len(index.shards)).tolist()
-    held = dict(zip(index.shards, counts, strict=True))  # superseded rows too
+    held = np.bincount(index.rows["shard"], minlength=len(index.shards))  # superseded rows too
+    count = dict(zip(index.shards, held.tolist(), strict=True))
     found = {}
+    as_it_is = rows - age.keys()
     for name, table in index.live.by_file():
         ids = [value.decode() for value in table["id"].tolist()]
-        if name in kept and len(ids) == held[name] and all(i in rows and i not in age for i in ids):
+        if name in kept and len(ids) == count[name] and as_it_is.issuperset(ids):
             found[name] = ids
     return found
 
