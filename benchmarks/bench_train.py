@@ -57,8 +57,8 @@ from train.data.dataset import load_dataset, resolve  # noqa: E402
 from train.data.pooling import pool_steps  # noqa: E402
 from train.fit.loop import train_epoch  # noqa: E402
 from train.fit.normalize import standardise  # noqa: E402
-from train.fit.step import Average, EpochStep, Step, autocast, losses, make_optimizer  # noqa: E402
-from train.model.fusion import FusionModel  # noqa: E402
+from train.fit.step import Average, EpochStep, Step, losses, make_optimizer  # noqa: E402
+from train.model.fusion import FusionModel, autocast  # noqa: E402
 
 CLASSES = 28
 

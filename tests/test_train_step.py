@@ -6,7 +6,8 @@ import math
 import torch
 from test_train_model import CONFIG, N, make_batch, make_model
 
-from train.fit.step import Average, Step, make_optimizer, reverse_time
+from train.data.batch import reverse_time
+from train.fit.step import Average, Step, make_optimizer
 from train.score.decode import gate_targets
 
 INTERVAL = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])

@@ -16,7 +16,6 @@ from cache.labels.store import labels_sha256
 from cache.reader import Cache, open_cache
 from train.data.dataset import Dataset, load_clips, load_dataset
 from train.data.rows import choose_rows
-from train.fit.loop import predict
 from train.model.fusion import FusionModel
 from train.report import page, plots, run_plots
 from train.report.attention import choose, gallery, hardest, look
@@ -37,6 +36,7 @@ from train.runs.evaluate import (
 from train.runs.record import Record
 from train.score.decode import ensemble
 from train.score.metrics import Predictions
+from train.score.predict import predict
 
 _GATES = 6  # clips drawn from either end of the list
 Guesses = Mapping[str, Predictions]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from train.config import TrainConfig
-from train.data.batch import Batch, Output
+from train.data.batch import Batch, Output, reverse_time
 from train.data.clips import Clips
 from train.data.dataset import Samples
 from train.distributed import ALONE, World
-from train.model.fusion import FusionModel
+from train.model.fusion import FusionModel, autocast
 from train.score.decode import gate_targets
 
 LOSSES = 4
@@ -90,25 +90,6 @@ class Average:
         """Go on from a stored average: its parameters by name."""
         self.model.load_state_dict({**self.model.state_dict(), **weights})
         self.steps.fill_(steps)
-
-
-def reverse_time(
-    batch: Batch, interval: Tensor, which: Tensor, clip_seconds: float
-) -> tuple[Batch, Tensor]:
-    """The clips that `which` (N,) bool names run backwards: sound, frame times and interval (N, 2).
-
-    An event that is heard and seen stays one, so every clip gives two to learn from. The model
-    sees frames as a set with times, so the maps stay where they are.
-    """
-    sound, frames = batch.sound, batch.frames
-    if sound is not None:
-        features = torch.where(which[:, None, None], sound.features.flip(1), sound.features)
-        valid = torch.where(which[:, None], sound.valid.flip(1), sound.valid)
-        sound = replace(sound, features=features, valid=valid)
-    if frames is not None:
-        time_s = torch.where(which[:, None], clip_seconds - frames.time_s, frames.time_s)
-        frames = replace(frames, time_s=time_s)
-    return Batch(sound, frames), torch.where(which[:, None], 1 - interval.flip(1), interval)
 
 
 @dataclass
@@ -201,11 +182,6 @@ class EpochStep:
             clip_seconds = self.clips.shapes.clip_seconds
             batch, interval = reverse_time(batch, interval, self.backwards[chosen], clip_seconds)
         return self.step(batch, self.rows.category[chosen], interval, rows)
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 on CUDA, plain float32 elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def make_optimizer(model: FusionModel, config: TrainConfig) -> torch.optim.AdamW:

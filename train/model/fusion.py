@@ -20,6 +20,11 @@ from train.config import TrainConfig
 from train.data.batch import Batch, Frames, Output, Shapes, Sound
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 on CUDA, plain float32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
 def time_encoding(time_s: Tensor, width: int) -> Tensor:
     """Sinusoids of time in seconds (Vaswani et al. 2017, with seconds for positions).
 

@@ -11,8 +11,7 @@ import torch
 from cache.reader import Cache
 from train.data.clips import Clips
 from train.data.dataset import Dataset
-from train.fit.step import autocast
-from train.model.fusion import FusionModel
+from train.model.fusion import FusionModel, autocast
 from train.report import plots
 from train.runs.evaluate import prediction
 from train.score.metrics import Array, Predictions, tiou
