@@ -23,7 +23,7 @@ from train.data.clips import Clips
 from train.data.dataset import load_clips, load_dataset, resolve
 from train.data.memory import free_host, room
 from train.data.stream import Streamed, plan_epoch
-from train.distributed import ALONE
+from train.distributed import SINGLE_PROCESS
 from train.fit import loop
 from train.fit.normalize import standardise
 from train.fit.step import Average, EpochStep, Step, make_optimizer
@@ -200,7 +200,7 @@ def test_a_resumed_streamed_run_equals_an_uninterrupted_one(cache, tight, tmp_pa
         config, dataset = prepare(cache, epochs=epochs)
         (tmp_path / name).mkdir(exist_ok=True)
         about = fitting._about(cache, dataset, config)
-        fitting._train_one(cache, dataset, tmp_path / name, about, resume, ALONE)
+        fitting._train_one(cache, dataset, tmp_path / name, about, resume, SINGLE_PROCESS)
     paths = [tmp_path / name / BEST for name in ("whole", "parts")]
     models = [torch.load(path, weights_only=True)["model"] for path in paths]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())

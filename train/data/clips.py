@@ -24,7 +24,7 @@ from cache.format.schema import AUDIO_FEATURES
 from cache.reader import Cache
 from train.data.batch import Batch, Frames, Shapes, Sound
 from train.data.pooling import pool_steps
-from train.distributed import ALONE, World
+from train.distributed import SINGLE_PROCESS, ProcessGroup
 
 Numbers = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -64,7 +64,7 @@ class Clips:
     _buffers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def epoch(
-        self, order: Tensor, clip: Tensor, size: int, world: World = ALONE
+        self, order: Tensor, clip: Tensor, size: int, group: ProcessGroup = SINGLE_PROCESS
     ) -> Generator[tuple[Tensor, int], None, None]:
         """This process's share of each batch of an epoch, and how many rows the batch has in all.
 
@@ -73,7 +73,7 @@ class Clips:
         clips of the samples that were yielded.
         """
         for chosen in torch.split(order.to(self.device), size):
-            yield world.share(chosen), len(chosen)
+            yield group.share(chosen), len(chosen)
 
     def batches(self, rows: Tensor, size: int) -> Iterator[tuple[Tensor, Batch]]:
         """All clip rows (N,) in batches of at most `size`: their places in `rows`, and the input.

@@ -1,6 +1,6 @@
-"""Cache → labelled data: label rows joined with the features of their clips.
+"""Cache → labelled data: label rows process_group with the features of their clips.
 
-A sample is a label row joined with its clip's features. Shapes: R label rows, M clips.
+A sample is a label row process_group with its clip's features. Shapes: R label rows, M clips.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def load_dataset(
     splits: Sequence[str] = SPLITS,
     rows: Rows | None = None,
 ) -> Dataset:
-    """Label rows (see `choose_rows`) joined with features, on the config's device.
+    """Label rows (see `choose_rows`) process_group with features, on the config's device.
 
     `config` must be resolved.
     """

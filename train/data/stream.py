@@ -19,7 +19,7 @@ from torch import Tensor
 
 from train.data.batch import Batch
 from train.data.clips import PART_CLIPS, Clips, Numbers, Source
-from train.distributed import ALONE, World
+from train.distributed import SINGLE_PROCESS, ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -116,17 +116,17 @@ class Streamed(Clips):
         return super().batch(self.slot_of[rows])
 
     def epoch(
-        self, order: Tensor, clip: Tensor, size: int, world: World = ALONE
+        self, order: Tensor, clip: Tensor, size: int, group: ProcessGroup = SINGLE_PROCESS
     ) -> Generator[tuple[Tensor, int], None, None]:
         """See `Clips.epoch`. Each process streams its own parts of the cache."""
         clips = clip.cpu().numpy()
         parts = self.source.parts(np.unique(clips))
-        owner = part_numbers(parts)[clips] % world.size
-        counts = np.bincount(owner, minlength=world.size)
-        shares = np.array(world.sizes(size))
-        mine = order.numpy()[owner[order.numpy()] == world.rank]
-        own = int(shares[world.rank])
-        batches = self._drawn(mine, clips, parts[world.rank :: world.size], own)
+        owner = part_numbers(parts)[clips] % group.size
+        counts = np.bincount(owner, minlength=group.size)
+        shares = np.array(group.share_sizes(size))
+        mine = order.numpy()[owner[order.numpy()] == group.rank]
+        own = int(shares[group.rank])
+        batches = self._drawn(mine, clips, parts[group.rank :: group.size], own)
         for step in range(max(math.ceil(n / k) for n, k in zip(counts, shares, strict=True))):
             chosen = next(batches, None)
             if chosen is None:

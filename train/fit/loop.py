@@ -21,7 +21,7 @@ from tqdm import tqdm
 from cache.common.errors import ConfigError
 from train.config import TrainConfig
 from train.data.dataset import Dataset
-from train.distributed import ALONE, World
+from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.fit.resume import History, restore, state_of
 from train.fit.step import (
     LOSSES,
@@ -48,12 +48,12 @@ def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
     torch.manual_seed(seed)
     order = torch.randperm(count)
     epoch_step.backwards.copy_(torch.rand(count) < config.reversed_share)
-    if not step.world.leads:
-        torch.manual_seed(seed ^ step.world.rank << 40)
+    if not step.group.is_main_process:
+        torch.manual_seed(seed ^ step.group.rank << 40)
     step.model.train()
     total = torch.zeros(LOSSES, device=step.device)
     clip, size = epoch_step.rows.clip, config.batch_size
-    with closing(epoch_step.clips.epoch(order, clip, size, step.world)) as batches:
+    with closing(epoch_step.clips.epoch(order, clip, size, step.group)) as batches:
         for chosen, rows in batches:
             total += epoch_step(chosen, rows) * rows
     means: list[float] = (total / count).tolist()
@@ -66,7 +66,7 @@ def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
 
 
 def validate(
-    model: FusionModel, dataset: Dataset, world: World = ALONE
+    model: FusionModel, dataset: Dataset, group: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[dict[str, float], str]:
     """top1, miou and the criterion on the validation rows, and the decoding they are of.
 
@@ -74,7 +74,7 @@ def validate(
     """
     val = dataset.splits["val"]
     truth = events(val, dataset.clips.shapes.clip_seconds)
-    guesses = predict(model, dataset.clips, val.clip, world)
+    guesses = predict(model, dataset.clips, val.clip, group)
     found = {name: localization(truth, guess) for name, guess in guesses.items()}
     values = {f"val_{name}_{CRITERION}": float(f[CRITERION] or 0.0) for name, f in found.items()}
     names = [*guesses] if model.config.gate_weight else ["interval"]
@@ -92,7 +92,7 @@ def fit(
     about: About,
     run: Path,
     resume: bool = False,
-    world: World = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> History:
     """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
 
@@ -110,9 +110,9 @@ def fit(
     steps = math.ceil(len(dataset.splits["train"]) / config.batch_size)
     average = Average(model, config.average_epochs, steps)
     history = _restore(run / LAST, model, average, optimizer, scheduler, about) if resume else []
-    step = Step(model, optimizer, config, dataset.clips.device, average, world)
+    step = Step(model, optimizer, config, dataset.clips.device, average, group)
     epoch_step = EpochStep(step, dataset.clips, dataset.splits["train"])
-    silent = None if world.leads else True
+    silent = None if group.is_main_process else True
     with tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=silent) as bar:
         while len(history) < config.epochs and not stopped_early(history, config):
             number = len(history) + 1
@@ -123,7 +123,7 @@ def fit(
             best = max((past[f"val_{CRITERION}"] for past in history), default=-1.0)
             history.append(entry)
             scheduler.step(entry[f"val_{CRITERION}"])
-            if not world.leads:
+            if not group.is_main_process:
                 continue
             now = about.revised(
                 epoch=len(history), score=entry[f"val_{CRITERION}"], decoding=decoding
@@ -141,7 +141,7 @@ def _epoch(epoch_step: EpochStep, dataset: Dataset, number: int) -> tuple[dict[s
     rate = epoch_step.step.optimizer.param_groups[0]["lr"]
     total, classes, spans, gate = train_epoch(epoch_step, number)
     step = epoch_step.step
-    values, decoding = validate(step.average.model, dataset, step.world)
+    values, decoding = validate(step.average.model, dataset, step.group)
     entry = {
         "epoch": number,
         "train_loss": total,

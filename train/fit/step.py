@@ -15,7 +15,7 @@ from train.config import TrainConfig
 from train.data.batch import Batch, Output, reverse_time
 from train.data.clips import Clips
 from train.data.dataset import Samples
-from train.distributed import ALONE, World
+from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.model.fusion import FusionModel, autocast
 from train.score.decode import gate_targets
 
@@ -28,7 +28,7 @@ def losses(
     interval: Tensor,
     config: TrainConfig,
     rows: int | None = None,
-    world: World = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Tensor:
     """(4,) total, cross-entropy, L1 of start and end, binary cross-entropy of the gate.
 
@@ -47,7 +47,7 @@ def losses(
         score, gate_targets(output.steps, interval), reduction="none"
     )
     classes, spans = classes / rows, spans / (2 * rows)
-    gate = (wrong * real).sum() / world.total(real.sum()).clamp_min(1)
+    gate = (wrong * real).sum() / group.all_reduce(real.sum()).clamp_min(1)
     total = classes + config.interval_weight * spans + config.gate_weight * gate
     return torch.stack([total, classes, spans, gate])
 
@@ -101,7 +101,7 @@ class Step:
     config: TrainConfig
     device: torch.device
     average: Average
-    world: World = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
     def __call__(
         self, batch: Batch, category: Tensor, interval: Tensor, rows: int | None = None
@@ -114,13 +114,13 @@ class Step:
         if len(category):
             with autocast(self.device):
                 output = self.model(batch)
-            parts = losses(output, category, interval, self.config, rows, self.world)
+            parts = losses(output, category, interval, self.config, rows, self.group)
             parts[0].backward()  # type: ignore[no-untyped-call]
             found = parts.detach()
         else:  # the others wait for this process's part of the sums
-            self.world.total(torch.zeros((), dtype=torch.int64, device=self.device))
+            self.group.all_reduce(torch.zeros((), dtype=torch.int64, device=self.device))
             found = torch.zeros(LOSSES, device=self.device)
-        found = self.world.sum_gradients(self.model.parameters(), found)
+        found = self.group.all_reduce_gradients(self.model.parameters(), found)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -155,7 +155,7 @@ class EpochStep:
 
     def __call__(self, chosen: Tensor, rows: int | None = None) -> Tensor:
         """(4,) losses of the step on sample numbers `chosen` (N,), a share of `rows` in all."""
-        captures = self.clips.device.type == "cuda" and self.step.world.size == 1
+        captures = self.clips.device.type == "cuda" and self.step.group.size == 1
         if not captures or len(chosen) != self._size:
             return self._eager(chosen, rows)
         if self._graph is None and self._eager_steps < self._WARM_UP:

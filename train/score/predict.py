@@ -10,7 +10,7 @@ from cache.common.errors import AvelError
 from train.data.batch import Batch, check_shapes, reverse_time
 from train.data.clips import Clips
 from train.data.dataset import Samples
-from train.distributed import ALONE, World
+from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.model.fusion import FusionModel, autocast
 from train.score.decode import read_off_seconds, second_probability
 from train.score.metrics import Array, Events, Predictions, second_count
@@ -24,7 +24,7 @@ class TrainingError(AvelError):
 
 @torch.inference_mode()
 def predict(
-    model: FusionModel, clips: Clips, rows: Tensor, world: World = ALONE
+    model: FusionModel, clips: Clips, rows: Tensor, group: ProcessGroup = SINGLE_PROCESS
 ) -> dict[str, Predictions]:
     """Class probabilities and intervals (seconds) for clip rows (N,), on the host, decoded twice.
 
@@ -38,7 +38,7 @@ def predict(
     clip_seconds, classes = clips.shapes.clip_seconds, clips.shapes.classes
     seconds = second_count(clip_seconds)
     answers = torch.zeros(len(rows), classes + 2 + seconds, device=clips.device)
-    mine = world.share(torch.arange(len(rows), device=clips.device))
+    mine = group.share(torch.arange(len(rows), device=clips.device))
     for places, batch in clips.batches(rows[mine], _BATCH):
         answer = _answer(model, batch, seconds)
         if model.config.reversed_share:
@@ -46,7 +46,7 @@ def predict(
             turned, _ = reverse_time(batch, answer[:, :2], which, clip_seconds)
             answer = (answer + _forwards(_answer(model, turned, seconds), classes)) / 2
         answers[mine[places]] = answer
-    values: Array = world.total(answers).double().cpu().numpy()
+    values: Array = group.all_reduce(answers).double().cpu().numpy()
     if not np.isfinite(values).all():
         raise TrainingError(
             "the model's answers are not finite, its training diverged: train anew with a lower "
