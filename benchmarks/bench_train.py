@@ -57,7 +57,7 @@ from train.data.dataset import load_dataset, resolve  # noqa: E402
 from train.data.pooling import pool_steps  # noqa: E402
 from train.fit.loop import train_epoch  # noqa: E402
 from train.fit.normalize import standardise  # noqa: E402
-from train.fit.step import Average, EpochStep, Step, losses, make_optimizer  # noqa: E402
+from train.fit.step import EpochStep, ModelEma, Step, losses, make_optimizer  # noqa: E402
 from train.model.fusion import FusionModel, autocast  # noqa: E402
 
 CLASSES = 28
@@ -89,7 +89,7 @@ def timed(device: torch.device, work: Callable[[], Any]) -> float:
 def epoch_of(model: FusionModel, config: TrainConfig, data: Loaded) -> EpochStep:
     """An epoch's steps on the training split, with an optimizer and an average of their own."""
     steps = math.ceil(len(data.splits["train"]) / config.batch_size)
-    average = Average(model, config.average_epochs, steps)
+    average = ModelEma(model, config.average_epochs, steps)
     step = Step(model, make_optimizer(model, config), config, data.clips.device, average)
     return EpochStep(step, data.clips, data.splits["train"])
 

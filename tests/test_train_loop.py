@@ -15,7 +15,7 @@ from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
 from train.fit import loop
 from train.fit.normalize import standardise
-from train.fit.step import Average, EpochStep, Step, make_optimizer
+from train.fit.step import EpochStep, ModelEma, Step, make_optimizer
 from train.model.fusion import FusionModel
 from train.runs import checkpoint
 from train.runs.checkpoint import BEST, LAST, About, CheckpointError, load, save
@@ -81,7 +81,7 @@ def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(tmp_path, mo
     rows = dataset.splits["train"]
     standardise(model, dataset.clips, rows)
     optimizer = make_optimizer(model, config)
-    step = Step(model, optimizer, config, dataset.clips.device, Average(model, 0, 1))
+    step = Step(model, optimizer, config, dataset.clips.device, ModelEma(model, 0, 1))
     epoch_step = EpochStep(step, dataset.clips, rows)
     for epoch in range(150):
         loop.train_epoch(epoch_step, epoch)
@@ -201,7 +201,7 @@ def test_gradients_are_clipped(cache):
     model, dataset, about = prepare(cache, SMALL.revised(grad_clip=1e-3))
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    step = Step(model, optimizer, about.config, dataset.clips.device, Average(model, 0, 1))
+    step = Step(model, optimizer, about.config, dataset.clips.device, ModelEma(model, 0, 1))
     rows = dataset.splits["train"]
     step(dataset.clips.batch(rows.clip[:8]), rows.category[:8], rows.interval[:8])
     moved = torch.stack(
@@ -338,7 +338,7 @@ def test_a_captured_step_trains_like_a_plain_one(cache, monkeypatch):
             make_optimizer(model, about.config),
             about.config,
             dataset.clips.device,
-            Average(model, 2, 5),
+            ModelEma(model, 2, 5),
         )
         epoch_step = EpochStep(step, dataset.clips, dataset.splits["train"])
         found.append([loop.train_epoch(epoch_step, epoch)[0] for epoch in range(4)])

@@ -7,7 +7,7 @@ import torch
 from test_train_model import CONFIG, N, make_batch, make_model
 
 from train.data.batch import reverse_time
-from train.fit.step import Average, Step, make_optimizer
+from train.fit.step import ModelEma, Step, make_optimizer
 from train.score.decode import gate_targets
 
 INTERVAL = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
@@ -45,7 +45,7 @@ def test_frames_and_targets_stay_together():
 
 def test_the_average_follows_the_weights_and_forgets():
     model = make_model()
-    average = Average(model, epochs=2, steps_per_epoch=5)
+    average = ModelEma(model, epochs=2, steps_per_epoch=5)
     assert math.isclose(average.keep, math.exp(-1 / 10))
     first = copy.deepcopy(dict(model.named_parameters()))
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_the_average_follows_the_weights_and_forgets():
 
 def test_without_averaging_the_model_is_its_own():
     model = make_model()
-    average = Average(model, 0.0, 5)
+    average = ModelEma(model, 0.0, 5)
     assert average.model is model
     step = Step(model, make_optimizer(model, CONFIG), CONFIG, torch.device("cpu"), average)
     before = model.classify.weight.detach().clone()

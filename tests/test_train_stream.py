@@ -26,7 +26,7 @@ from train.data.stream import Streamed, plan_epoch
 from train.distributed import SINGLE_PROCESS
 from train.fit import loop
 from train.fit.normalize import standardise
-from train.fit.step import Average, EpochStep, Step, make_optimizer
+from train.fit.step import EpochStep, ModelEma, Step, make_optimizer
 from train.model.fusion import FusionModel
 from train.runs.checkpoint import BEST
 
@@ -74,7 +74,7 @@ def trainer(dataset, config):
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config)
     standardise(model, dataset.clips, dataset.splits["train"])
-    average = Average(model, config.average_epochs, 10)
+    average = ModelEma(model, config.average_epochs, 10)
     step = Step(model, make_optimizer(model, config), config, dataset.clips.device, average)
     return model, EpochStep(step, dataset.clips, dataset.splits["train"])
 

@@ -25,8 +25,8 @@ from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.fit.resume import History, restore, state_of
 from train.fit.step import (
     LOSSES,
-    Average,
     EpochStep,
+    ModelEma,
     Step,
     make_optimizer,
 )
@@ -108,7 +108,7 @@ def fit(
         optimizer, "max", factor=config.scheduler_factor, patience=config.scheduler_patience
     )
     steps = math.ceil(len(dataset.splits["train"]) / config.batch_size)
-    average = Average(model, config.average_epochs, steps)
+    average = ModelEma(model, config.average_epochs, steps)
     history = _restore(run / LAST, model, average, optimizer, scheduler, about) if resume else []
     step = Step(model, optimizer, config, dataset.clips.device, average, group)
     epoch_step = EpochStep(step, dataset.clips, dataset.splits["train"])
@@ -187,7 +187,7 @@ def _line(entry: dict[str, float], config: TrainConfig, best: float) -> str:
 def _restore(
     path: Path,
     model: FusionModel,
-    average: Average,
+    average: ModelEma,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau,
     about: About,

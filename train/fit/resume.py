@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cache.common.errors import ConfigError
 from cache.common.settings import Settings
-from train.fit.step import Average
+from train.fit.step import ModelEma
 from train.model.fusion import FusionModel
 from train.runs.checkpoint import About, CheckpointError, tensors_like
 from train.runs.stored import parse_history
@@ -40,7 +40,7 @@ class _Numbers(Settings):
 
 
 def state_of(
-    average: Average,
+    average: ModelEma,
     optimizer: torch.optim.Optimizer,
     scheduler: ReduceLROnPlateau,
     history: History,
@@ -60,7 +60,7 @@ def restore(
     about: About,
     payload: Mapping[str, Any],
     model: FusionModel,
-    average: Average,
+    average: ModelEma,
     optimizer: torch.optim.Optimizer,
     scheduler: ReduceLROnPlateau,
 ) -> History:

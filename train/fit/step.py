@@ -52,7 +52,7 @@ def losses(
     return torch.stack([total, classes, spans, gate])
 
 
-class Average:
+class ModelEma:
     """Exponential moving average of the weights over optimizer steps.
 
     Weights averaged over the path of training generalise better than its end (Polyak and Juditsky
@@ -66,7 +66,7 @@ class Average:
     """
 
     def __init__(self, model: FusionModel, epochs: float, steps_per_epoch: int) -> None:
-        """Average over about the last `epochs` epochs; 0 averages nothing."""
+        """ModelEma over about the last `epochs` epochs; 0 averages nothing."""
         self.steps = torch.zeros((), device=next(model.parameters()).device)
         self.keep = math.exp(-1 / (epochs * steps_per_epoch)) if epochs else 0.0
         self.model = copy.deepcopy(model) if epochs else model
@@ -100,7 +100,7 @@ class Step:
     optimizer: torch.optim.Optimizer
     config: TrainConfig
     device: torch.device
-    average: Average
+    average: ModelEma
     group: ProcessGroup = SINGLE_PROCESS
 
     def __call__(
