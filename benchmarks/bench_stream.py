@@ -35,7 +35,7 @@ from cache.reader import open_cache  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
 from train.fit.loop import train_epoch  # noqa: E402
-from train.fit.normalize import standardise  # noqa: E402
+from train.fit.normalize import normalize  # noqa: E402
 from train.model.fusion import FusionModel  # noqa: E402
 
 # 12 kB a clip instead of 0.6 MB: as many rows, shards and steps as in earnest.
@@ -63,7 +63,7 @@ def train_once(path: Path, memory_gb: float | None, epochs: int, cold: bool) -> 
     config = resolve(config, cache, cache.labels.classes)
     data = load_dataset(cache, config, ("train",))
     model = FusionModel(data.clips.shapes, config)
-    standardise(model, data.clips, data.splits["train"])
+    normalize(model, data.clips, data.splits["train"])
     start_s = time.perf_counter() - started
     epoch_step = epoch_of(model, config, data)
     took = []

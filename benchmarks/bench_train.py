@@ -56,7 +56,7 @@ from train.data.dataset import Dataset as Loaded  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
 from train.data.pooling import pool_steps  # noqa: E402
 from train.fit.loop import train_epoch  # noqa: E402
-from train.fit.normalize import standardise  # noqa: E402
+from train.fit.normalize import normalize  # noqa: E402
 from train.fit.step import EpochStep, ModelEma, Step, losses, make_optimizer  # noqa: E402
 from train.model.fusion import FusionModel, autocast  # noqa: E402
 
@@ -221,8 +221,8 @@ def main() -> None:
         load_s = time.perf_counter() - started
         torch.manual_seed(0)
         model = FusionModel(data.clips.shapes, config).to(data.clips.device)
-        standardise_s = timed(
-            data.clips.device, lambda: standardise(model, data.clips, data.splits["train"])
+        normalize_s = timed(
+            data.clips.device, lambda: normalize(model, data.clips, data.splits["train"])
         )
         epoch_step = epoch_of(model, config, data)
         step = epoch_step.step
@@ -255,7 +255,7 @@ def main() -> None:
             "load_GB_per_s": round(
                 sum(f.stat().st_size for f in cache.path.rglob("*.h5")) / load_s / 1e9, 3
             ),
-            "standardise_s": round(standardise_s, 3),
+            "normalize_s": round(normalize_s, 3),
             "stages_s": {k: round(v, 4) for k, v in stages(step, data).items()},
             "floor_s": {k: round(v, 4) for k, v in floor(step, data).items()},
         }

@@ -38,7 +38,7 @@ from cache.reader import Cache  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
 from train.fit.loop import train_epoch  # noqa: E402
-from train.fit.normalize import standardise  # noqa: E402
+from train.fit.normalize import normalize  # noqa: E402
 from train.fit.step import EpochStep  # noqa: E402
 from train.model.fusion import FusionModel  # noqa: E402
 
@@ -49,7 +49,7 @@ def ways(cache: Cache, compiles: bool) -> dict[str, EpochStep]:
     data = load_dataset(cache, config, ("train", "val"))
     torch.manual_seed(0)
     model = FusionModel(data.clips.shapes, config)
-    standardise(model, data.clips, data.splits["train"])
+    normalize(model, data.clips, data.splits["train"])
     large = config.model_copy(update={"batch_size": 5 * config.batch_size})
     found = {
         "float32": epoch_of(copy.deepcopy(model), config, data),

@@ -14,7 +14,7 @@ from cache.reader import open_cache
 from train.config import TrainConfig
 from train.data.dataset import load_clips, load_dataset, pick_device, resolve
 from train.data.pooling import pool_steps
-from train.fit.normalize import standardise
+from train.fit.normalize import normalize
 from train.model.fusion import FusionModel
 
 CPU = TrainConfig(device="cpu")
@@ -153,11 +153,11 @@ def test_leaks_are_reported_and_dropped_on_demand(tmp_path):
     assert any("2 row(s) of train dropped" in note for note in dropped.rows.notes)
 
 
-def test_standardising_uses_the_training_rows_alone(cache):
+def test_normalizing_uses_the_training_rows_alone(cache):
     config = resolved(cache)
     dataset = load_dataset(cache, config)
     model = FusionModel(dataset.clips.shapes, config)
-    standardise(model, dataset.clips, dataset.splits["train"])
+    normalize(model, dataset.clips, dataset.splits["train"])
     train = dataset.splits["train"].clip
     audio = dataset.clips.audio[train].flatten(0, 1)
     torch.testing.assert_close(model.audio.mean, audio.mean(0))

@@ -14,7 +14,7 @@ from cache.reader import open_cache
 from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
 from train.fit import loop
-from train.fit.normalize import standardise
+from train.fit.normalize import normalize
 from train.fit.step import EpochStep, ModelEma, Step, make_optimizer
 from train.model.fusion import FusionModel
 from train.runs import checkpoint
@@ -45,7 +45,7 @@ def prepare(cache, config):
     dataset = load_dataset(cache, config, ("train", "val"))
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config)
-    standardise(model, dataset.clips, dataset.splits["train"])
+    normalize(model, dataset.clips, dataset.splits["train"])
     about = About(
         config=config,
         classes=dataset.classes,
@@ -79,7 +79,7 @@ def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(tmp_path, mo
     torch.manual_seed(0)
     model = FusionModel(dataset.clips.shapes, config)
     rows = dataset.splits["train"]
-    standardise(model, dataset.clips, rows)
+    normalize(model, dataset.clips, rows)
     optimizer = make_optimizer(model, config)
     step = Step(model, optimizer, config, dataset.clips.device, ModelEma(model, 0, 1))
     epoch_step = EpochStep(step, dataset.clips, rows)

@@ -188,7 +188,7 @@ def test_sound_that_is_missing_under_a_frame_guides_nothing():
     assert (heard[:, 4:] == 0).all()
 
 
-def test_standardising_is_folded_into_the_projection():
+def test_normalizing_is_folded_into_the_projection():
     model = make_model(modality="video").eval()
     batch = make_batch()
     plain = model(batch).logits

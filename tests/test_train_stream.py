@@ -25,7 +25,7 @@ from train.data.memory import free_host, room
 from train.data.stream import Streamed, plan_epoch
 from train.distributed import SINGLE_PROCESS
 from train.fit import loop
-from train.fit.normalize import standardise
+from train.fit.normalize import normalize
 from train.fit.step import EpochStep, ModelEma, Step, make_optimizer
 from train.model.fusion import FusionModel
 from train.runs.checkpoint import BEST
@@ -73,7 +73,7 @@ def prepare(cache, **changes):
 def trainer(dataset, config):
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config)
-    standardise(model, dataset.clips, dataset.splits["train"])
+    normalize(model, dataset.clips, dataset.splits["train"])
     average = ModelEma(model, config.average_epochs, 10)
     step = Step(model, make_optimizer(model, config), config, dataset.clips.device, average)
     return model, EpochStep(step, dataset.clips, dataset.splits["train"])

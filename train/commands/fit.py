@@ -20,7 +20,7 @@ from train.data.rows import Rows, choose_rows
 from train.distributed import ProcessGroup, process_group
 from train.fit.loop import best_epoch
 from train.fit.loop import fit as train_model
-from train.fit.normalize import standardise
+from train.fit.normalize import normalize
 from train.fit.resume import History
 from train.model.fusion import FusionModel
 from train.report import plots, run_plots
@@ -171,7 +171,7 @@ def _train_one(
     config, device = about.config, dataset.clips.device
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config).to(device)
-    standardise(model, dataset.clips, dataset.splits["train"], group)
+    normalize(model, dataset.clips, dataset.splits["train"], group)
     again = resume and (run / checkpoint.LAST).exists()
     if group.is_main_process:
         count = sum(parameter.numel() for parameter in model.parameters())

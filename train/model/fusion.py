@@ -119,7 +119,7 @@ class TemporalBlock(nn.Module):
 class AudioStream(nn.Module):
     """All audio features → two 1-D convolutions over time → + time → temporal self-attention.
 
-    Features are standardised with the training split's statistics, which live in the model.
+    Features are normalized with the training split's statistics, which live in the model.
     Padded steps are zero before each convolution, so what they hold never reaches valid ones.
     """
 
@@ -187,7 +187,7 @@ class VideoStream(nn.Module):
         self, frames: Frames, heard: Tensor | None, weights: bool = False
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """The stream (N, F, d) and, if asked for, its maps; heard (N, F, d_audio) or None."""
-        # Standardising is folded into the projection, so that the maps are read once.
+        # Normalizing is folded into the projection, so that the maps are read once.
         weight = self.project.weight / self.deviation
         bias = self.project.bias - weight @ self.mean
         cells = F.gelu(F.linear(frames.maps, weight, bias))
