@@ -12,7 +12,7 @@ from cache.format.schema import AUDIO_FEATURES
 from cache.labels.store import write_labels
 from cache.reader import open_cache
 from train.config import TrainConfig
-from train.data.dataset import load_clips, load_dataset, pick_device, resolve
+from train.data.dataset import load_clips, load_dataset, resolve, torch_device
 from train.data.pooling import pool_steps
 from train.fit.normalize import normalize
 from train.model.fusion import FusionModel
@@ -206,4 +206,4 @@ def test_too_little_memory_says_how_much_is_needed(cache):
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="cuda"):
-        pick_device("cuda")
+        torch_device("cuda")

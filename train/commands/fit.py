@@ -15,7 +15,7 @@ from cache.common.errors import ConfigError
 from cache.reader import Cache, open_cache
 from train.commands.evaluate import Loaded, Member, report, score_one, together
 from train.config import TrainConfig
-from train.data.dataset import Dataset, load_dataset, pick_device, resolve
+from train.data.dataset import Dataset, load_dataset, resolve, torch_device
 from train.data.rows import Rows, choose_rows
 from train.distributed import ProcessGroup, process_group
 from train.fit.loop import best_epoch
@@ -51,7 +51,7 @@ def fit(
     streams, of audio alone and of video alone, which are trained the same way. Of the processes
     that `torchrun` started all train together, and the first does the rest.
     """
-    with process_group(pick_device(config.device)) as group:
+    with process_group(torch_device(config.device)) as group:
         return _fit(group, cache_path, run, config, resume, seeds, ablations, pictures)
 
 

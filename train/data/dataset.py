@@ -65,7 +65,7 @@ class Dataset:
         return self.rows.labels.ids
 
 
-def pick_device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
     """The device that a config names; "auto" takes CUDA, then MPS, then the CPU."""
     available = {
         "cuda": torch.cuda.is_available(),
@@ -156,7 +156,7 @@ def load_clips(cache: Cache, config: TrainConfig, ids: Sequence[str], classes: i
     room for them (and is not the device itself), from the disk where it has not.
     """
     _check_modality(config, cache)
-    device = pick_device(config.device)
+    device = torch_device(config.device)
     clip_seconds = float(cache.config["clip_seconds"])
     steps = max(1, round(clip_seconds * config.audio_rate_hz))
     if steps > _MAX_STEPS:  # attention takes their square in memory
