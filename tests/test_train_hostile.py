@@ -464,14 +464,14 @@ def test_what_is_stored_of_an_object_does_not_replace_its_attributes(
     original = loop.restore
 
     def watch(*arguments: Any) -> Any:
-        found = original(*arguments)
-        seen.extend(arguments[-2:])
-        return found
+        seen.append(arguments[1])
+        return original(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "restore", watch)
         resume(dataset, run)
-    optimizer, scheduler = seen
+    (state,) = seen
+    optimizer, scheduler = state.optimizer, state.scheduler
     assert (scheduler.mode, scheduler.factor) == ("max", SMALL.scheduler_factor)
     assert callable(scheduler.step)
     assert scheduler.optimizer is optimizer
@@ -486,16 +486,16 @@ def test_what_is_stored_of_an_object_does_not_replace_its_attributes(
 def test_a_run_that_diverges_says_so_and_can_be_scored(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loop.train_epoch
+    original = loop.Trainer.train_epoch
 
-    def diverging(epoch_step: Any, epoch: int) -> list[float]:
-        losses = original(epoch_step, epoch)
+    def diverging(trainer: loop.Trainer, epoch: int) -> list[float]:
+        losses = original(trainer, epoch)
         if epoch == 3:  # in its last step: the epoch's losses are finite still
             with torch.no_grad():
-                epoch_step.step.average.model.gate.weight.fill_(torch.nan)
+                trainer.state.ema.model.gate.weight.fill_(torch.nan)
         return losses
 
-    monkeypatch.setattr(loop, "train_epoch", diverging)
+    monkeypatch.setattr(loop.Trainer, "train_epoch", diverging)
     run = tmp_path / "run"
     with pytest.raises(loop.TrainingError) as caught:
         fitting.fit(cache.path, run, SMALL.revised(epochs=5), pictures=0)

@@ -26,7 +26,7 @@ from train.data.stream import Streamed, plan_epoch
 from train.distributed import SINGLE_PROCESS
 from train.fit import loop
 from train.fit.normalize import normalize
-from train.fit.step import EpochStep, ModelEma, Step, make_optimizer
+from train.fit.state import TrainState
 from train.model.fusion import FusionModel
 from train.runs.checkpoint import BEST
 
@@ -74,9 +74,9 @@ def trainer(dataset, config):
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config)
     normalize(model, dataset.clips, dataset.splits["train"])
-    average = ModelEma(model, config.average_epochs, 10)
-    step = Step(model, make_optimizer(model, config), config, dataset.clips.device, average)
-    return model, EpochStep(step, dataset.clips, dataset.splits["train"])
+    rows = dataset.splits["train"]
+    state = TrainState.begin(model, config, len(rows))
+    return model, loop.Trainer(state, config, dataset.clips, rows)
 
 
 def drawn_by(clips, rows, size=8, seed=0):
@@ -146,7 +146,7 @@ def test_streamed_training_equals_training_in_memory_in_the_same_order(cache, mo
             yield chosen, rows
 
     monkeypatch.setattr(Streamed, "epoch", recorded)
-    losses = [loop.train_epoch(ours, epoch) for epoch in (1, 2)]
+    losses = [ours.train_epoch(epoch) for epoch in (1, 2)]
     monkeypatch.undo()
     _, loaded = prepare(cache)
     assert type(loaded.clips) is Clips
@@ -157,7 +157,7 @@ def test_streamed_training_equals_training_in_memory_in_the_same_order(cache, mo
     half = len(drawn) // 2
     epochs = iter((drawn[:half], drawn[half:]))
     monkeypatch.setattr(Clips, "epoch", lambda *_: (batch for batch in next(epochs)))
-    assert losses == [loop.train_epoch(theirs, epoch) for epoch in (1, 2)]
+    assert losses == [theirs.train_epoch(epoch) for epoch in (1, 2)]
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
 
@@ -210,7 +210,7 @@ def test_a_shard_that_is_lost_within_an_epoch_is_one_error_and_no_thread_stays(
     cache, tight, monkeypatch
 ):
     config, dataset = prepare(cache)
-    _, epoch_step = trainer(dataset, config)
+    _, epochs = trainer(dataset, config)
     read, calls = clips_module.Source._fetch, []
 
     def lose(self, *arguments):
@@ -221,7 +221,7 @@ def test_a_shard_that_is_lost_within_an_epoch_is_one_error_and_no_thread_stays(
 
     monkeypatch.setattr(clips_module.Source, "_fetch", lose)
     with pytest.raises(CacheError, match="gone"):
-        loop.train_epoch(epoch_step, 1)
+        epochs.train_epoch(1)
     assert not [t for t in threading.enumerate() if t.name.startswith("avel-reading")]
 
 

@@ -21,7 +21,7 @@ from train.distributed import ProcessGroup, process_group
 from train.fit.loop import best_epoch
 from train.fit.loop import fit as train_model
 from train.fit.normalize import normalize
-from train.fit.resume import History
+from train.fit.state import History
 from train.model.fusion import FusionModel
 from train.report import plots, run_plots
 from train.runs import checkpoint, code, record

@@ -1,4 +1,4 @@
-"""Training: loss, optimizer step, schedule, early stopping, checkpoints, resume.
+"""Training: data, forward, losses, backward, step, schedule, validation, checkpoint.
 
 The validation score that selects the best epoch, lowers the learning rate and stops early is
 `localized_iou`: the mean over validation events of tIoU where the class is right, else 0. It is
@@ -7,7 +7,6 @@ the product's question ("which event, and when") in one number.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -16,53 +15,182 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from cache.common.errors import ConfigError
 from train.config import TrainConfig
-from train.data.dataset import Dataset
+from train.data.batch import Output, reverse_time
+from train.data.clips import Clips
+from train.data.dataset import Dataset, Samples
 from train.distributed import SINGLE_PROCESS, ProcessGroup
-from train.fit.resume import History, restore, state_of
-from train.fit.step import (
-    LOSSES,
-    EpochStep,
-    ModelEma,
-    Step,
-    make_optimizer,
-)
-from train.model.fusion import FusionModel
-from train.runs.checkpoint import BEST, LAST, About, CheckpointError, load, save
+from train.fit.cuda_graph import Step, StepGraph
+from train.fit.resume import restore, stored
+from train.fit.state import History, TrainState
+from train.model.fusion import FusionModel, autocast
+from train.runs.checkpoint import BEST, LAST, About, save
+from train.score.decode import gate_targets
 from train.score.metrics import CRITERION, classification, localization
 from train.score.predict import TrainingError, events, predict
 
+LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
-def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
-    """One pass over the training rows; mean total, class, interval and gate loss.
 
-    The order of rows, the rows that run backwards and the dropout depend on the seed and the
-    epoch's number alone, which is what makes a resumed run equal an uninterrupted one. Of several
-    processes each draws its own dropout, and the same of the rest.
+def fit(
+    model: FusionModel,
+    dataset: Dataset,
+    about: About,
+    run: Path,
+    resume: bool = False,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> History:
+    """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
+
+    With `resume` it goes on after the last finished epoch, exactly as if never stopped. Of several
+    processes the first writes and speaks.
     """
-    config, step, count = epoch_step.step.config, epoch_step.step, len(epoch_step.rows)
-    seed = config.seed * 100_003 + epoch
-    torch.manual_seed(seed)
-    order = torch.randperm(count)
-    epoch_step.backwards.copy_(torch.rand(count) < config.reversed_share)
-    if not step.group.is_main_process:
-        torch.manual_seed(seed ^ step.group.rank << 40)
-    step.model.train()
-    total = torch.zeros(LOSSES, device=step.device)
-    clip, size = epoch_step.rows.clip, config.batch_size
-    with closing(epoch_step.clips.epoch(order, clip, size, step.group)) as batches:
-        for chosen, rows in batches:
-            total += epoch_step(chosen, rows) * rows
-    means: list[float] = (total / count).tolist()
-    if not np.isfinite(means).all():
-        raise TrainingError(
-            f"the loss is not finite ({means[0]}): train anew with a lower --learning-rate, or "
-            "check the cache with `python -m cache verify`"
-        )
-    return means
+    config, train = about.config, dataset.splits["train"]
+    for name in ("train", "val"):
+        if not len(dataset.splits[name]):
+            raise ConfigError(f"the split {name!r} has no rows with features; can't train")
+    state = TrainState.begin(model, config, len(train))
+    if resume:
+        restore(run / LAST, state, about)
+    trainer, history = Trainer(state, config, dataset.clips, train, group), state.history
+    silent = None if group.is_main_process else True
+    with tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=silent) as bar:
+        while len(history) < config.epochs and not stopped_early(history, config):
+            number, best = len(history) + 1, max(_scores(history), default=-1.0)
+            started, rate = time.perf_counter(), state.learning_rate
+            try:
+                losses = trainer.train_epoch(number)
+                values, decoding = validate(state.ema.model, dataset, group)
+            except TrainingError as error:
+                raise TrainingError(_diverged(run, number, error)) from None
+            score, seconds = values[f"val_{CRITERION}"], time.perf_counter() - started
+            entry = {"epoch": number, **dict(zip(LOSSES, losses, strict=True)), **values}
+            history.append({**entry, "learning_rate": rate, "seconds": seconds})
+            state.scheduler.step(score)
+            if group.is_main_process:
+                now = about.revised(epoch=number, score=score, decoding=decoding)
+                if score > best:
+                    save(run / BEST, state.ema.model, now)
+                save(run / LAST, model, now, **stored(state))
+                bar.update()
+                tqdm.write(_line(history[-1], config, score > best), file=sys.stderr)
+    return history
+
+
+class Trainer:
+    """Trains a model on the rows of a split; what an epoch changes is in `state`.
+
+    Attributes
+    ----------
+    backwards: (R,) bool on the device, which rows run backwards in time in this epoch.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        config: TrainConfig,
+        clips: Clips,
+        samples: Samples,
+        group: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        """Of several processes each has a trainer, and all take their steps together."""
+        self.state, self.config, self.group = state, config, group
+        self.clips, self.samples, self.device = clips, samples, clips.device
+        self.backwards = torch.zeros(len(samples), dtype=torch.bool, device=self.device)
+        self._step: Step = self.train_step
+        if self.device.type == "cuda" and group.size == 1:
+            size = config.batch_size
+            self._step = StepGraph(self.train_step, state.optimizer, size, self.device)
+
+    def train_epoch(self, epoch: int) -> list[float]:
+        """One pass over the training rows; the means of LOSSES.
+
+        The order of rows, the rows that run backwards and the dropout depend on the seed and the
+        epoch's number alone, which is what makes a resumed run equal an uninterrupted one. Of
+        several processes each draws its own dropout, and the same of the rest.
+        """
+        config, clip = self.config, self.samples.clip
+        seed = config.seed * 100_003 + epoch
+        torch.manual_seed(seed)
+        order = torch.randperm(len(clip))
+        self.backwards.copy_(torch.rand(len(clip)) < config.reversed_share)
+        if not self.group.is_main_process:
+            torch.manual_seed(seed ^ self.group.rank << 40)
+        self.state.model.train()
+        total = torch.zeros(len(LOSSES), device=self.device)
+        epoch_of = self.clips.epoch(order, clip, config.batch_size, self.group)
+        with closing(epoch_of) as batches:
+            for chosen, count in batches:
+                total += self._step(chosen, count) * count
+        means: list[float] = (total / len(clip)).tolist()
+        if not np.isfinite(means).all():
+            raise TrainingError(
+                f"the loss is not finite ({means[0]}): train anew with a lower --learning-rate, or "
+                "check the cache with `python -m cache verify`"
+            )
+        return means
+
+    def train_step(self, chosen: Tensor, count: int) -> Tensor:
+        """One optimizer step on the samples numbered `chosen` (N,): (4,) LOSSES of the batch.
+
+        Nothing here waits for the device. Of several processes each passes its share of a batch
+        of `count` samples; a share may be empty, and its process takes part in both sums.
+        """
+        state, config = self.state, self.config
+        batch = self.clips.batch(self.samples.clip[chosen])
+        category, interval = self.samples.category[chosen], self.samples.interval[chosen]
+        if config.reversed_share:
+            clip_seconds = self.clips.shapes.clip_seconds
+            batch, interval = reverse_time(batch, interval, self.backwards[chosen], clip_seconds)
+        steps = self.group.all_reduce(state.model.step_count(batch))
+        found = torch.zeros(len(LOSSES), device=self.device)
+        if len(chosen):
+            with autocast(self.device):
+                output = state.model(batch)
+            parts = compute_losses(output, category, interval, config, count, steps)
+            parts[0].backward()  # type: ignore[no-untyped-call]
+            found = parts.detach()
+        found = self.group.all_reduce_gradients(state.model.parameters(), found)
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.grad_clip)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.ema.update(state.model)
+        return found
+
+
+def compute_losses(
+    output: Output,
+    category: Tensor,
+    interval: Tensor,
+    config: TrainConfig,
+    count: int,
+    steps: Tensor,
+) -> Tensor:
+    """(4,) total, cross-entropy, L1 of start and end, binary cross-entropy of the gate.
+
+    total = CE + interval_weight × L1 + gate_weight × BCE. category (N,) int64; interval (N, 2)
+    fractions of the clip; the batch has `count` samples and `steps` (0-dim) steps that are no
+    padding. Where these are N samples of a batch that is spread over several processes, these are
+    this process's parts of its means: their sums over the processes are the means.
+    """
+    classes = F.cross_entropy(
+        output.logits, category, label_smoothing=config.label_smoothing, reduction="sum"
+    )
+    spans = F.l1_loss(output.interval, interval, reduction="sum")
+    real = torch.isfinite(output.gate_logits)
+    score = output.gate_logits.masked_fill(~real, 0.0)
+    wrong = F.binary_cross_entropy_with_logits(
+        score, gate_targets(output.steps, interval), reduction="none"
+    )
+    classes, spans = classes / count, spans / (2 * count)
+    gate = (wrong * real).sum() / steps.clamp_min(1)
+    total = classes + config.interval_weight * spans + config.gate_weight * gate
+    return torch.stack([total, classes, spans, gate])
 
 
 def validate(
@@ -86,73 +214,18 @@ def validate(
     return {"val_class_loss": float(-np.log(np.maximum(own, 1e-12)).mean()), **values}, decoding
 
 
-def fit(
-    model: FusionModel,
-    dataset: Dataset,
-    about: About,
-    run: Path,
-    resume: bool = False,
-    group: ProcessGroup = SINGLE_PROCESS,
-) -> History:
-    """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
-
-    With `resume` it goes on after the last finished epoch, exactly as if never stopped. Of several
-    processes the first writes and speaks.
-    """
-    config = about.config
-    for name in ("train", "val"):
-        if not len(dataset.splits[name]):
-            raise ConfigError(f"the split {name!r} has no rows with features; can't train")
-    optimizer = make_optimizer(model, config)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, "max", factor=config.scheduler_factor, patience=config.scheduler_patience
-    )
-    steps = math.ceil(len(dataset.splits["train"]) / config.batch_size)
-    average = ModelEma(model, config.average_epochs, steps)
-    history = _restore(run / LAST, model, average, optimizer, scheduler, about) if resume else []
-    step = Step(model, optimizer, config, dataset.clips.device, average, group)
-    epoch_step = EpochStep(step, dataset.clips, dataset.splits["train"])
-    silent = None if group.is_main_process else True
-    with tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=silent) as bar:
-        while len(history) < config.epochs and not stopped_early(history, config):
-            number = len(history) + 1
-            try:
-                entry, decoding = _epoch(epoch_step, dataset, number)
-            except TrainingError as error:
-                raise TrainingError(_diverged(run, number, error)) from None
-            best = max((past[f"val_{CRITERION}"] for past in history), default=-1.0)
-            history.append(entry)
-            scheduler.step(entry[f"val_{CRITERION}"])
-            if not group.is_main_process:
-                continue
-            now = about.revised(
-                epoch=len(history), score=entry[f"val_{CRITERION}"], decoding=decoding
-            )
-            if entry[f"val_{CRITERION}"] > best:
-                save(run / BEST, average.model, now)
-            save(run / LAST, model, now, **state_of(average, optimizer, scheduler, history))
-            bar.update()
-            tqdm.write(_line(entry, config, best), file=sys.stderr)
-    return history
+def best_epoch(history: Sequence[dict[str, float]]) -> int:
+    """Number (from 1) of the first epoch with the highest criterion."""
+    return 1 + int(np.argmax(_scores(history)))
 
 
-def _epoch(epoch_step: EpochStep, dataset: Dataset, number: int) -> tuple[dict[str, float], str]:
-    started = time.perf_counter()
-    rate = epoch_step.step.optimizer.param_groups[0]["lr"]
-    total, classes, spans, gate = train_epoch(epoch_step, number)
-    step = epoch_step.step
-    values, decoding = validate(step.average.model, dataset, step.group)
-    entry = {
-        "epoch": number,
-        "train_loss": total,
-        "train_class_loss": classes,
-        "train_interval_loss": spans,
-        "train_gate_loss": gate,
-        **values,
-        "learning_rate": float(rate),
-        "seconds": time.perf_counter() - started,
-    }
-    return entry, decoding
+def stopped_early(history: History, config: TrainConfig) -> bool:
+    """Whether `patience` epochs went by without a better criterion."""
+    return bool(history) and len(history) - best_epoch(history) >= config.patience
+
+
+def _scores(history: Sequence[dict[str, float]]) -> list[float]:
+    return [entry[f"val_{CRITERION}"] for entry in history]
 
 
 def _diverged(run: Path, number: int, error: TrainingError) -> str:
@@ -164,35 +237,10 @@ def _diverged(run: Path, number: int, error: TrainingError) -> str:
     return f"{run}: epoch {number}: {error}; {kept}"
 
 
-def best_epoch(history: Sequence[dict[str, float]]) -> int:
-    """Number (from 1) of the first epoch with the highest criterion."""
-    return 1 + int(np.argmax([entry[f"val_{CRITERION}"] for entry in history]))
-
-
-def stopped_early(history: History, config: TrainConfig) -> bool:
-    """Whether `patience` epochs went by without a better criterion."""
-    return bool(history) and len(history) - best_epoch(history) >= config.patience
-
-
-def _line(entry: dict[str, float], config: TrainConfig, best: float) -> str:
-    mark = " *" if entry[f"val_{CRITERION}"] > best else ""
+def _line(entry: dict[str, float], config: TrainConfig, is_best: bool) -> str:
     return (
         f"epoch {entry['epoch']:>3}/{config.epochs}  loss {entry['train_loss']:.4f}  "
         f"val top-1 {entry['val_top1']:.3f}  mIoU {entry['val_miou']:.3f}  "
-        f"{CRITERION} {entry[f'val_{CRITERION}']:.3f}{mark}  "
+        f"{CRITERION} {entry[f'val_{CRITERION}']:.3f}{' *' if is_best else ''}  "
         f"lr {entry['learning_rate']:.1e}  {entry['seconds']:.2f} s"
     )
-
-
-def _restore(
-    path: Path,
-    model: FusionModel,
-    average: ModelEma,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau,
-    about: About,
-) -> History:
-    _, found, payload = load(path)
-    if found.fingerprint != about.fingerprint:
-        raise CheckpointError(f"{path}: was trained on another cache ({found.fingerprint[:16]}…)")
-    return restore(path, found, payload, model, average, optimizer, scheduler)

@@ -299,6 +299,14 @@ class FusionModel(nn.Module):
                 maps = {**maps, **seen, **across}
         return self._decide(fused, time_s, span_s, valid, maps)
 
+    def step_count(self, batch: Batch) -> Tensor:
+        """How many steps of the batch's timelines are no padding: 0-dim int64, on the device."""
+        if self.audio is None:
+            assert batch.frames is not None
+            return torch.ones_like(batch.frames.time_s, dtype=torch.int64).sum()
+        assert batch.sound is not None
+        return batch.sound.valid.sum()
+
     def _decide(
         self,
         fused: Tensor,
