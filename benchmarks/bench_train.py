@@ -53,7 +53,7 @@ from train.config import TrainConfig  # noqa: E402
 from train.data.batch import Batch, Frames, Sound  # noqa: E402
 from train.data.dataset import Dataset as Loaded  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
-from train.data.pooling import pool_steps  # noqa: E402
+from train.data.reader import pool_steps  # noqa: E402
 from train.fit.loop import Trainer, compute_losses  # noqa: E402
 from train.fit.normalize import normalize  # noqa: E402
 from train.fit.state import TrainState  # noqa: E402

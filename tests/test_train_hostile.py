@@ -30,8 +30,9 @@ from train import __main__ as cli
 from train.commands import evaluate as commands
 from train.commands import fit as fitting
 from train.config import TrainConfig
-from train.data import dataset as data
-from train.data.dataset import Dataset, load_clips, load_dataset, resolve
+from train.data import reader
+from train.data.dataset import Dataset, load_dataset, resolve
+from train.data.features import load_features
 from train.fit import loop
 from train.model.fusion import FusionModel
 from train.report import page, plots, run_plots
@@ -574,8 +575,8 @@ def test_settings_that_no_file_or_machine_can_hold_are_refused(field: str, value
 def test_a_rate_that_makes_too_many_steps_is_refused_before_anything_is_read(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "_MAX_STEPS", 16)
+    monkeypatch.setattr(reader, "_MAX_STEPS", 16)
     rate = 16 / cache.config["clip_seconds"]
-    load_clips(cache, SMALL.revised(audio_rate_hz=rate), cache.ids, 3)
+    load_features(cache, SMALL.revised(audio_rate_hz=rate), cache.ids, 3)
     with pytest.raises(ConfigError, match=r"audio_rate_hz: .* 17 steps .* expected at most 16;"):
-        load_clips(cache, SMALL.revised(audio_rate_hz=17 / 16 * rate), cache.ids, 3)
+        load_features(cache, SMALL.revised(audio_rate_hz=17 / 16 * rate), cache.ids, 3)

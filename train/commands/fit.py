@@ -15,8 +15,8 @@ from cache.common.errors import ConfigError
 from cache.reader import Cache, open_cache
 from train.commands.evaluate import Loaded, Member, report, score_one, together
 from train.config import TrainConfig
-from train.data.dataset import Dataset, load_dataset, resolve, torch_device
-from train.data.rows import Rows, choose_rows
+from train.data.dataset import Dataset, Rows, choose_rows, load_dataset, resolve
+from train.data.features import torch_device
 from train.distributed import ProcessGroup, process_group
 from train.fit.loop import best_epoch
 from train.fit.loop import fit as train_model

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from cache.common.errors import ConfigError
 from train.config import TrainConfig
 from train.data.batch import Output, reverse_time
-from train.data.clips import Clips
 from train.data.dataset import Dataset, Samples
+from train.data.features import FeatureStore
 from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
@@ -94,7 +94,7 @@ class Trainer:
         self,
         state: TrainState,
         config: TrainConfig,
-        clips: Clips,
+        clips: FeatureStore,
         samples: Samples,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:

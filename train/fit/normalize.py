@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train.data.clips import Clips
 from train.data.dataset import Samples
+from train.data.features import FeatureStore
 from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.model.fusion import FusionModel
 
@@ -36,7 +36,7 @@ class _Sums:
 
 @torch.no_grad()
 def normalize(
-    model: FusionModel, clips: Clips, train: Samples, group: ProcessGroup = SINGLE_PROCESS
+    model: FusionModel, clips: FeatureStore, train: Samples, group: ProcessGroup = SINGLE_PROCESS
 ) -> None:
     """Store the mean and standard deviation of each feature over the training rows in the model."""
     sound = _Sums(clips.shapes.audio_features, clips.device)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cache.common.errors import AvelError
 from train.data.batch import Batch, check_shapes, reverse_time
-from train.data.clips import Clips
 from train.data.dataset import Samples
+from train.data.features import FeatureStore
 from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.model.fusion import FusionModel, autocast
 from train.score.decode import read_off_seconds, second_probability
@@ -24,7 +24,7 @@ class TrainingError(AvelError):
 
 @torch.inference_mode()
 def predict(
-    model: FusionModel, clips: Clips, rows: Tensor, group: ProcessGroup = SINGLE_PROCESS
+    model: FusionModel, clips: FeatureStore, rows: Tensor, group: ProcessGroup = SINGLE_PROCESS
 ) -> dict[str, Predictions]:
     """Class probabilities and intervals (seconds) for clip rows (N,), on the host, decoded twice.
 
