@@ -43,7 +43,7 @@ LAUNCHER = f"""
 import sys
 sys.path[:0] = [{str(ROOT)!r}]
 from train.__main__ import main
-from train.model.fusion import VideoStream
+from train.model.layers import VideoStream
 VideoStream._partly_even = lambda self, weights: (weights + 1 / weights.shape[-1]) / 2
 sys.exit(main())
 """

@@ -7,8 +7,8 @@ import torch
 from test_train_model import CONFIG, N, make_batch, make_model
 
 from train.data.batch import reverse_time
+from train.fit.loop import gate_targets
 from train.fit.state import ModelEma, TrainState
-from train.score.decode import gate_targets
 
 INTERVAL = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
 ALL = torch.ones(N, dtype=torch.bool)

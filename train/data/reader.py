@@ -125,15 +125,12 @@ class FeatureReader:
             for begin in range(0, len(places), PART_CLIPS)
         ]
 
-    def read(self, clips: Numbers, streams: frozenset[str]) -> Part:
-        """The features of a part that `parts` gave; CacheError where they can't be read."""
-        return next(self.ahead([clips], streams))
-
     def ahead(self, parts: Sequence[Numbers], streams: frozenset[str]) -> Iterator[Part]:
         """The parts in their order; threads read the files a few parts ahead of their use.
 
-        Pooling is left to the caller's thread: torch spreads it over the cores, which threads of
-        our own would only take from training.
+        Raises CacheError, naming the clip, where features can't be read or are not finite. Pooling
+        is left to the caller's thread: torch spreads it over the cores, which threads of our own
+        would only take from training.
         """
         waiting: deque[Future[Arrays]] = deque()
         with ThreadPoolExecutor(READERS, thread_name_prefix="avel-reading") as pool:

@@ -125,10 +125,10 @@ class Stream:
         shares = np.array(group.share_sizes(size))
         mine = order.numpy()[owner[order.numpy()] == group.rank]
         own = int(shares[group.rank])
-        plan = None
+        batches: Iterator[Tensor] = iter(())
         if len(mine):
             plan = plan_epoch(mine, clips, parts[group.rank :: group.size], self.slots, own)
-        batches = self._drawn(plan, put, streams, own)
+            batches = self._drawn(plan, put, streams, own)
         for step in range(max(math.ceil(n / k) for n, k in zip(counts, shares, strict=True))):
             chosen = next(batches, None)
             if chosen is None:
@@ -136,11 +136,9 @@ class Stream:
             yield chosen, int(np.clip(counts - step * shares, 0, shares).sum())
 
     def _drawn(
-        self, plan: EpochPlan | None, put: Put, streams: frozenset[str], size: int
+        self, plan: EpochPlan, put: Put, streams: frozenset[str], size: int
     ) -> Iterator[Tensor]:
         """The samples of an epoch batch by batch, each when its clips are in their slots."""
-        if plan is None:
-            return
         clips = np.concatenate(plan.parts)
         self._say_where(clips, np.arange(len(clips)) % self.slots)
         arriving = self.reader.ahead(plan.parts, streams)

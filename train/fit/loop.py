@@ -30,7 +30,6 @@ from train.fit.resume import restore, stored
 from train.fit.state import History, TrainState
 from train.model.fusion import FusionModel, autocast
 from train.runs.checkpoint import BEST, LAST, About, save
-from train.score.decode import gate_targets
 from train.score.metrics import CRITERION, classification, localization
 from train.score.predict import TrainingError, events, predict
 
@@ -191,6 +190,17 @@ def compute_losses(
     gate = (wrong * real).sum() / steps.clamp_min(1)
     total = classes + config.interval_weight * spans + config.gate_weight * gate
     return torch.stack([total, classes, spans, gate])
+
+
+def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
+    """How much of each step lies in the event: (N, T) in [0, 1].
+
+    steps (N, T, 2) and interval (N, 2) as fractions of the clip.
+    """
+    begin = torch.maximum(steps[..., 0], interval[:, :1])
+    end = torch.minimum(steps[..., 1], interval[:, 1:])
+    width = (steps[..., 1] - steps[..., 0]).clamp_min(1e-9)
+    return ((end - begin).clamp_min(0.0) / width).clamp_max(1.0)
 
 
 def validate(
