@@ -202,9 +202,10 @@ def test_only_what_code_does_changes_its_digest():
 def changed_code(tmp_path, monkeypatch):
     """This package's source with another activation in the model, and a comment elsewhere."""
     folder = Path(shutil.copytree(code.FOLDER, tmp_path / "train"))
-    path = folder / "model.py"
+    path = folder / "model" / "fusion.py"
     path.write_text(path.read_text().replace("nn.GELU()", "nn.ReLU()"))
-    (folder / "pool.py").write_text((folder / "pool.py").read_text() + "\n# a remark\n")
+    other = folder / "data" / "reader.py"
+    other.write_text(other.read_text() + "\n# a remark\n")
     monkeypatch.setattr(code, "FOLDER", folder)
 
 
@@ -212,7 +213,7 @@ def test_changed_code_is_told_and_earlier_scores_are_kept(
     run, cache, changed_code, monkeypatch, capsys
 ):
     with monkeypatch.context() as before:
-        before.setattr(code, "FOLDER", Path(code.__file__).parent)
+        before.setattr(code, "FOLDER", Path(code.__file__).parents[1])
         own = score(run, cache)
         score(run, cache)
     assert own["code_differs"] == []
@@ -220,17 +221,17 @@ def test_changed_code_is_told_and_earlier_scores_are_kept(
     capsys.readouterr()
     result = score(run, cache)
     shown = capsys.readouterr()
-    assert result["code_differs"] == ["model"]
+    assert result["code_differs"] == ["model/fusion"]
     assert "warning: " in shown.err
-    assert "changed since it was trained, in model.py: " in shown.err
-    assert "by other code than it was trained by (model.py changed)" in shown.out
+    assert "changed since it was trained, in model/fusion.py: " in shown.err
+    assert "by other code than it was trained by (model/fusion.py changed)" in shown.out
     new, old = sorted(run.glob("metrics_test*.json"), key=lambda path: -len(path.name))[::-1]
     assert json.loads(old.read_text())["code"] == own["code"] != result["code"]
     assert json.loads(new.read_text()) == result
     assert str(old) in shown.err
     assert old.with_name(old.name.replace("metrics", "predictions")).exists()
     commands.predict_cache(run, cache, pictures=0)
-    assert "model.py" in capsys.readouterr().err
+    assert "model/fusion.py" in capsys.readouterr().err
 
 
 def resumed(run, cache, epochs=2):
@@ -240,7 +241,7 @@ def resumed(run, cache, epochs=2):
 
 def test_a_resumed_run_notes_both_sessions_and_other_code(run, cache, changed_code, capsys):
     assert resumed(run, cache) == 0
-    assert "in model.py: " in capsys.readouterr().err
+    assert "in model/fusion.py: " in capsys.readouterr().err
     sessions = record.read(run, load(run / BEST)[1]).making.sessions
     assert len(sessions) == 2
     assert all(session.ended for session in sessions)
@@ -308,7 +309,7 @@ def test_what_was_not_extracted_then_is_a_new_row(tmp_path, capsys):
 
 
 def test_an_interrupted_session_has_no_end(cache, tmp_path, monkeypatch):
-    original, calls = loop.Step.__call__, []
+    original, calls = loop.Trainer.train_step, []
 
     def stop_later(self, *arguments):
         calls.append(1)
@@ -316,7 +317,7 @@ def test_an_interrupted_session_has_no_end(cache, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(loop.Step, "__call__", stop_later)
+    monkeypatch.setattr(loop.Trainer, "train_step", stop_later)
     words = ["fit", "--cache", str(cache), "--run", str(tmp_path / "r"), *FLAGS, "--epochs", "2"]
     assert cli.main(words) == 130
     monkeypatch.undo()
@@ -342,7 +343,7 @@ def test_the_commit_of_a_checkout_and_whether_it_was_changed(tmp_path, monkeypat
     found, dirty = commit()
     assert len(found) == 40
     assert not dirty
-    (folder / "model.py").write_text("")
+    (folder / "model" / "fusion.py").write_text("")
     assert commit() == (found, True)
     monkeypatch.setenv("PATH", os.devnull)
     assert commit() == (None, None)

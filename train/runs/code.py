@@ -79,7 +79,7 @@ def commit() -> tuple[str | None, bool | None]:
 
     (None, None) where it is none, for example because the package is installed.
     """
-    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+    if _git("ls-files", "--error-unmatch", f"runs/{Path(__file__).name}") is None:
         return None, None  # no git, no checkout, or a checkout of something else around us
     changed = _git("status", "--porcelain", "--untracked-files=no")
     return _git("rev-parse", "HEAD"), None if changed is None else bool(changed)
