@@ -92,7 +92,7 @@ class FeatureStore:
 
     @property
     def streams(self) -> frozenset[str]:
-        """ "audio", "video", or both."""
+        """Which are held: "audio", "video", or both."""
         held = {"audio": self.audio, "video": self.maps}
         return frozenset(name for name, tensor in held.items() if tensor is not None)
 
@@ -141,17 +141,13 @@ class FeatureStore:
         """Store the clips of a part, or what this model reads of them, in slots `at`."""
         if self.audio is not None:
             assert part.audio is not None
-            assert part.audio_valid is not None
-            self.audio[at] = part.audio.to(self.device, non_blocking=True)
-            self.audio_valid[at] = part.audio_valid.to(self.device, non_blocking=True)
+            audio, valid = (value.to(self.device, non_blocking=True) for value in part.audio)
+            self.audio[at], self.audio_valid[at] = audio, valid
         if self.maps is not None:
-            assert part.maps is not None
-            assert part.frame_time_s is not None
-            assert part.frame_span_s is not None
-            maps = part.maps.to(self.device, non_blocking=True)
+            assert part.video is not None
+            maps, time_s, span_s = (v.to(self.device, non_blocking=True) for v in part.video)
             self.maps[at] = maps.flatten(3).transpose(2, 3)
-            self.frame_time_s[at] = part.frame_time_s.to(self.device, non_blocking=True)
-            self.frame_span_s[at] = part.frame_span_s.to(self.device, non_blocking=True)
+            self.frame_time_s[at], self.frame_span_s[at] = time_s, span_s
 
     def _select(self, maps: Tensor, slots: Tensor) -> Tensor:
         if self.device.type == "cuda":

@@ -37,29 +37,15 @@ _MAX_STEPS = 2048
 class Part:
     """Some clips of one shard, in host memory: a stream that was not asked for is None.
 
-    audio (n, T, D) float32, audio_valid (n, T) bool, maps (n, F, C, √S, √S) float16 as cached,
-    frame_time_s (n, F) float32, frame_span_s (n,) float32.
+    Attributes
+    ----------
+    audio: pooled features (n, T, D) float32, and which windows are valid (n, T) bool.
+    video: maps (n, F, C, √S, √S) float16 as cached, the frames' times (n, F) float32, and the time
+        that each stands for (n,) float32.
     """
 
-    audio: Tensor | None
-    audio_valid: Tensor | None
-    maps: Tensor | None
-    frame_time_s: Tensor | None
-    frame_span_s: Tensor | None
-
-    def pinned(self) -> Part:
-        """The same in page-locked memory, from which a GPU copies while it computes."""
-
-        def pin(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.pin_memory()
-
-        return Part(
-            pin(self.audio),
-            pin(self.audio_valid),
-            pin(self.maps),
-            pin(self.frame_time_s),
-            pin(self.frame_span_s),
-        )
+    audio: tuple[Tensor, Tensor] | None
+    video: tuple[Tensor, Tensor, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -177,23 +163,27 @@ class FeatureReader:
         return self.kept[clips.tobytes()]
 
     def _decoded(self, clips: Numbers, arrays: Arrays) -> Part:
-        audio = audio_valid = maps = frame_time_s = frame_span_s = None
+        audio = video = None
         sound = [arrays[f"audio/{n}"] for n in AUDIO_FEATURES if f"audio/{n}" in arrays]
         if sound:
             config = self.cache.config
             hop_s = config["hop_samples"] / config["sample_rate_hz"]
-            audio, audio_valid = pool_steps(
+            pooled, valid = pool_steps(
                 sound, arrays["rows/audio_steps"], hop_s, self.step_s, self.steps
             )
-            finite = audio.isfinite().all(dim=2).all(dim=1).numpy()
+            finite = pooled.isfinite().all(dim=2).all(dim=1).numpy()
             self._check(clips, finite, "the mean of its sound's features (or they are too large)")
+            audio = self._pinned(pooled), self._pinned(valid)
         if "video/maps" in arrays:
             time_s = arrays["video/frame_time_s"].astype(np.float32)
             span_s = (arrays["rows/valid_s"] / time_s.shape[1]).astype(np.float32)
-            maps = torch.from_numpy(arrays["video/maps"])
-            frame_time_s, frame_span_s = torch.from_numpy(time_s), torch.from_numpy(span_s)
-        part = Part(audio, audio_valid, maps, frame_time_s, frame_span_s)
-        return part.pinned() if self.pin else part
+            maps, times, spans = map(torch.from_numpy, (arrays["video/maps"], time_s, span_s))
+            video = self._pinned(maps), self._pinned(times), self._pinned(spans)
+        return Part(audio, video)
+
+    def _pinned(self, value: Tensor) -> Tensor:
+        """In page-locked memory, from which a GPU copies while it computes."""
+        return value.pin_memory() if self.pin else value
 
 
 def pool_steps(
