@@ -104,9 +104,8 @@ def bench_read(cache: Cache, folder: Path, repeats: int) -> dict[str, Any]:
 
 def bench_load(cache: Cache, repeats: int) -> dict[str, Any]:
     """What the trainer does before its first epoch."""
-    from train.data.dataset.dataset import load_dataset, resolve
-
     from train.config import TrainConfig
+    from train.data.dataset import load_dataset, resolve
 
     config = resolve(TrainConfig(device="cpu"), cache, cache.labels.classes)
     took = [seconds(lambda: load_dataset(cache, config)) for _ in range(repeats)]
@@ -187,7 +186,7 @@ def make_large(folder: Path, clips: int) -> dict[str, Any]:
 _OPEN = "from cache.reader import open_cache; open_cache({cache!r})"
 _TRAIN = (
     "from cache.reader import open_cache; from train.config import TrainConfig; "
-    "from train.data.dataset.dataset import load_dataset, resolve; c = open_cache({cache!r}); "
+    "from train.data.dataset import load_dataset, resolve; c = open_cache({cache!r}); "
     "t = TrainConfig(device='cpu', audio_rate_hz=10); "
     "load_dataset(c, resolve(t, c, c.labels.classes))"
 )

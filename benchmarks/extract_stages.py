@@ -24,12 +24,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import extract.media.decode.container_video
 import numpy as np
 import scipy.fft
 import soxr
 import torch
-from extract.media.decode.decode import decode
 from torch.utils.flop_counter import FlopCounterMode
 
 import cache.format.shard
@@ -37,18 +35,20 @@ import extract.features.audio
 import extract.features.extractor
 import extract.features.video
 import extract.media.container
+import extract.media.container_video
 import extract.media.decode
 from cache.format.shard import Clip, write_shard
 from extract.config import ExtractConfig
 from extract.features.extractor import Extractor, one_thread
+from extract.media.decode import decode
 from extract.sources import Source
 
 WRAPPED: tuple[tuple[str, Any, str], ...] = (
     ("open and hash the container", extract.media.decode, "decode_container"),
     ("demux", extract.media.container, "read_packets"),
-    ("decode pictures for their order", extract.media.decode.container_video, "presented"),
-    ("decode pictures", extract.media.decode.container_video, "_needed_frames"),
-    ("decode pictures again", extract.media.decode.container_video, "_frames_in_passing"),
+    ("decode pictures for their order", extract.media.container_video, "presented"),
+    ("decode pictures", extract.media.container_video, "_needed_frames"),
+    ("decode pictures again", extract.media.container_video, "_frames_in_passing"),
     ("pictures to RGB", extract.media.container, "decode_video"),
     ("decode sound", extract.media.container, "_decode_audio"),
     ("place sound", extract.media.container, "_placed"),
