@@ -22,6 +22,10 @@ from extract.media.streams import DECODER_OPTIONS, Streams, decoded, read_packet
 
 GAP_S = 0.05
 """A jump of the audio clock that is larger than this is a true gap, smaller ones are rounding."""
+TAGS: dict[str, Any] = (
+    {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
+"""Tags that are no UTF-8 are none of our business; PyAV 19 takes them without being asked."""
 
 
 def decode_container(path: Path, config: ExtractConfig) -> Decoded:
@@ -32,7 +36,7 @@ def decode_container(path: Path, config: ExtractConfig) -> Decoded:
             raise MediaError(path, "find", "expected audio and video, found an empty file")
         # Only this file: a playlist inside must not lead to other files or the network.
         options = {"protocol_whitelist": "file", **DECODER_OPTIONS}
-        with av.open(str(path.absolute()), metadata_errors="ignore", options=options) as container:
+        with av.open(str(path.absolute()), options=options, **TAGS) as container:
             streams = read_packets(path, container, config)
             clip = Decoded(media_s=streams.media_s, sha256=sha256)
             if config.modalities != "audio":
