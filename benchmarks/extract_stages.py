@@ -41,7 +41,7 @@ import extract.media.decode
 from cache.format.shard import Clip, write_shard
 from extract.config import ExtractConfig
 from extract.features.extractor import Extractor, one_thread
-from extract.sources import Source
+from extract.sources import MediaSource
 
 WRAPPED: tuple[tuple[str, Any, str], ...] = (
     ("open and hash the container", extract.media.decode, "decode_container"),
@@ -104,7 +104,7 @@ class Clock:
 
 
 def stages_ms(
-    sources: list[Source], identity: dict[str, Any], weights: str, folder: Path, repeats: int
+    sources: list[MediaSource], identity: dict[str, Any], weights: str, folder: Path, repeats: int
 ) -> dict[str, float]:
     """Median ms per clip of each stage on one core; "all" is the wall time, wrapped or not."""
     extractor = Extractor(ExtractConfig.of(identity), weights, "cpu")
@@ -125,7 +125,7 @@ def stages_ms(
     }
 
 
-def audio_parts_ms(source: Source, config: ExtractConfig, repeats: int) -> dict[str, float]:
+def audio_parts_ms(source: MediaSource, config: ExtractConfig, repeats: int) -> dict[str, float]:
     """ms of each audio feature of one clip, from its power spectrum; they add up to about
     "audio features" of `stages_ms`.
     """
@@ -190,7 +190,7 @@ def machine_rates(folder: Path) -> dict[str, float]:
 
 
 def floors_ms(
-    source: Source, row: Clip, config: ExtractConfig, weights: str, rates: dict[str, float]
+    source: MediaSource, row: Clip, config: ExtractConfig, weights: str, rates: dict[str, float]
 ) -> dict[str, float]:
     """Least ms per clip of each stage, by the rates; sizes are those of the clip `source`."""
     decoded = decode(source, config)

@@ -35,12 +35,12 @@ from cache.labels.files import SPLIT_FILES  # noqa: E402
 from extract.config import ExtractConfig  # noqa: E402
 from extract.finding import find_annotations, find_sources  # noqa: E402
 from extract.media.decode import decode  # noqa: E402
-from extract.sources import Source  # noqa: E402
+from extract.sources import MediaSource  # noqa: E402
 
 JPEG_QUALITY = 95
 
 
-def write_sound(source: Source, path: Path, subtype: str) -> None:
+def write_sound(source: MediaSource, path: Path, subtype: str) -> None:
     """The clip's sound as a mono WAV at the rate of its track: nothing is resampled."""
     with av.open(str(source.path.absolute())) as container:
         rate_hz = container.streams.audio[0].sample_rate
@@ -53,7 +53,7 @@ def write_sound(source: Source, path: Path, subtype: str) -> None:
     soundfile.write(path, waveform, rate_hz, subtype)
 
 
-def write_frames(source: Source, folder: Path, clip_seconds: float) -> None:
+def write_frames(source: MediaSource, folder: Path, clip_seconds: float) -> None:
     """Every upright frame of the clip as a JPEG; the folder appears when it is complete."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -71,7 +71,7 @@ def write_frames(source: Source, folder: Path, clip_seconds: float) -> None:
     partial.rename(folder)
 
 
-def convert(source: Source, out: Path, subtype: str, clip_seconds: float) -> str | None:
+def convert(source: MediaSource, out: Path, subtype: str, clip_seconds: float) -> str | None:
     """Convert one clip; what is wrong with it, if anything."""
     cv2.setNumThreads(1)
     frames = out / "video_frames" / source.id

@@ -24,7 +24,7 @@ _TIMES_NS = range(-(2**62), 2**62)
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaSource:
     """One clip's media.
 
     Either `container` (a file with both streams), or `sound` (WAV) and `frames` (a folder of
@@ -73,7 +73,7 @@ def signature(files: Sequence[tuple[str, os.stat_result | None]]) -> tuple[int, 
     return size, newest_ns // _SECOND_NS * _SECOND_NS + checksum
 
 
-def file_source(path: Path) -> Source:
+def file_source(path: Path) -> MediaSource:
     """A single media file, or a folder of pictures, as a source.
 
     Its id is the name without the suffix. A WAV is read as those beside pictures are.
@@ -81,9 +81,9 @@ def file_source(path: Path) -> Source:
     if path.is_dir():
         states = [(entry.name, entry.stat()) for entry in picture_files(path)]
         size, mtime_ns = signature(states)
-        return Source(safe_id(path.absolute().name), frames=path, size=size, mtime_ns=mtime_ns)
+        return MediaSource(safe_id(path.absolute().name), frames=path, size=size, mtime_ns=mtime_ns)
     size, mtime_ns = signature([(path.name, path.stat())])
-    source = Source(safe_id(path.stem), size=size, mtime_ns=mtime_ns)
+    source = MediaSource(safe_id(path.stem), size=size, mtime_ns=mtime_ns)
     is_wav = path.suffix.lower() == ".wav"
     return replace(source, sound=path) if is_wav else replace(source, container=path)
 

@@ -23,12 +23,12 @@ from extract.config import ExtractConfig
 from extract.media.container import decode_container
 from extract.media.decoded import Decoded, finish_waveform
 from extract.media.media_file import media_sha256, read_picture
-from extract.sources import Source, centres_s, pictures
+from extract.sources import MediaSource, centres_s, pictures
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?s?")
 
 
-def decode(source: Source, config: ExtractConfig) -> Decoded:
+def decode(source: MediaSource, config: ExtractConfig) -> Decoded:
     """Decode a clip from either layout. Raises MediaError naming the file and what is wrong."""
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found, and said
         if source.container is not None:
@@ -36,7 +36,7 @@ def decode(source: Source, config: ExtractConfig) -> Decoded:
         return _decode_processed(source, config)
 
 
-def _decode_processed(source: Source, config: ExtractConfig) -> Decoded:
+def _decode_processed(source: MediaSource, config: ExtractConfig) -> Decoded:
     want_audio, want_video = config.modalities != "video", config.modalities != "audio"
     clip, digest = Decoded(), hashlib.sha256()
     length_s = config.clip_seconds
