@@ -23,9 +23,7 @@ from cache.common.errors import MediaError
 from extract.config import ExtractConfig
 from extract.demo.__main__ import write_jpegs, write_mp4
 from extract.finding import find_sources
-from extract.media.container import _placed
-from extract.media.decode import decode
-from extract.media.decoded import Decoded
+from extract.media.decode import Decoded, _placed, decode
 from extract.sources import MediaSource, centres_s, file_source, pictures
 
 RATE_HZ = 22_050

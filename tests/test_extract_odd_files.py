@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_media import CONFIG, RATE_HZ, SMALL_FLAGS, grey_frames, tone, write_set
 
-import extract.media.media_file
+import extract.media.files
 from cache.common.errors import MediaError
 from cache.reader import open_cache
 from extract.__main__ import main
@@ -26,9 +26,8 @@ from extract.config import ExtractConfig
 from extract.demo.__main__ import write_mp4
 from extract.features.extractor import Extractor
 from extract.features.video import BUILDERS
-from extract.media.decode import decode
-from extract.media.decoded import Decoded
-from extract.media.media_file import MAX_PIXELS, picture_size
+from extract.media.decode import Decoded, decode
+from extract.media.files import MAX_PIXELS, picture_size
 from extract.sources import MediaSource, file_source
 
 BOTH = ExtractConfig()
@@ -198,7 +197,7 @@ class TestPictures:
 
     def test_bytes_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         source = processed(tmp_path, tone(4.0), 8)
-        monkeypatch.setattr(extract.media.media_file, "MAX_PICTURE_BYTES", 100)
+        monkeypatch.setattr(extract.media.files, "MAX_PICTURE_BYTES", 100)
         refused(source, "at most 100 bytes")
 
     @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp", "gif"])

@@ -16,8 +16,7 @@ from cache.format.shard import Array, Clip, clip_problem
 from extract.config import ExtractConfig
 from extract.features.audio import audio_features
 from extract.features.video import encode_jpegs, load_backbone, preprocess
-from extract.media.decode import decode
-from extract.media.decoded import Decoded
+from extract.media.decode import Decoded, decode
 from extract.sources import MediaSource
 
 
