@@ -26,7 +26,7 @@ from extract.finding import find_annotations, find_sources
 from extract.identity import identity_for
 from extract.one_clip import one_clip
 from extract.plan import Plan, describe_plan, make_plan
-from extract.sources import Source
+from extract.sources import MediaSource
 from extract.work.job import WORKING, interrupted
 from extract.work.part import ids_of_part, parse_part
 from extract.work.workers import Workers, jobs_here, pick_device
@@ -152,7 +152,7 @@ class Task:
 
     command: Command
     labels: Labels
-    sources: dict[str, Source]
+    sources: dict[str, MediaSource]
     wanted: frozenset[str] | None
     workers: Workers
 

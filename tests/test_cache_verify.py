@@ -48,7 +48,7 @@ from cache.reader import open_cache
 from cache.share.merge import merge
 from cache.share.pack import pack
 from extract.__main__ import main
-from extract.sources import Source
+from extract.sources import MediaSource
 
 LABELS = Labels(
     ids=["a", "b", "f"],
@@ -688,7 +688,7 @@ def test_extraction_repeats_exactly_the_damaged_clip(
     extracted = []
     works = extract.features.extractor.Extractor.__call__
 
-    def note(self: extract.features.extractor.Extractor, source: Source) -> Clip:
+    def note(self: extract.features.extractor.Extractor, source: MediaSource) -> Clip:
         extracted.append(source.id)
         return works(self, source)
 

@@ -29,7 +29,7 @@ from cache.format.shard import Clip
 from cache.reader import Cache, open_cache
 from extract.__main__ import main
 from extract.features.extractor import Extractor
-from extract.sources import Source
+from extract.sources import MediaSource
 from extract.work.job import Patience
 from extract.work.part import ids_of_part, parse_part
 
@@ -352,7 +352,7 @@ def test_a_clip_that_hangs_is_a_failure_and_the_others_finish(
     """It has little patience with the one that waits, and all the time for the others."""
     answers, works, call = threading.Event(), Extractor.__call__, Patience.call
 
-    def hanging(self: Extractor, source: Source) -> Clip:
+    def hanging(self: Extractor, source: MediaSource) -> Clip:
         if source.id == "clip 5":
             answers.wait()
         return works(self, source)
