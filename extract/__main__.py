@@ -225,9 +225,9 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
     index = load_index(folder, identity)
     suspects = damaged_shards(folder, index)
     if suspects:
-        for sentence in repair(folder, identity, suspects):
+        told, index = repair(folder, identity, suspects)
+        for sentence in told:
             say(f"damaged   {sentence}")
-        index = load_index(folder, identity)
     todo, finished = task.plan(index, task.command.retry_failed).todo, True
     if todo:
         from extract.work.pipeline import run

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cache import CacheError
 from cache.common.cli import printable
-from cache.common.errors import CacheError
 from cache.format.index import Index
 from cache.format.schema import feature_fields
 from cache.format.shard import Failure

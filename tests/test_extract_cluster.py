@@ -21,12 +21,12 @@ from hosts import LOOPBACK, Host, two_hosts
 from small_media import SMALL_FLAGS, assert_same_rows, write_set
 from test_cache_lock import in_own_mounts
 
+from cache import Cache, open_cache
 from cache.check.verify import verify
 from cache.common.errors import CacheError, ConfigError
 from cache.format.index_file import load_index
 from cache.format.lock import part_lock, writer_lock
 from cache.format.shard import Clip
-from cache.reader import Cache, open_cache
 from extract.__main__ import main
 from extract.features.extractor import Extractor
 from extract.sources import MediaSource

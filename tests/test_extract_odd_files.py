@@ -19,8 +19,8 @@ from PIL import Image
 from small_media import CONFIG, RATE_HZ, SMALL_FLAGS, grey_frames, tone, write_set
 
 import extract.media.files
+from cache import open_cache
 from cache.common.errors import MediaError
-from cache.reader import open_cache
 from extract.__main__ import main
 from extract.config import ExtractConfig
 from extract.demo.__main__ import write_mp4

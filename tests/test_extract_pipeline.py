@@ -32,8 +32,8 @@ from small_media import (
 import extract.features.audio
 import extract.features.extractor
 import extract.work.pipeline
+from cache import Cache, CacheError, open_cache
 from cache.check.verify import verify
-from cache.common.errors import CacheError
 from cache.format.identity import read_identity
 from cache.format.index import Index
 from cache.format.index_file import load_index
@@ -42,7 +42,6 @@ from cache.format.row_table import Entry
 from cache.format.schema import feature_fields
 from cache.format.shard import END_OF_TIME_NS, Clip, Failure, write_shard
 from cache.labels.annotations import read_annotations
-from cache.reader import Cache, open_cache
 from extract.__main__ import main
 from extract.config import ExtractConfig
 from extract.demo.__main__ import DemoClip

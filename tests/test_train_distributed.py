@@ -131,7 +131,7 @@ def test_each_process_streams_its_own_shards_and_an_error_ends_all(cache, tmp_pa
         f"sys.path[:0] = [{str(ROOT)!r}]\n"
         "from pathlib import Path\n"
         "import train.data.features, train.data.reader, train.data.stream\n"
-        "from cache.reader import open_cache\n"
+        "from cache import open_cache\n"
         "from train.config import TrainConfig\n"
         "from train.distributed import process_group\n"
         "for module in (train.data.features, train.data.reader, train.data.stream):\n"
