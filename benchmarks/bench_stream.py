@@ -29,9 +29,9 @@ import torch  # noqa: E402
 from bench_train import trainer_of  # noqa: E402
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
+from cache import open_cache  # noqa: E402
 from cache.format.identity import read_identity  # noqa: E402
 from cache.format.index_file import load_index, save_index  # noqa: E402
-from cache.reader import open_cache  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
 from train.fit.normalize import normalize  # noqa: E402

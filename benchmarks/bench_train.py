@@ -47,8 +47,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
+from cache import Cache, open_cache  # noqa: E402
 from cache.format.schema import AUDIO_FEATURES  # noqa: E402
-from cache.reader import Cache, open_cache  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.batch import Batch, Frames, Sound  # noqa: E402
 from train.data.dataset import Dataset as Loaded  # noqa: E402

@@ -7,10 +7,10 @@ import pytest
 import torch
 from synthetic_cache import CONFIG, labels_for, make_cache
 
+from cache import open_cache
 from cache.common.errors import CacheError, ConfigError
 from cache.format.schema import AUDIO_FEATURES
 from cache.labels.store import write_labels
-from cache.reader import open_cache
 from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
 from train.data.features import load_features, torch_device

@@ -9,14 +9,13 @@ import pytest
 import torch
 from synthetic_cache import CONFIG, labels_for
 
-from cache.common.errors import CacheError
+from cache import Cache, CacheError, open_cache
 from cache.format import shard
 from cache.format.finite import all_finite
 from cache.format.identity import claim, make_identity
 from cache.format.schema import feature_fields
 from cache.format.shard import Clip
 from cache.labels.store import write_labels
-from cache.reader import Cache, open_cache
 from train.config import TrainConfig
 from train.data import features, reader
 from train.data.dataset import load_dataset

@@ -18,11 +18,11 @@ import torch
 from matplotlib import pyplot as plt
 from synthetic_cache import labels_for, make_cache
 
+from cache import Cache, open_cache
 from cache.common.errors import AvelError, CacheError, ConfigError
 from cache.common.strict_json import MAX_JSON_BYTES, parse_json
 from cache.format.schema import fingerprint
 from cache.labels.store import write_labels
-from cache.reader import Cache, open_cache
 from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.features.weights import check_weights
 from extract.one_clip import _like, _weights

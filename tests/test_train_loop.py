@@ -8,9 +8,9 @@ import pytest
 import torch
 from synthetic_cache import labels_for, make_cache
 
+from cache import open_cache
 from cache.common import atomic
 from cache.common.errors import ConfigError
-from cache.reader import open_cache
 from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
 from train.fit import loop

@@ -14,8 +14,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from synthetic_cache import make_cache
 
-from cache.common.errors import CacheError
-from cache.reader import open_cache
+from cache import CacheError, open_cache
 from train.commands import evaluate as commands
 from train.commands import fit as fitting
 from train.config import TrainConfig

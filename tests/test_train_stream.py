@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_cache import labels_for, make_cache
 
+from cache import open_cache
 from cache.common.errors import CacheError, ConfigError
-from cache.reader import open_cache
 from train.commands import evaluate as commands
 from train.commands import fit as fitting
 from train.config import TrainConfig

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cache import Cache, open_cache
 from cache.common.atomic import plain_folder
 from cache.common.cli import say
 from cache.common.errors import ConfigError
 from cache.labels.store import labels_sha256
-from cache.reader import Cache, open_cache
 from train.data.dataset import Dataset, choose_rows, load_dataset
 from train.data.features import load_features
 from train.model.fusion import FusionModel

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from cache import Cache, open_cache
 from cache.common.atomic import replace_file
 from cache.common.cli import printable, say
 from cache.common.errors import ConfigError
-from cache.reader import Cache, open_cache
 from train.commands.evaluate import Loaded, Member, report, score_one, together
 from train.config import TrainConfig
 from train.data.dataset import Dataset, Rows, choose_rows, load_dataset, resolve

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cache.common.errors import CacheError
+from cache import CacheError
 
 
 @dataclass(frozen=True)

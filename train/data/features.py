@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cache import Cache
 from cache.common.errors import ConfigError
-from cache.reader import Cache
 from train.config import TrainConfig
 from train.data.batch import Batch, Frames, Shapes, Sound
 from train.data.memory import room

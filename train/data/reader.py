@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cache import Cache
 from cache.common.cores import cores
 from cache.common.errors import CacheError, ConfigError
 from cache.format.finite import all_finite
 from cache.format.schema import AUDIO_FEATURES
-from cache.reader import Cache
 from train.config import TrainConfig
 from train.data.batch import Shapes
 

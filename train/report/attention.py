@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.reader import Cache
+from cache import Cache
 from train.data.dataset import Dataset
 from train.data.features import FeatureStore
 from train.model.fusion import FusionModel, autocast

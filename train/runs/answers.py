@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from cache import Cache
 from cache.common.cli import printable
 from cache.common.errors import ConfigError
-from cache.reader import Cache
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST, About
 from train.runs.record import Record

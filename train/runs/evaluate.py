@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from cache import Labels
 from cache.common.atomic import append_line
 from cache.common.cli import say
 from cache.common.errors import CacheError, ConfigError
 from cache.common.plain import read_plain
 from cache.common.strict_json import read_json
-from cache.labels.annotations import Labels
 from train.data.dataset import Dataset
 from train.runs import folders as runs
 from train.runs.checkpoint import About
