@@ -16,7 +16,7 @@ import pytest
 from small_media import SMALL_FLAGS, TinyCache, assert_same_rows, tiny_cache, write_set
 
 from cache.__main__ import main as cache_main
-from cache.format.schema import fingerprint
+from cache.format import version1
 from cache.format.shard import Failure
 from cache.labels.annotations import Labels
 from cache.reader import open_cache
@@ -59,7 +59,7 @@ class TestCache:
         for part in (
             str(tiny.folder),
             "2 in 1 shards",
-            tiny.identity["fingerprint"][:16],
+            tiny.identity.fingerprint[:16],
             "n_mels=8",
             "weights random:0",
             "audio/mfcc 44×12 float16",
@@ -234,7 +234,8 @@ class TestOneClip:
         self, data: Path, extracted: Path, tmp_path: Path, capsys: Capture
     ) -> None:
         like = json.loads((extracted / "cache.json").read_text())
-        like |= {"feature_version": 1, "fingerprint": fingerprint(like["config"], 1)}
+        like |= {"feature_version": 1, "fingerprint": version1.fingerprint(like["config"], 1)}
+        like["format_version"] = 1
         (tmp_path / "like.json").write_text(json.dumps(like))
         assert self.run(next(data.glob("*.mp4")), tmp_path / "c", tmp_path / "like.json") == 2
         told = capsys.readouterr().err

@@ -19,7 +19,7 @@ from cache.common.atomic import replace_file
 from cache.common.errors import CacheError
 from cache.common.plain import read_plain
 from cache.common.strict_json import loads
-from cache.format.identity import read_identity
+from cache.format.identity import Identity, read_identity
 from cache.format.index import shard_files
 from cache.format.index_file import INDEX_FILE, load_index, parse_index, stored_index
 from cache.format.schema import SHARD_FOLDER
@@ -142,7 +142,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _check_index(folder: Path, identity: dict[str, Any]) -> None:
+def _check_index(folder: Path, identity: Identity) -> None:
     path = folder / INDEX_FILE
     if not path.exists():
         return  # derived: readers do without

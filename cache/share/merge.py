@@ -6,19 +6,18 @@ failures and events come out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cache.check.examine import check_shard
 from cache.common.atomic import check_room, replace_file
 from cache.common.errors import CacheError
-from cache.format.identity import IDENTITY_FILE, refusal
+from cache.format.identity import IDENTITY_FILE, Identity, refusal
 from cache.format.index_file import load_index, save_index
 from cache.format.lock import claimed
 from cache.format.row_table import Member
-from cache.format.schema import SHARD_FOLDER, row_bytes, row_layout
+from cache.format.schema import SHARD_FOLDER
 from cache.format.sealed import check_seal
 from cache.format.shard import Clip, Written, is_named_by, write_shard
 from cache.labels.annotations import changed_splits
@@ -68,7 +67,7 @@ def merge(
         labels = merge_labels([here, *caches], first)
         choice = choose([here, *caches], prefer == "newest", first)
         clips = sum(map(len, choice.rows[1:]))
-        needed = clips * row_bytes(row_layout(here.config))
+        needed = clips * here.declaration.row_bytes
         need = f"about {needed / 1e9:.2f} GB needed for {clips} clips"
         check_room(target, needed, need, " or name a folder on another disk")
         done = Merged(settled=choice.settled, there_already=len(choice.rows[0]))
@@ -113,7 +112,7 @@ def _preferred(prefer: str | None, paths: Sequence[Path]) -> int | None:
 def _bring(
     cache: Cache,
     here: Cache,
-    identity: Mapping[str, Any],
+    identity: Identity,
     choice: Choice,
     number: int,
     on_clips: Callable[[int], object],
@@ -134,7 +133,7 @@ def _bring(
 
 def write_group(
     folder: Path,
-    identity: Mapping[str, Any],
+    identity: Identity,
     group: Group,
     read: Callable[[str, list[Member]], list[Clip]],
 ) -> Written:

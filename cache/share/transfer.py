@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from cache.common.cli import printable
 from cache.common.errors import CacheError
 from cache.format.identity import refusal
-from cache.format.schema import row_bytes, row_layout
 from cache.labels.annotations import Labels, changed_splits, describe_changes
 from cache.labels.store import labels_sha256
 from cache.reader import Cache
@@ -83,7 +82,7 @@ def rows_bytes(giver: Cache, ids: Collection[str]) -> int:
     """Bytes of features, row tables and pictures of some clips."""
     live = giver.index.live
     pictures = sum(int(live.rows["jpeg_bytes"][live.place(clip_id)]) for clip_id in ids)
-    return len(ids) * row_bytes(row_layout(giver.config)) + pictures
+    return len(ids) * giver.declaration.row_bytes + pictures
 
 
 def takes_labels(

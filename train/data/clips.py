@@ -20,9 +20,9 @@ from torch import Tensor
 from cache.common.cores import cores
 from cache.common.errors import CacheError
 from cache.format.finite import all_finite
-from cache.format.schema import AUDIO_FEATURES
 from cache.reader import Cache
 from train.data.batch import Batch, Frames, Shapes, Sound
+from train.data.fields import audio_of, maps_of, rate_of
 from train.data.pooling import pool_steps
 from train.distributed import ALONE, World
 
@@ -171,6 +171,12 @@ class Source:
     pin: bool = False
     kept: dict[bytes, Part] | None = None
 
+    @property
+    def _video(self) -> list[str]:
+        """The fields of the maps and their times."""
+        maps, times = maps_of(self.cache)
+        return [maps.name, times]
+
     def parts(self, clips: Numbers) -> list[Numbers]:
         """The clips, without repeats, in parts of at most PART_CLIPS of one shard each."""
         groups = self.cache.places_by_shard(self.rows[clips])
@@ -207,8 +213,8 @@ class Source:
             if clips.tobytes() in self.kept:
                 return {}
             streams = self.streams
-        audio = [f"audio/{name}" for name in AUDIO_FEATURES] if "audio" in streams else []
-        video = ["video/maps", "video/frame_time_s"] if "video" in streams else []
+        audio = [field.name for field in audio_of(self.cache)] if "audio" in streams else []
+        video = self._video if "video" in streams else []
         names = [*audio, *video, "rows/valid_s", "rows/audio_steps"]
         ((_, arrays),) = self.cache.by_shard(names, self.rows[clips])
         for name in (*video, "rows/valid_s"):
@@ -236,19 +242,18 @@ class Source:
 
     def _decoded(self, clips: Numbers, arrays: Arrays) -> Part:
         found: dict[str, Any] = {}
-        audio = [arrays[f"audio/{n}"] for n in AUDIO_FEATURES if f"audio/{n}" in arrays]
+        audio = [array for name, array in arrays.items() if name.startswith("audio/")]
         if audio:
-            config = self.cache.config
-            hop_s = config["hop_samples"] / config["sample_rate_hz"]
             found["audio"], found["audio_valid"] = pool_steps(
-                audio, arrays["rows/audio_steps"], hop_s, self.step_s, self.steps
+                audio, arrays["rows/audio_steps"], rate_of(self.cache), self.step_s, self.steps
             )
             finite = found["audio"].isfinite().all(dim=2).all(dim=1).numpy()
             self._check(clips, finite, "the mean of its sound's features (or they are too large)")
-        if "video/maps" in arrays:
-            time_s = arrays["video/frame_time_s"].astype(np.float32)
+        maps, times = self._video if "video" in self.streams else ("", "")
+        if maps in arrays:
+            time_s = arrays[times].astype(np.float32)
             span_s = (arrays["rows/valid_s"] / time_s.shape[1]).astype(np.float32)
-            found["maps"] = torch.from_numpy(arrays["video/maps"])
+            found["maps"] = torch.from_numpy(arrays[maps])
             found["frame_time_s"] = torch.from_numpy(time_s)
             found["frame_span_s"] = torch.from_numpy(span_s)
         return Part(**found).pinned() if self.pin else Part(**found)

@@ -17,11 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cache.common.errors import CacheError, ConfigError
-from cache.format.schema import AUDIO_FEATURES, SPLITS
+from cache.format.schema import SPLITS
 from cache.reader import Cache
 from train.config import TrainConfig
 from train.data.batch import Shapes
 from train.data.clips import AHEAD, PART_CLIPS, READERS, Clips, Source
+from train.data.fields import audio_of, maps_of
 from train.data.memory import room
 from train.data.rows import Rows, choose_rows
 from train.data.stream import Streamed, least_slots
@@ -81,11 +82,12 @@ def pick_device(name: str) -> torch.device:
 
 def resolve(config: TrainConfig, cache: Cache, classes: Sequence[str] | None) -> TrainConfig:
     """Fill in what the cache decides, and refuse what contradicts it."""
+    _check_modality(config, cache)
     facts: dict[str, int] = {}
     if classes is not None:
         facts["num_classes"] = len(classes)
     if config.modality != "audio":
-        facts["num_frames"] = int(cache.config["num_frames"])
+        facts["num_frames"] = maps_of(cache)[0].shape[0]
     for name, found in facts.items():
         asked = getattr(config, name)
         if asked is not None and asked != found:
@@ -94,12 +96,12 @@ def resolve(config: TrainConfig, cache: Cache, classes: Sequence[str] | None) ->
                 f"{name}: the settings say {asked}, the cache {cache.path} has {found}; pass "
                 f"--{flag} {found} (or --{flag} None to take the cache's)"
             )
-    _check_modality(config, cache)
     return config.revised(**facts)
 
 
 def _check_modality(config: TrainConfig, cache: Cache) -> None:
-    has = cache.config["modalities"]
+    streams = {field.stream for field in cache.fields.values()}
+    has = streams.pop() if len(streams) == 1 else "both"
     if has not in ("both", config.modality):
         raise ConfigError(
             f"modality: {config.modality!r} was asked for, but the cache {cache.path} holds only "
@@ -134,7 +136,7 @@ def load_dataset(
     used = sorted({labels.ids[row] for some in chosen.values() for row in some})
     clips = load_clips(cache, config, used, len(labels.classes))
     place = {clip_id: row for row, clip_id in enumerate(used)}
-    ends = np.stack([labels.start_s, labels.end_s], 1) / cache.config["clip_seconds"]
+    ends = np.stack([labels.start_s, labels.end_s], 1) / cache.clip_seconds
 
     def samples(some: npt.NDArray[np.int64]) -> Samples:
         return Samples(
@@ -157,7 +159,7 @@ def load_clips(cache: Cache, config: TrainConfig, ids: Sequence[str], classes: i
     """
     _check_modality(config, cache)
     device = pick_device(config.device)
-    clip_seconds = float(cache.config["clip_seconds"])
+    clip_seconds = cache.clip_seconds
     steps = max(1, round(clip_seconds * config.audio_rate_hz))
     if steps > _MAX_STEPS:  # attention takes their square in memory
         raise ConfigError(
@@ -165,10 +167,10 @@ def load_clips(cache: Cache, config: TrainConfig, ids: Sequence[str], classes: i
             f"{clip_seconds:g} s, expected at most {_MAX_STEPS:,}; choose a lower rate"
         )
     streams = frozenset(("audio", "video") if config.modality == "both" else (config.modality,))
-    audio = [f"audio/{name}" for name in AUDIO_FEATURES] if "audio" in streams else []
-    features = 2 * sum(cache.fields[name].shape[1] for name in audio)
+    audio = audio_of(cache) if "audio" in streams else []
+    features = 2 * sum(field.shape[1] for field in audio)
     video = "video" in streams
-    frames, channels, side = (cache.fields["video/maps"].shape if video else (0, 0, 0, 0))[:3]
+    frames, channels, side = (maps_of(cache)[0].shape if video else (0, 0, 0, 0))[:3]
     rows = np.array([cache.row(clip_id) for clip_id in ids], np.int64)
     source = Source(cache, rows, streams, clip_seconds / steps, steps, device.type == "cuda")
     one = steps * features * 4 + frames * channels * side * side * 2

@@ -10,23 +10,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cache.format.fields import Rate
+
 
 def pool_steps(
     features: Sequence[npt.NDArray[Any]],
     steps: npt.NDArray[Any],
-    hop_s: float,
+    clock: Rate,
     window_s: float,
     windows: int,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the valid steps in each window of `window_s` seconds.
 
-    Each of `features` is (n, steps, D_i), of which step k is at k × hop_s and is valid where
-    k < steps[n]. Returns the means of all, then the deviations of all: (n, windows, 2 ΣD) float32,
-    zero in windows without a valid step, not finite where one of its valid steps is not; and which
-    windows have one, (n, windows) bool.
+    Each of `features` is (n, steps, D_i); `clock` says when its steps are, and step k is valid
+    where k < steps[n]. Returns the means of all, then the deviations of all: (n, windows, 2 ΣD)
+    float32, zero in windows without a valid step, not finite where one of its valid steps is not;
+    and which windows have one, (n, windows) bool.
     """
     total = features[0].shape[1]
-    window = np.minimum((np.arange(total) * hop_s / window_s).astype(np.int64), windows - 1)
+    time_s = clock.first_s + np.arange(total) * (1 / clock.rate_hz)
+    window = np.clip((time_s / window_s).astype(np.int64), 0, windows - 1)
     ends = np.searchsorted(window, np.arange(windows), side="right")
     begins = np.concatenate([[0], ends[:-1]])
     spans = list(zip(begins.tolist(), ends.tolist(), strict=True))
