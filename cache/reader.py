@@ -39,6 +39,7 @@ class Cache:
     Attributes
     ----------
     path, packed: the folder or the packed file, and whether it is one.
+    identity, declaration: the whole content of its `cache.json`, and what a row holds.
     fingerprint, config, provenance: what the features depend on, and what made them.
     clip_seconds: length of a clip, s.
     ids: the N finished clips, sorted; row n of everything below is clip ids[n].

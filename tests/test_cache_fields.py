@@ -1,215 +1,34 @@
-"""What `cache.json` declares, by friends and by strangers."""
+"""What `cache.json` declares."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import dataclasses
 import json
-import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from small_media import CONFIG, TinyCache, random_row, resealed, tiny_cache
+import soundfile
+from small_media import CONFIG, RATE_HZ, noise, random_row, tiny_cache
 
 from cache.check.verify import verify
-from cache.common.errors import CacheError, ConfigError
+from cache.common.errors import ConfigError
 from cache.format import version1
-from cache.format.fields import MAX_ROW_BYTES, Field, Rate, Times
+from cache.format.fields import Field, Rate, Times
 from cache.format.identity import Identity, claim
-from cache.format.schema import MAX_FIELDS, Declaration, Pictures
+from cache.format.schema import Declaration, Pictures
 from cache.format.shard import Clip, clip_problem, write_shard
 from cache.reader import open_cache
 from cache.share.merge import merge
 from extract.config import ExtractConfig
+from extract.features import declare as declaring
+from extract.features import extractor
 from extract.features.declare import declare
-from extract.identity import identity_for
-
-DECLARED = declare(CONFIG)
-Record = dict[str, Any]
-
-
-def record_of(cache: TinyCache) -> Record:
-    return json.loads((cache.folder / "cache.json").read_text())
-
-
-def field(name: str, **changes: Any) -> Callable[[Record], None]:
-    """Change what is declared of a field."""
-
-    def change(record: Record) -> None:
-        next(one for one in record["fields"] if one["name"] == name).update(changes)
-
-    return change
-
-
-def top(**changes: Any) -> Callable[[Record], None]:
-    return lambda record: record.update(changes)
-
-
-def more(*fields: Record) -> Callable[[Record], None]:
-    return lambda record: record["fields"].extend(copy.deepcopy(fields))
-
-
-NEW = {
-    "name": "audio/new",
-    "stream": "audio",
-    "shape": [3],
-    "dtype": "float32",
-    "unit": "1",
-    "clock": None,
-}
-STEADY = {"rate_hz": 43.06640625, "first_s": 0.0}
-HOSTILE: dict[str, Callable[[Record], None]] = {
-    "no fields": top(fields=[]),
-    "fields are no list": top(fields={}),
-    "fields are texts": top(fields=["audio/mel"]),
-    "a field without a name": more({}),
-    "more fields than any cache": more(
-        *({**NEW, "name": f"audio/n{n}"} for n in range(MAX_FIELDS))
-    ),
-    "a name twice": more({**NEW, "name": "audio/mel"}),
-    "a key too many": more({**NEW, "code": "x"}),
-    "a huge axis": field("audio/mel", shape=[1 << 40, 8]),
-    "huge together": field("video/maps", shape=[2, 1 << 20, 1 << 20, 1]),
-    "many axes": field("video/maps", shape=[2] + [1] * 40),
-    "no axis": field("video/maps", shape=[]),
-    "a negative axis": field("audio/mel", shape=[-44, -8]),
-    "an empty axis": field("audio/mel", shape=[44, 0]),
-    "an axis that is true": field("audio/mel", shape=[44, True]),
-    "an axis of a half": field("audio/mel", shape=[44, 8.0]),
-    "an axis that is a text": field("audio/mel", shape=["44", 8]),
-    "a shape that is a number": field("audio/mel", shape=44),
-    "a shape that is a text": field("audio/mel", shape="44"),
-    "objects": field("audio/mel", dtype="object"),
-    "texts": field("audio/mel", dtype="S8"),
-    "another order of bytes": field("audio/mel", dtype=">f2"),
-    "a dtype that is a list": field("audio/mel", dtype=["float16"]),
-    "a list of dtypes": field("audio/mel", dtype=[["a", "float16"]]),
-    "whole numbers that would be NaN": field("audio/mel", dtype="int16"),
-    "a unit that is none": field("audio/mel", unit=None),
-    "a unit that steers a terminal": field("audio/mel", unit="\x1b[2J"),
-    "a unit that is a book": field("audio/mel", unit="dB" * 10_000),
-    "another stream": field("audio/mel", stream="video"),
-    "a stream of its own": more({**NEW, "name": "smell/new", "stream": "smell"}),
-    **{
-        f"the name {name!r}": more({**NEW, "name": name})
-        for name in (
-            *("", "audio", "audio/", "/audio/new", "audio/../new", "audio/a/b", "audio/.", "new"),
-            *("audio/new\n", "audio/ä", "audio/new ", "audio/" + "n" * 65, "../audio/new", 3, None),
-        )
-    },
-    "rows of its own": more({**NEW, "name": "rows/id", "stream": "rows"}),
-    "in the place of the pictures": more({**NEW, "name": "video/jpeg", "stream": "video"}),
-    "in the place of their ends": more({**NEW, "name": "video/jpeg_end", "stream": "video"}),
-    "a clock that is a text": field("audio/mel", clock="rate_hz"),
-    "an empty clock": field("audio/mel", clock={}),
-    "two clocks": field("audio/mel", clock={**STEADY, "times": "video/frame_time_s"}),
-    "a clock of its own": field("audio/mel", clock={"ticks": 3}),
-    "a rate of 0": field("audio/mel", clock={**STEADY, "rate_hz": 0}),
-    "a rate backwards": field("audio/mel", clock={**STEADY, "rate_hz": -43.0}),
-    "a rate that is true": field("audio/mel", clock={**STEADY, "rate_hz": True}),
-    "a rate that is a text": field("audio/mel", clock={**STEADY, "rate_hz": "43"}),
-    "a rate that no one can hear": field("audio/mel", clock={**STEADY, "rate_hz": 1e300}),
-    "a first time of a year": field("audio/mel", clock={**STEADY, "first_s": 3e7}),
-    "two rates": field("audio/mel", clock={**STEADY, "rate_hz": 50.0}),
-    "two numbers of steps": field("audio/mel", shape=[43, 8]),
-    "times that are not there": field("video/maps", clock={"times": "video/times"}),
-    "times of the other stream": field("video/maps", clock={"times": "audio/mel"}),
-    "times that are a number": field("video/maps", clock={"times": 3}),
-    "times that are a list": field("video/maps", clock={"times": ["video/frame_time_s"]}),
-    "times of its own": field("video/frame_time_s", clock={"times": "video/frame_time_s"}),
-    "times that are not precise": field("video/frame_time_s", dtype="float16"),
-    "times of other frames": field("video/frame_time_s", shape=[3]),
-    "times in a table": field("video/frame_time_s", shape=[2, 1]),
-    "clips of no length": top(clip_seconds=0),
-    "clips of a year": top(clip_seconds=3e7),
-    "clips that are a text": top(clip_seconds="x" * 100_000),
-    "clips that are true": top(clip_seconds=True),
-    "pictures that are a list": top(pictures=[2, 32]),
-    "pictures without a side": top(pictures={"count": 2}),
-    "pictures as wide as a street": top(pictures={"count": 2, "side_px": 1 << 30}),
-    "as many pictures as stars": top(pictures={"count": 1 << 60, "side_px": 32}),
-    "pictures of no side": top(pictures={"count": 2, "side_px": 0}),
-    "nothing said of pictures": lambda record: record.pop("pictures") and None,
-    "a key too many beside": top(code="x"),
-    "a book of settings": top(config={"a": "b" * 40_000}),
-    "settings that are a list": top(config=[]),
-    "features of a text": top(feature_version="1"),
-    "a format that is true": top(format_version=True),
-    "a format to come": top(format_version=3),
-}
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> TinyCache:
-    tiny = tiny_cache(tmp_path / "cache")
-    tiny.write("a", "b")
-    return tiny
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_what_no_cache_declares_is_refused(stored: TinyCache, kind: str) -> None:
-    """Though its fingerprint is right, and before anything of that size is made."""
-    record = record_of(stored)
-    del record["sha256"]
-    HOSTILE[kind](record)
-    if "pictures" in record:
-        record = resealed(record)
-    (stored.folder / "cache.json").write_text(json.dumps(record))
-    for use in (open_cache, verify):
-        with pytest.raises(CacheError, match=r"cache\.json"):
-            use(stored.folder)
-
-
-@pytest.mark.parametrize(
-    "clock", ['{"rate_hz": NaN, "first_s": 0.0}', '{"rate_hz": 43.0, "first_s": Infinity}']
-)
-def test_clocks_that_are_no_numbers(stored: TinyCache, clock: str) -> None:
-    record = record_of(stored)
-    record["fields"][0]["clock"] = "HERE"
-    text = json.dumps(record).replace('"HERE"', clock)
-    (stored.folder / "cache.json").write_text(text)
-    with pytest.raises(CacheError, match="finite number"):
-        open_cache(stored.folder)
-
-
-def test_a_megabyte_of_fields(stored: TinyCache) -> None:
-    record = record_of(stored)
-    record["fields"] = [{**NEW, "name": f"audio/n{n}"} for n in range(9_500)]
-    text = json.dumps(record)
-    assert 900_000 < len(text) < 1 << 20
-    (stored.folder / "cache.json").write_text(text)
-    with pytest.raises(CacheError, match=f"at most {MAX_FIELDS}"):
-        open_cache(stored.folder)
-
-
-@pytest.mark.parametrize("seed", range(300))
-def test_declarations_are_taken_or_refused(seed: int) -> None:
-    """Any part of one replaced by any other thing: a CacheError, or a declaration within bounds."""
-    rng = random.Random(seed)
-    record = Identity(1, {}, DECLARED, {}).record()
-    parts: list[tuple[Any, Any]] = []
-
-    def walk(value: Any) -> None:
-        for key in list(value) if isinstance(value, dict) else range(len(value)):
-            parts.append((value, key))
-            if isinstance(value[key], dict | list):
-                walk(value[key])
-
-    walk(record)
-    odd: list[Any] = [
-        *(None, True, 0, -1, 1, 2, 1 << 62, 0.5, 1e308, "", "audio/x", "video/frame_time_s"),
-        *("x" * 999, [], {}, [1, 2], {"times": "audio/mel"}, {"rate_hz": 1.0}, [[]], "\x1b"),
-    ]
-    for _ in range(rng.choice([1, 2])):
-        holder, key = rng.choice(parts)
-        holder[key] = rng.choice(odd)
-    with contextlib.suppress(CacheError):
-        assert Identity.parse(resealed(record), "x").declaration.row_bytes <= MAX_ROW_BYTES
+from extract.sources import file_source
+from train.config import TrainConfig
+from train.data.dataset import load_clips
 
 
 def test_it_is_what_is_read_again() -> None:
@@ -229,7 +48,7 @@ def test_it_is_what_is_read_again() -> None:
 
 
 def test_a_cache_says_what_it_holds(tmp_path: Path) -> None:
-    record = record_of(tiny_cache(tmp_path / "cache"))
+    record = json.loads((tiny_cache(tmp_path / "cache").folder / "cache.json").read_text())
     assert list(record) == [
         *("format", "format_version", "feature_version", "fingerprint", "clip_seconds"),
         *("fields", "pictures", "config", "provenance", "sha256"),
@@ -247,6 +66,18 @@ def test_a_cache_says_what_it_holds(tmp_path: Path) -> None:
     }
     assert shown["video/maps"]["clock"] == {"times": "video/frame_time_s"}
     assert shown["video/frame_time_s"]["clock"] is None
+
+
+def test_the_page_on_the_format_shows_one() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
+    record = json.loads(page.split("```json\n")[1].split("```")[0])
+    declared = Declaration.parse(record)
+    assert {**record, **declared.record()} == record
+    config, provenance = record["config"], record["provenance"]
+    identity = Identity(record["feature_version"], config, declared, provenance)
+    assert [*identity.record(), "sha256"] == list(record)
+    known = {one.name: one for one in declare(ExtractConfig()).fields}
+    assert all(known[one.name] == one for one in declared.fields)
 
 
 OWN = Declaration(
@@ -318,34 +149,39 @@ def test_whether_pictures_are_declared_decides(tmp_path: Path) -> None:
     assert open_cache(tmp_path / "own").jpegs("a") == list(jpegs)
 
 
-def old_cache(folder: Path, feature_version: int = 1) -> Identity:
-    config = CONFIG.resolved("0" * 64)
-    identity = Identity(feature_version, config, DECLARED, {}, version1.VERSION)
-    claim(folder, identity)
-    write_shard(folder, identity, [random_row("old", 1)])
-    return identity
-
-
-def test_versions_are_not_merged(stored: TinyCache, tmp_path: Path) -> None:
-    """With the same settings and features they would fit; they are kept apart all the same."""
-    old_cache(tmp_path / "old")
-    for sources in ([stored.folder, tmp_path / "old"], [tmp_path / "old", stored.folder]):
-        with pytest.raises(CacheError, match=r"format version: \d here, \d in the cache"):
-            merge(sources, tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
-
-
-@pytest.mark.parametrize("feature_version", [1, 2])
-def test_an_old_cache_is_not_extended(tmp_path: Path, feature_version: int) -> None:
-    config = CONFIG.revised(modalities="audio")
-    identity = Identity(feature_version, config.resolved(""), declare(config), {}, 1)
-    claim(tmp_path / "old", identity)
-    with pytest.raises(ConfigError, match="to extend one of version 1, extract it anew") as caught:
-        identity_for(tmp_path / "old", "random:0", config)
-    assert ("feature code version: 2 here, 1" in str(caught.value)) == (feature_version == 1)
-
-
 def test_settings_that_no_cache_can_store() -> None:
     config = ExtractConfig(clip_seconds=3600, num_frames=256, frame_size_px=2048, resize_px=2048)
     with pytest.raises(ConfigError, match="268,435,456 bytes; choose shorter clips"):
         declare(config)
+
+
+def test_a_new_feature_is_declared_and_computed_in_extract_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No line of cache or train names it: it is stored, verified and trained from."""
+    fields, features = declaring.audio_fields, extractor.audio_features
+
+    def one_more_field(config: ExtractConfig) -> list[Field]:
+        found = fields(config)
+        return [*found, dataclasses.replace(found[0], name="audio/power", shape=(44, 1))]
+
+    def one_more_feature(waveform: Any, config: ExtractConfig) -> dict[str, Any]:
+        found = features(waveform, config)
+        return {**found, "power": found["mel"].mean(axis=1, keepdims=True)}
+
+    monkeypatch.setattr(declaring, "audio_fields", one_more_field)
+    monkeypatch.setattr(extractor, "audio_features", one_more_feature)
+    config = CONFIG.revised(modalities="audio")
+    soundfile.write(tmp_path / "a.wav", noise(1.0), RATE_HZ, "PCM_16")
+    clip = extractor.Extractor(config, "imagenet", "cpu")(file_source(tmp_path / "a.wav"))
+    identity = Identity(3, config.resolved(""), declare(config), {})
+    claim(tmp_path / "cache", identity)
+    write_shard(tmp_path / "cache", identity, [clip])
+    assert verify(tmp_path / "cache").problems == []
+    found = open_cache(tmp_path / "cache")
+    settings = TrainConfig(modality="audio", device="cpu", num_classes=2)
+    clips = load_clips(found, settings, ["a"], 2)
+    assert clips.shapes.audio_features == 2 * (12 + 8 + 12 + 7 + 6 + 1)
+    mean = found.read("audio/power").astype(np.float64).mean()
+    assert clips.audio is not None
+    assert clips.audio[0, :, 45].mean().item() == pytest.approx(mean, rel=0.02)

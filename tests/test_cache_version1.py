@@ -9,6 +9,7 @@ it, and `features.json` that of a run trained on it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,13 +17,21 @@ from typing import Any
 
 import h5py
 import pytest
-from small_media import assert_same_rows
+from small_media import CONFIG, assert_same_rows, random_row, resealed, write_set
 from tiny_runs import FLAGS
 
 from cache import __main__ as cache_cli
 from cache.check.verify import verify
+from cache.common.errors import CacheError, ConfigError
+from cache.format.identity import Identity, claim
+from cache.format.shard import write_shard
 from cache.reader import Cache, open_cache
+from cache.share.merge import merge
+from extract.features.declare import declare
+from extract.identity import identity_for
+from extract.one_clip import one_clip
 from train import __main__ as train_cli
+from train.runs import checkpoint
 
 Capture = pytest.CaptureFixture[str]
 DATA = Path(__file__).parent / "data" / "cache-v1"
@@ -145,13 +154,49 @@ def trained(few_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_trained_on(trained: Path, tmp_path: Path) -> None:
-    """And a run as older programs left it answers for it."""
-    shutil.copytree(trained, tmp_path / "run")
-    shutil.copy(DATA / "features.json", tmp_path / "run" / "features.json")
+    """And a run as older programs left it answers for it, and for media extracted today."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    shutil.copy(DATA / "features.json", run / "features.json")
+    model, about, _ = checkpoint.load(run / checkpoint.BEST)
+    assert about.feature_version == 2
+    checkpoint.save(run / checkpoint.BEST, model, about.revised(feature_version=None))
     for name in ("cache", "packed.h5"):
-        argv = ["predict", "--run", str(tmp_path / "run"), "--cache", str(DATA / name)]
+        argv = ["predict", "--run", str(run), "--cache", str(DATA / name)]
         assert train_cli.main([*argv, "--out", str(tmp_path / name), "--pictures", "0"]) == 0
         answers: list[dict[str, Any]] = json.loads(
             (tmp_path / name / "predictions.json").read_text()
         )
         assert [one["id"] for one in answers] == IDS
+    (clip_id,) = write_set(tmp_path / "set", clips=1, mp4=1)
+    like, media = tmp_path / "like.json", tmp_path / "set" / f"{clip_id}.mp4"
+    assert train_cli.main(["features", "--run", str(run), "--out", str(like)]) == 0
+    assert one_clip([str(media), "--cache", str(tmp_path / "small"), "--like", str(like)]) == 0
+    assert open_cache(tmp_path / "small").identity.format_version == 2
+    argv = ["predict", "--run", str(run), "--cache", str(tmp_path / "small"), "--pictures", "0"]
+    assert train_cli.main(argv) == 0
+    first = {**json.loads(like.read_text()), "feature_version": 1}
+    like.write_text(json.dumps(resealed(first)))
+    with pytest.raises(ConfigError, match="extract the set again"):
+        one_clip([str(media), "--cache", str(tmp_path / "other"), "--like", str(like)])
+
+
+def test_it_is_not_merged_with_newer_ones(old: Path, tmp_path: Path) -> None:
+    """Though their settings are the same, and the rows would fit."""
+    found = open_cache(old)
+    newer = dataclasses.replace(found.identity, format_version=2)
+    claim(tmp_path / "newer", newer)
+    write_shard(tmp_path / "newer", newer, [random_row("new", 1)])
+    for sources in ([old, tmp_path / "newer"], [tmp_path / "newer", old]):
+        with pytest.raises(CacheError, match=r"format version: \d here, \d in the cache"):
+            merge(sources, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("feature_version", [1, 2])
+def test_it_is_not_extended(tmp_path: Path, feature_version: int) -> None:
+    config = CONFIG.revised(modalities="audio")
+    identity = Identity(feature_version, config.resolved(""), declare(config), {}, 1)
+    claim(tmp_path / "old", identity)
+    with pytest.raises(ConfigError, match="to extend one of version 1, extract it anew") as caught:
+        identity_for(tmp_path / "old", "random:0", config)
+    assert ("feature code version: 2 here, 1" in str(caught.value)) == (feature_version == 1)
