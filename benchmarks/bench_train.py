@@ -48,11 +48,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
 from cache import Cache, open_cache  # noqa: E402
-from cache.format.schema import AUDIO_FEATURES  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.batch import Batch, Frames, Sound  # noqa: E402
 from train.data.dataset import Dataset as Loaded  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
+from train.data.fields import audio_of, rate_of  # noqa: E402
 from train.data.reader import pool_steps  # noqa: E402
 from train.fit.loop import Trainer, compute_losses  # noqa: E402
 from train.fit.normalize import normalize  # noqa: E402
@@ -170,7 +170,7 @@ class PlainClips(Dataset[dict[str, Any]]):
 
     def __init__(self, cache: Cache, data: Loaded) -> None:
         self.folder = cache.path / "shards"
-        self.hop_s = cache.config["hop_samples"] / cache.config["sample_rate_hz"]
+        self.clock, self.audio = rate_of(cache), [field.name for field in audio_of(cache)]
         self.entries = [cache.index.clips[clip_id] for clip_id in data.clips.ids]
         self.step_s, self.steps = data.clips.step_s, len(data.clips.step_time_s)
         self.train = data.splits["train"]
@@ -181,12 +181,12 @@ class PlainClips(Dataset[dict[str, Any]]):
     def __getitem__(self, place: int) -> dict[str, Any]:
         entry = self.entries[int(self.train.clip[place])]
         with h5py.File(self.folder / entry.shard, "r") as file:
-            audio = [file[f"audio/{name}"][entry.row] for name in AUDIO_FEATURES]
+            audio = [file[name][entry.row] for name in self.audio]
             maps = file["video/maps"][entry.row].astype(np.float32)
             time_s = file["video/frame_time_s"][entry.row].astype(np.float32)
             steps = file["rows/audio_steps"][entry.row]
         parts = [values[None] for values in audio]
-        pooled, valid = pool_steps(parts, np.array([steps]), self.hop_s, self.step_s, self.steps)
+        pooled, valid = pool_steps(parts, np.array([steps]), self.clock, self.step_s, self.steps)
         return {
             "audio": pooled[0],
             "valid": valid[0],

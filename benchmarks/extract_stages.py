@@ -37,6 +37,7 @@ import extract.features.video
 import extract.media.decode
 import extract.media.files
 import extract.media.frames
+from cache.format.identity import Identity
 from cache.format.shard import Clip, write_shard
 from extract.config import ExtractConfig
 from extract.features.extractor import Extractor, one_thread
@@ -103,7 +104,7 @@ class Clock:
 
 
 def stages_ms(
-    sources: list[MediaSource], identity: dict[str, Any], weights: str, folder: Path, repeats: int
+    sources: list[MediaSource], identity: Identity, weights: str, folder: Path, repeats: int
 ) -> dict[str, float]:
     """Median ms per clip of each stage on one core; "all" is the wall time, wrapped or not."""
     extractor = Extractor(ExtractConfig.of(identity), weights, "cpu")

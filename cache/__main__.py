@@ -175,7 +175,7 @@ def _relabel(arguments: argparse.Namespace) -> int:
         before, told = _labels_before(cache)
         labels = read_annotations(
             arguments.annotations,
-            cache.config["clip_seconds"],
+            cache.clip_seconds,
             DEFAULT_SEED if seed is None else seed,
             before if seed is None else None,
         )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from cache.common.cli import exit_code, printable, say
 from cache.common.errors import CacheError, ConfigError
 from cache.common.settings import command_line
 from cache.common.url import shown
+from cache.format.identity import Identity
 from cache.format.index import Index
 from cache.format.index_file import load_index, save_index
 from cache.format.lock import claimed
@@ -180,7 +181,7 @@ def _put_labels(task: Task, path: Path, known: Labels | None) -> None:
 
 
 def _part(
-    task: Task, identity: dict[str, Any], index: Index, damaged: Collection[str]
+    task: Task, identity: Identity, index: Index, damaged: Collection[str]
 ) -> tuple[Index, bool]:
     """Do a part, beside others that may run at the same time."""
     folder = task.command.cache
@@ -212,7 +213,7 @@ def _stored_labels(folder: Path) -> Labels | None:
         return None
 
 
-def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
+def _work(task: Task, identity: Identity) -> tuple[Index, bool]:
     """Do what is left now that nobody else can write."""
     folder, store = task.command.cache, task.command.store
     interrupted(folder, WORKING)  # what killed runs and parts noted says nothing any more

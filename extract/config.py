@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from cache.common.settings import Settings
+from cache.format.identity import Identity
 
 FEATURE_VERSION = 2
 """Raised whenever the code gives other numbers for the same settings; see CHANGELOG.md."""
@@ -97,7 +97,7 @@ class ExtractConfig(Settings):
         return {**values, "resize_px": self.shorter_side_px, "weights_sha256": weights_sha256}
 
     @classmethod
-    def of(cls, identity: Mapping[str, Any]) -> ExtractConfig:
+    def of(cls, identity: Identity) -> ExtractConfig:
         """The settings that a cache's identity records."""
-        values = {name: v for name, v in identity["config"].items() if name != "weights_sha256"}
+        values = {name: v for name, v in identity.config.items() if name != "weights_sha256"}
         return cls.parse(values, "the cache's settings")

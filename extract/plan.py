@@ -7,15 +7,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from cache import CacheError
 from cache.common.cli import printable
 from cache.format.index import Index
-from cache.format.schema import feature_fields
 from cache.format.shard import Failure
 from cache.labels.annotations import Labels, some
 from extract.config import ExtractConfig
+from extract.features.declare import declare
 from extract.finding import LOOKED_FOR, elsewhere
 from extract.sources import MediaSource
 from extract.work.workers import Workers
@@ -140,10 +138,9 @@ def _missing(plan: Plan, data: Path) -> list[str]:
 
 def bytes_per_clip(config: ExtractConfig) -> int:
     """About how many bytes a clip's row takes."""
-    fields = feature_fields(config.model_dump(mode="json"))
-    arrays = sum(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for spec in fields)
-    frames = config.num_frames if config.modalities != "audio" else 0
-    return arrays + frames * JPEG_BYTES_GUESS
+    declared = declare(config)
+    pictures = declared.pictures.count if declared.pictures else 0
+    return declared.row_bytes + pictures * JPEG_BYTES_GUESS
 
 
 def _existing(folder: Path) -> Path:

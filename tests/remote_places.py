@@ -18,7 +18,6 @@ from cache import Labels, open_cache
 from cache.__main__ import main
 from cache.common.atomic import TEMPORARY
 from cache.format.index_file import save_index
-from cache.format.schema import row_bytes, row_layout
 from cache.format.shard import Failure
 
 LABELS = Labels(
@@ -148,7 +147,7 @@ def row_size(folder: Path, clip_id: str) -> int:
     """What a clip's row takes: arrays and pictures."""
     found = open_cache(folder)
     jpegs = sum(map(len, found.jpegs(clip_id)))
-    return row_bytes(row_layout(found.config)) + jpegs
+    return found.declaration.row_bytes + jpegs
 
 
 def bytes_told(text: str) -> int:

@@ -39,12 +39,12 @@ from cache.format.index import Index
 from cache.format.index_file import load_index
 from cache.format.lock import writer_lock
 from cache.format.row_table import Entry
-from cache.format.schema import feature_fields
 from cache.format.shard import END_OF_TIME_NS, Clip, Failure, write_shard
 from cache.labels.annotations import read_annotations
 from extract.__main__ import main
 from extract.config import ExtractConfig
 from extract.demo.__main__ import DemoClip
+from extract.features.declare import declare
 from extract.finding import find_sources
 from extract.plan import make_plan
 from extract.sources import MediaSource
@@ -205,7 +205,7 @@ class TestPlan:
 
     def test_the_guess_of_bytes_is_near(self, whole: Cache) -> None:
         config = ExtractConfig.of(whole.identity)
-        fields = feature_fields(config.model_dump(mode="json"))
+        fields = declare(config).fields
         arrays = sum(np.zeros(f.shape, f.dtype).nbytes for f in fields)
         guess = extract.plan.bytes_per_clip(config)
         assert guess == arrays + config.num_frames * 9000

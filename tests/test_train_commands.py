@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
 
+from cache.reader import open_cache
 from train import __main__ as cli
 from train.commands import evaluate as commands
 from train.commands import fit as fitting
@@ -142,7 +143,7 @@ def test_a_run_folder_holds_what_it_promises(run, cache_path):
     assert (config.num_classes, config.num_frames) == (3, 8)
     assert str(cache_path) not in (run / runs.CONFIG_FILE).read_text()
     features = json.loads((run / runs.FEATURES_FILE).read_text())
-    assert set(features) == {"fingerprint", "feature_version", "config", "provenance"}
+    assert features == open_cache(cache_path).identity.record()
     result = json.loads((run / "metrics_val.json").read_text())
     assert result["clips_without_features"] == ["clip00004"]
     other = {"gate": "interval", "interval": "gate"}[result["decoding"]]

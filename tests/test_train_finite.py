@@ -12,10 +12,11 @@ from synthetic_cache import CONFIG, labels_for
 from cache import Cache, CacheError, open_cache
 from cache.format import shard
 from cache.format.finite import all_finite
-from cache.format.identity import claim, make_identity
-from cache.format.schema import feature_fields
+from cache.format.identity import Identity, claim
 from cache.format.shard import Clip
 from cache.labels.store import write_labels
+from extract.config import ExtractConfig
+from extract.features.declare import declare
 from train.config import TrainConfig
 from train.data import features, reader
 from train.data.dataset import load_dataset
@@ -31,15 +32,15 @@ CLIPS, BAD = 12, "clip00007"
 def cache_with(folder: Path, name: str, value: float, place: int = 0) -> Cache:
     """A cache of ones in which one number of one clip is `value`."""
     settings = {**CONFIG, **TINY, "audio_profile": "librosa"}
-    fields = feature_fields(settings)
+    declared = declare(ExtractConfig.parse(settings))
     labels = labels_for(CLIPS, 2)
     labels.start_s[:], labels.end_s[:] = 0.0, 2.0
-    identity = make_identity(settings, 1, {"made_by": "test"})
+    identity = Identity(1, settings, declared, {"made_by": "test"})
     claim(folder, identity)
     write_labels(folder, labels)
     made = []
     for clip_id in labels.ids:
-        features = {field.name: np.ones(field.shape, field.dtype) for field in fields}
+        features = {field.name: np.ones(field.shape, field.dtype) for field in declared.fields}
         if clip_id == BAD:
             features[name].reshape(-1)[place] = value
         pictures = [b"\xff\xd8\xff\xd9"] * 2

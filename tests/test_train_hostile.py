@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from small_media import resealed
 from synthetic_cache import labels_for, make_cache
 
 from cache import Cache, open_cache
 from cache.common.errors import AvelError, CacheError, ConfigError
 from cache.common.strict_json import MAX_JSON_BYTES, parse_json
-from cache.format.schema import fingerprint
+from cache.format.identity import Identity
 from cache.labels.store import write_labels
 from extract.config import FEATURE_VERSION, ExtractConfig
+from extract.features.declare import declare
 from extract.features.weights import check_weights
 from extract.one_clip import _like, _weights
 from train import __main__ as cli
@@ -290,18 +292,19 @@ def test_features_json_is_taken_or_refused(run: Path) -> None:
     fuzz(run / "features.json", as_like, 300, 1)
 
 
-def test_features_json_that_was_sealed_anew_is_taken_or_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_features_json_that_was_sealed_anew_is_taken_or_refused(
+    tmp_path: Path, version: int
+) -> None:
     path, rng, taken = tmp_path / "features.json", random.Random(2), 0
-    like = {
-        "config": ExtractConfig().resolved("0" * 64),
-        "provenance": {"weights": "random:0", "python": "3.11"},
-        "fingerprint": "",
-        "feature_version": FEATURE_VERSION,
-    }
+    config, provenance = ExtractConfig(), {"weights": "random:0", "python": "3.11"}
+    like = Identity(
+        FEATURE_VERSION, config.resolved("0" * 64), declare(config), provenance, version
+    ).record()
     for _ in range(400):
         odd = mutate(like, rng)
         with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
-            odd["fingerprint"] = fingerprint(odd["config"], odd["feature_version"])
+            odd = resealed(odd)
         path.write_text(json.dumps(odd))
         with contextlib.suppress(AvelError):
             as_like(path)
@@ -576,7 +579,7 @@ def test_a_rate_that_makes_too_many_steps_is_refused_before_anything_is_read(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "_MAX_STEPS", 16)
-    rate = 16 / cache.config["clip_seconds"]
+    rate = 16 / cache.clip_seconds
     load_features(cache, SMALL.revised(audio_rate_hz=rate), cache.ids, 3)
     with pytest.raises(ConfigError, match=r"audio_rate_hz: .* 17 steps .* expected at most 16;"):
         load_features(cache, SMALL.revised(audio_rate_hz=17 / 16 * rate), cache.ids, 3)

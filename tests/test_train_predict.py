@@ -18,8 +18,9 @@ from small_media import RATE_HZ, SMALL_FLAGS, grey_frames, noise, tone, write_se
 from synthetic_cache import make_cache
 
 from cache import open_cache
+from cache.format import version1
 from cache.format.identity import read_identity
-from cache.format.schema import SPLITS, fingerprint
+from cache.format.schema import SPLITS
 from cache.format.shard import Failure, write_shard
 from extract.__main__ import main as extract
 from extract.demo.__main__ import write_mp4
@@ -164,8 +165,9 @@ def test_features_of_an_older_run_are_of_the_first_version(trained, tmp_path):
     for name in (BEST, "config.json", "features.json"):
         (run / name).write_bytes((trained / "run" / "video" / name).read_bytes())
     features = json.loads((run / "features.json").read_text())
-    assert features.pop("feature_version") == read_identity(trained / "cache")["feature_version"]
-    old = {**features, "fingerprint": fingerprint(features["config"], 1)}
+    assert features.pop("feature_version") == read_identity(trained / "cache").feature_version
+    old = {name: features[name] for name in ("config", "provenance")}
+    old["fingerprint"] = version1.fingerprint(features["config"], 1)
     (run / "features.json").write_text(json.dumps(old))
     found = clip_features.wanted(run)
     assert found["feature_version"] == 1

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +24,7 @@ from cache.common.atomic import noted
 from cache.common.errors import CacheError, MediaError
 from cache.common.plain import read_plain
 from cache.common.settings import canonical_json
+from cache.format.identity import Identity
 from cache.format.index import Index
 from cache.format.schema import MAX_ID_BYTES, SHARD_FOLDER
 from cache.format.shard import Clip, Failure, Written, write_shard
@@ -75,7 +76,7 @@ class ShardJob:
     """
 
     folder: Path
-    identity: dict[str, Any]
+    identity: Identity
     config: ExtractConfig
     weights: str
     device: str
@@ -94,7 +95,7 @@ class ShardJob:
         self._check_worker(sources)
         device = pick_device(self.device, self.config)
         extractor = Extractor(self.config, self.weights, device)
-        if extractor.weights_sha256 != self.identity["config"]["weights_sha256"]:
+        if extractor.weights_sha256 != self.identity.config["weights_sha256"]:
             raise CacheError(
                 f"{_worker()}: the weights {self.weights} are others there than where the "
                 "extraction was started, or changed while it ran"
@@ -120,8 +121,9 @@ class ShardJob:
 
     def write(self, clips: Sequence[Clip], failures: Sequence[Failure]) -> Written:
         """Write a shard to where this job's shards go."""
-        identity = {**self.identity, "provenance": self.identity["provenance"] | versions()}
-        now_ns, made_by = time.time_ns(), canonical_json(identity["provenance"])
+        provenance = {**self.identity.provenance, **versions()}
+        identity = replace(self.identity, provenance=provenance)
+        now_ns, made_by = time.time_ns(), canonical_json(provenance)
         ids = [*(clip.id for clip in clips), *(failure.id for failure in failures)]
         origins = {i: (max(now_ns, self.replaced_ns.get(i, 0) + 1), made_by) for i in ids}
         if not self.store:
@@ -153,10 +155,10 @@ class ShardJob:
 
     def _check_worker(self, sources: Sequence[MediaSource]) -> None:
         """Refuse work whose failures would be this worker's, not the clips'."""
-        if self.identity["feature_version"] != FEATURE_VERSION:
+        if self.identity.feature_version != FEATURE_VERSION:
             raise CacheError(
                 f"{_worker()}: its code computes features of version {FEATURE_VERSION}, expected "
-                f"{self.identity['feature_version']}; install the same release there"
+                f"{self.identity.feature_version}; install the same release there"
             )
         for source in sources[:1]:
             if not source.path.parent.exists():

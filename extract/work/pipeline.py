@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
@@ -16,6 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from cache.common.atomic import remove_leftovers
 from cache.common.cli import printable, say
 from cache.common.progress import Progress
+from cache.format.identity import Identity
 from cache.format.index import Index
 from cache.format.index_file import load_index, save_index
 from extract.config import ExtractConfig
@@ -31,7 +31,7 @@ _SHOWN_NOTES = 12
 def run(
     todo: Sequence[MediaSource],
     folder: Path,
-    identity: dict[str, Any],
+    identity: Identity,
     workers: Workers,
     alone: bool = True,
 ) -> tuple[Index, bool]:

@@ -162,6 +162,7 @@ def _about(cache: Cache, dataset: Dataset, config: TrainConfig) -> About:
         shapes=checkpoint.shapes_as_json(dataset.clips.shapes),
         fingerprint=cache.fingerprint,
         features=cache.config,
+        feature_version=cache.identity.feature_version,
     )
 
 

@@ -21,6 +21,7 @@ from cache.format.schema import SPLITS
 from cache.labels.annotations import Labels
 from train.config import TrainConfig
 from train.data.features import FeatureStore, check_modality, load_features
+from train.data.fields import maps_of
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,12 @@ class Dataset:
 
 def resolve(config: TrainConfig, cache: Cache, classes: Sequence[str] | None) -> TrainConfig:
     """Fill in what the cache decides, and refuse what contradicts it."""
+    check_modality(config, cache)
     facts: dict[str, int] = {}
     if classes is not None:
         facts["num_classes"] = len(classes)
     if config.modality != "audio":
-        facts["num_frames"] = int(cache.config["num_frames"])
+        facts["num_frames"] = maps_of(cache)[0].shape[0]
     for name, found in facts.items():
         asked = getattr(config, name)
         if asked is not None and asked != found:
@@ -149,7 +151,6 @@ def resolve(config: TrainConfig, cache: Cache, classes: Sequence[str] | None) ->
                 f"{name}: the settings say {asked}, the cache {cache.path} has {found}; pass "
                 f"--{flag} {found} (or --{flag} None to take the cache's)"
             )
-    check_modality(config, cache)
     return config.revised(**facts)
 
 
@@ -180,7 +181,7 @@ def load_dataset(
     used = sorted({labels.ids[row] for some in chosen.values() for row in some})
     clips = load_features(cache, config, used, len(labels.classes))
     place = {clip_id: row for row, clip_id in enumerate(used)}
-    ends = np.stack([labels.start_s, labels.end_s], 1) / cache.config["clip_seconds"]
+    ends = np.stack([labels.start_s, labels.end_s], 1) / cache.clip_seconds
 
     def samples(some: npt.NDArray[np.int64]) -> Samples:
         return Samples(

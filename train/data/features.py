@@ -181,7 +181,8 @@ def torch_device(name: str) -> torch.device:
 
 def check_modality(config: TrainConfig, cache: Cache) -> None:
     """Raise ConfigError unless the cache has the streams that the config asks for."""
-    has = cache.config["modalities"]
+    streams = {field.stream for field in cache.fields.values()}
+    has = streams.pop() if len(streams) == 1 else "both"
     if has not in ("both", config.modality):
         raise ConfigError(
             f"modality: {config.modality!r} was asked for, but the cache {cache.path} holds only "

@@ -20,10 +20,11 @@ from torch import Tensor
 from cache import Cache
 from cache.common.cores import cores
 from cache.common.errors import CacheError, ConfigError
+from cache.format.fields import Rate
 from cache.format.finite import all_finite
-from cache.format.schema import AUDIO_FEATURES
 from train.config import TrainConfig
 from train.data.batch import Shapes
+from train.data.fields import audio_of, maps_of, rate_of
 
 Numbers = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -72,7 +73,7 @@ class FeatureReader:
     @classmethod
     def of(cls, cache: Cache, config: TrainConfig, ids: Sequence[str], pin: bool) -> FeatureReader:
         """Of the named clips, in the streams and at the audio rate that the config asks for."""
-        clip_seconds = float(cache.config["clip_seconds"])
+        clip_seconds = cache.clip_seconds
         steps = max(1, round(clip_seconds * config.audio_rate_hz))
         if steps > _MAX_STEPS:  # attention takes their square in memory
             raise ConfigError(
@@ -87,19 +88,18 @@ class FeatureReader:
     @property
     def frames(self) -> int:
         """F, frames of a clip; 0 where no video is read."""
-        return int(self.cache.fields["video/maps"].shape[0]) if "video" in self.streams else 0
+        return maps_of(self.cache)[0].shape[0] if "video" in self.streams else 0
 
     def shapes(self, classes: int) -> Shapes:
         """What a model must know of these features; 0 for a stream that is not read."""
-        fields = self.cache.fields
-        audio = [f"audio/{name}" for name in AUDIO_FEATURES] if "audio" in self.streams else []
-        video = fields["video/maps"].shape if "video" in self.streams else (0, 0, 0, 0)
+        audio = audio_of(self.cache) if "audio" in self.streams else []
+        video = maps_of(self.cache)[0].shape if "video" in self.streams else (0, 0, 0, 0)
         return Shapes(
-            audio_features=2 * sum(fields[name].shape[1] for name in audio),
+            audio_features=2 * sum(field.shape[1] for field in audio),
             map_channels=video[1],
             cells=video[2],
             classes=classes,
-            clip_seconds=float(self.cache.config["clip_seconds"]),
+            clip_seconds=self.cache.clip_seconds,
         )
 
     def parts(self, clips: Numbers) -> list[Numbers]:
@@ -130,13 +130,18 @@ class FeatureReader:
                 for one in waiting:
                     one.cancel()
 
+    def _video(self) -> list[str]:
+        """The fields of the maps and of their times."""
+        maps, times = maps_of(self.cache)
+        return [maps.name, times]
+
     def _fetch(self, clips: Numbers, streams: frozenset[str]) -> Arrays:
         if self.kept is not None:
             if clips.tobytes() in self.kept:
                 return {}
             streams = self.streams
-        audio = [f"audio/{name}" for name in AUDIO_FEATURES] if "audio" in streams else []
-        video = ["video/maps", "video/frame_time_s"] if "video" in streams else []
+        audio = [field.name for field in audio_of(self.cache)] if "audio" in streams else []
+        video = self._video() if "video" in streams else []
         names = [*audio, *video, "rows/valid_s", "rows/audio_steps"]
         ((_, arrays),) = self.cache.by_shard(names, self.rows[clips])
         for name in (*video, "rows/valid_s"):
@@ -164,20 +169,19 @@ class FeatureReader:
 
     def _decoded(self, clips: Numbers, arrays: Arrays) -> Part:
         audio = video = None
-        sound = [arrays[f"audio/{n}"] for n in AUDIO_FEATURES if f"audio/{n}" in arrays]
+        sound = [array for name, array in arrays.items() if name.startswith("audio/")]
         if sound:
-            config = self.cache.config
-            hop_s = config["hop_samples"] / config["sample_rate_hz"]
             pooled, valid = pool_steps(
-                sound, arrays["rows/audio_steps"], hop_s, self.step_s, self.steps
+                sound, arrays["rows/audio_steps"], rate_of(self.cache), self.step_s, self.steps
             )
             finite = pooled.isfinite().all(dim=2).all(dim=1).numpy()
             self._check(clips, finite, "the mean of its sound's features (or they are too large)")
             audio = self._pinned(pooled), self._pinned(valid)
-        if "video/maps" in arrays:
-            time_s = arrays["video/frame_time_s"].astype(np.float32)
+        maps_name, times_name = self._video() if "video" in self.streams else ("", "")
+        if maps_name in arrays:
+            time_s = arrays[times_name].astype(np.float32)
             span_s = (arrays["rows/valid_s"] / time_s.shape[1]).astype(np.float32)
-            maps, times, spans = map(torch.from_numpy, (arrays["video/maps"], time_s, span_s))
+            maps, times, spans = map(torch.from_numpy, (arrays[maps_name], time_s, span_s))
             video = self._pinned(maps), self._pinned(times), self._pinned(spans)
         return Part(audio, video)
 
@@ -189,19 +193,20 @@ class FeatureReader:
 def pool_steps(
     features: Sequence[npt.NDArray[Any]],
     steps: npt.NDArray[Any],
-    hop_s: float,
+    clock: Rate,
     window_s: float,
     windows: int,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the valid steps in each window of `window_s` seconds.
 
-    Each of `features` is (n, steps, D_i), of which step k is at k × hop_s and is valid where
-    k < steps[n]. Returns the means of all, then the deviations of all: (n, windows, 2 ΣD) float32,
-    zero in windows without a valid step, not finite where one of its valid steps is not; and which
-    windows have one, (n, windows) bool.
+    Each of `features` is (n, steps, D_i); `clock` says when its steps are, and step k is valid
+    where k < steps[n]. Returns the means of all, then the deviations of all: (n, windows, 2 ΣD)
+    float32, zero in windows without a valid step, not finite where one of its valid steps is not;
+    and which windows have one, (n, windows) bool.
     """
     total = features[0].shape[1]
-    window = np.minimum((np.arange(total) * hop_s / window_s).astype(np.int64), windows - 1)
+    time_s = clock.first_s + np.arange(total) * (1 / clock.rate_hz)
+    window = np.clip((time_s / window_s).astype(np.int64), 0, windows - 1)
     ends = np.searchsorted(window, np.arange(windows), side="right")
     begins = np.concatenate([[0], ends[:-1]])
     spans = list(zip(begins.tolist(), ends.tolist(), strict=True))

@@ -80,7 +80,7 @@ def unseen_notes(cache: Cache, unseen: Mapping[str, float | None]) -> list[str]:
 
     And one for the clips that have no features, since they get no answer.
     """
-    clip_seconds = cache.config["clip_seconds"]
+    clip_seconds = cache.clip_seconds
     much = sorted(
         (clip_id for clip_id, value in unseen.items() if (value or 0.0) >= _WORTH_TELLING_S),
         key=lambda clip_id: -(unseen[clip_id] or 0.0),

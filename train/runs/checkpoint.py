@@ -57,6 +57,8 @@ class About(Settings):
     """Fingerprint of the cache that it was trained on."""
     features: dict[str, Any]
     """The cache's resolved extraction settings."""
+    feature_version: int | None = None
+    """Version of the code that computed its features; None in runs of earlier releases."""
     epoch: int = Field(default=0, ge=0)
     """Epochs trained when this was saved."""
     score: float | None = None

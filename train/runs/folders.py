@@ -176,12 +176,7 @@ def write_json(path: Path, value: object) -> None:
 
 def features_of(cache: Cache) -> dict[str, Any]:
     """What `features.json` holds: how a clip must be extracted to suit this run."""
-    return {
-        "fingerprint": cache.fingerprint,
-        "feature_version": cache.identity["feature_version"],
-        "config": cache.config,
-        "provenance": cache.provenance,
-    }
+    return cache.identity.record()
 
 
 def read_result(place: Path, split: str) -> dict[str, Any]:
