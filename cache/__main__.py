@@ -11,7 +11,7 @@ from pathlib import Path
 from cache.check.info import describe, facts_of
 from cache.check.repair import repair
 from cache.check.verify import verify, write_record
-from cache.common.cli import Parser, exit_code, printable, say
+from cache.common.cli import Parser, exit_code, say
 from cache.common.errors import CacheError
 from cache.common.progress import Progress
 from cache.common.url import local_path
@@ -116,7 +116,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     with Progress(total, "B", "verify", _QUIET_S) as progress:
         report = verify(path, progress.add)
     for problem in report.problems:
-        say(printable(problem))
+        say(problem, one_line=True)
     state = "damaged" if report.problems else "whole"
     say(f"{path}: {state}; {report.clips} clips in {report.shards} shards checked")
     if report.damaged_ids and not path.is_file():
@@ -141,11 +141,11 @@ def _repair(arguments: argparse.Namespace) -> int:
     with writer_lock(folder):
         told, index = repair(folder, identity, report.damaged)
         for sentence in told:
-            say(printable(sentence))
+            say(sentence, one_line=True)
     after = verify(folder)  # from the disk: what was repaired is to be proved
     write_record(folder, after)
     for problem in after.problems:
-        say(printable(problem))
+        say(problem, one_line=True)
     lost = [i for i, failure in index.failures.items() if failure.stage == DAMAGED]
     unknown = f", and those of {len(report.unknown)} shard(s), which nobody knows"
     say(

@@ -26,7 +26,7 @@ from cache.format.rows import RowFile, proved_clips, read_jpegs
 from cache.format.schema import SHARD_FOLDER
 from cache.format.shard import Clip, Origin
 from cache.labels.annotations import Labels
-from cache.labels.store import read_history, read_labels
+from cache.labels.store import read_label_history, read_labels
 from cache.pack_file import read_pack, read_pack_labels
 
 Array = npt.NDArray[Any]
@@ -104,7 +104,7 @@ class Cache:
 
     def label_history(self) -> list[dict[str, Any]]:
         """The label tables that these labels replaced, oldest first."""
-        return read_pack_labels(self.path)[1] if self.packed else read_history(self.path)
+        return read_pack_labels(self.path)[1] if self.packed else read_label_history(self.path)
 
     def read(self, name: str, rows: Rows | None = None) -> Array:
         """A dataset for the given clips (default: all): (len(rows), …), in the order asked.

@@ -11,7 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from cache.check.repair import damaged_shards, repair, without
-from cache.common.cli import exit_code, printable, say
+from cache.common.cli import exit_code, say
 from cache.common.errors import CacheError, ConfigError
 from cache.common.settings import command_line
 from cache.common.url import shown
@@ -245,9 +245,9 @@ def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int
     """Say how it ended; returns the exit code."""
     for failure in list(plan.failed.values())[:10]:
         failed = f"failed    {failure.id} ({failure.stage}): {failure.message}"
-        say(printable(failed), error=True)
+        say(failed, error=True, one_line=True)
     for problem in index.damaged.values():
-        say(printable(f"damaged   {problem}"), error=True)
+        say(f"damaged   {problem}", error=True, one_line=True)
     lost = len(plan.failed) + len(plan.missing)
     say(
         f"finished  {len(plan.done)} of {len(plan.wanted)} clips in {command.cache}; "

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache.common.cli import Parser, printable, say
+from cache.common.cli import Parser, say
 from cache.common.errors import ConfigError
 from cache.common.strict_json import read_json
 from cache.format.identity import Identity, config_differences
@@ -58,7 +58,7 @@ def one_clip(argv: Sequence[str]) -> int:
     if source.id in index.failures:
         needed = _NEEDS[config.modalities]
         problem = f"{index.failures[source.id].message} (needed here: {needed})"
-        say(printable(f"error: {problem}"), error=True)
+        say(f"error: {problem}", error=True, one_line=True)
         return 2
     return 0 if finished else 130
 
@@ -91,7 +91,7 @@ def _source(file: Path, modalities: str) -> MediaSource:
     except OSError as error:
         raise ConfigError(f"{file}: can't be looked at ({error.strerror})") from None
     if source.id not in (file.stem, file.absolute().name):
-        say(printable(f"note      {file}: called {source.id} in the cache"))
+        say(f"note      {file}: called {source.id} in the cache", one_line=True)
     return source
 
 

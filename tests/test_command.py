@@ -125,6 +125,8 @@ class TestEscapes:
     def test_say_keeps_line_ends_alone(self, capsys: Capture) -> None:
         say(f"one\ntwo{EVIL}\n\tthree")
         assert capsys.readouterr().out == f"one\ntwo{printable(EVIL)}\n?three\n"
+        say(f"one\ntwo{EVIL}", one_line=True)
+        assert capsys.readouterr().out == f"one?two{printable(EVIL)}\n"
 
     def test_of_errors(self, capsys: Capture) -> None:
         def fail() -> int:

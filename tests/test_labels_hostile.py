@@ -24,7 +24,7 @@ from cache.labels.store import (
     MAX_CLASSES,
     MAX_EVENTS,
     labels_sha256,
-    read_history,
+    read_label_history,
     read_labels,
     write_labels,
 )
@@ -106,14 +106,14 @@ class TestMemory:
     @pytest.mark.parametrize("item", [b"{},", b"[],", b'"",', b"1,"])
     def test_a_long_history(self, tiny: TinyCache, item: bytes) -> None:
         bend(tiny, lambda file: put_history(file, b"[" + item * 8_000_000 + b"0]"))
-        text, grown = grown_by_mb(tiny, "read_history")
+        text, grown = grown_by_mb(tiny, "read_label_history")
         assert "labels.h5: a history of" in text
         assert grown < 30
 
     @pytest.mark.parametrize("item", [b"{},", b"[],", b'"",', b"1,"])
     def test_a_history_just_short_enough(self, tiny: TinyCache, item: bytes) -> None:
         bend(tiny, lambda file: put_history(file, b"[" + item * 250_000 + b"0]"))
-        text, grown = grown_by_mb(tiny, "read_history")
+        text, grown = grown_by_mb(tiny, "read_label_history")
         assert "labels.h5: history_json" in text
         assert grown < 60
 
@@ -216,7 +216,7 @@ def test_what_no_table_says(
 def test_what_no_history_says(tiny: TinyCache, history: Any) -> None:
     bend(tiny, lambda file: put_history(file, json.dumps(history).encode()))
     with pytest.raises(CacheError, match=r"labels\.h5: .*history"):
-        read_history(tiny.folder)
+        read_label_history(tiny.folder)
     assert read_labels(tiny.folder) is not None
 
 
@@ -271,6 +271,6 @@ def test_a_long_history_stays_readable(tiny: TinyCache) -> None:
     for number in range(HISTORY_ENTRIES + 3):
         source = f"{number} " + "é" * 5_000
         write_labels(tiny.folder, Labels(**{**vars(LABELS), "source": source}))
-    history = read_history(tiny.folder)
+    history = read_label_history(tiny.folder)
     assert len(history) == HISTORY_ENTRIES
     assert history[-1]["source"].startswith(f"{HISTORY_ENTRIES + 1} ")

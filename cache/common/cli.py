@@ -55,13 +55,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def say(text: str, error: bool = False) -> None:
+def say(text: str, error: bool = False, one_line: bool = False) -> None:
     """Print text that may hold words from files: the one way in which a terminal hears of them.
 
-    Line ends stay; whatever else could steer a terminal becomes "?"; passwords and tokens in
-    addresses are hidden. With `error`, to stderr, where what can't be said stops no work.
+    Line ends stay, but with `one_line`; whatever else could steer a terminal becomes "?";
+    passwords and tokens in addresses are hidden. With `error`, to stderr, where what can't be said
+    stops no work.
     """
-    line = hidden(printable(text, keep="\n"))
+    line = hidden(printable(text, keep="" if one_line else "\n"))
     if not error:
         print(line, flush=True)
         return

@@ -85,7 +85,7 @@ def plain_dataset(file: h5py.File, name: str, chunked: bool = False) -> h5py.Dat
     return dataset
 
 
-def room(path: Path) -> int:
+def claimable_bytes(path: Path) -> int:
     """How many bytes a file's tables may claim together.
 
     A file with holes may claim any size and take none: a few times what it takes on the disk will
@@ -97,10 +97,10 @@ def room(path: Path) -> int:
 
 
 def whole(dataset: h5py.Dataset) -> npt.NDArray[Any]:
-    """All values of a table, which must not be larger than any table or than `room` allows."""
+    """All values of a table, no larger than any table is, nor than `claimable_bytes` allows."""
     path = Path(dataset.file.filename)
     with reading(path, str(dataset.name)):
-        if dataset.nbytes > min(MAX_TABLE_BYTES, room(path)):
+        if dataset.nbytes > min(MAX_TABLE_BYTES, claimable_bytes(path)):
             raise CacheError(f"{path}: {dataset.name} claims {dataset.nbytes:,} bytes; refused")
         values: npt.NDArray[Any] = dataset[()]
     return values

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from cache.common.errors import CacheError
 from cache.common.plain import (
+    claimable_bytes,
     open_hdf5,
     plain_dataset,
     read_attribute,
     reading,
-    room,
     whole,
 )
 from cache.common.strict_json import loads
@@ -162,7 +162,7 @@ class Shard:
         """
         shape = self.checked(name, None, None).shape
         count = shape[0] if shape else 0
-        if count * bytes_each > room(self.path) + 64 * bytes_each:
+        if count * bytes_each > claimable_bytes(self.path) + 64 * bytes_each:
             raise CacheError(f"{self.path}: {name} claims {count:,} entries; refused")
         return int(count)
 

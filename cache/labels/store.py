@@ -83,7 +83,7 @@ def read_labels(folder: Path) -> Labels | None:
         raise CacheError(f"{error}; write the labels anew: `make features`, or relabel") from None
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
+def read_label_history(folder: Path) -> list[dict[str, Any]]:
     """The label tables that stood here before, oldest first: sha256, source, events, until."""
     path = folder / LABELS_FILE
     if not path.exists():
@@ -176,7 +176,7 @@ def labels_sha256(labels: Labels) -> str:
 def _history_after(folder: Path, labels: Labels) -> list[dict[str, Any]]:
     try:
         before = read_labels(folder)
-        history = read_history(folder)
+        history = read_label_history(folder)
     except CacheError:
         return []  # damaged: nothing in it can be trusted
     if before is None or labels_sha256(before) == labels_sha256(labels):

@@ -13,7 +13,7 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cache.common.atomic import remove_leftovers
-from cache.common.cli import printable, say
+from cache.common.cli import say
 from cache.common.progress import Progress
 from cache.format.identity import Identity
 from cache.format.index import Index
@@ -139,7 +139,7 @@ class Tally:
         Of either as many as fit a screen.
         """
         for note in self.notes[:_SHOWN_NOTES]:
-            say(printable(f"note      {note}"))
+            say(f"note      {note}", one_line=True)
         if len(self.notes) > _SHOWN_NOTES:
             say(f"note      and {len(self.notes) - _SHOWN_NOTES} more clips with such notes")
         rates = sorted((c / max(s, 1e-9), name, c) for name, (c, s) in self.workers.items())
