@@ -17,7 +17,7 @@ from cache.reader import Cache, open_cache
 from cache.remote.cache import RemoteCache
 from cache.remote.store import Remote
 from cache.share.diff import describe_difference, difference
-from extract.work.job import WORKING
+from extract.work.guard import WORKING
 
 Digests = dict[Path, str]
 

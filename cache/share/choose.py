@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from cache.common.errors import CacheError
 from cache.format.names import one_form
 from cache.format.row_table import Member, row_members, rows_by_file
-from cache.format.shard import Failure, Origin
+from cache.format.shard import SHARD_CLIPS, Failure, Origin
 from cache.reader import Cache
-
-SHARD_CLIPS = 32
 
 
 @dataclass
