@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from cache.check.repair import damaged_shards, repair, without
 from cache.common.cli import exit_code, say
+from cache.common.cores import cores
 from cache.common.errors import CacheError, ConfigError
 from cache.common.settings import command_line
 from cache.common.url import shown
@@ -26,11 +27,10 @@ from extract.features.weights import check_weights
 from extract.finding import find_annotations, find_sources
 from extract.identity import identity_for
 from extract.one_clip import one_clip
-from extract.plan import Plan, describe_plan, make_plan
+from extract.plan import Plan, describe_plan, ids_of_part, make_plan, parse_part
 from extract.sources import MediaSource
-from extract.work.job import WORKING, interrupted
-from extract.work.part import ids_of_part, parse_part
-from extract.work.workers import Workers, jobs_here, pick_device
+from extract.work.guard import WORKING, interrupted
+from extract.work.job import Workers, pick_device
 
 
 class Command(ExtractConfig):
@@ -86,12 +86,12 @@ class Command(ExtractConfig):
             {name: getattr(self, name) for name in ExtractConfig.model_fields}
         )
 
-    def workers(self, needed: bool) -> Workers:
+    def workers(self, extracting: bool) -> Workers:
         """Who extracts; the workers of a cluster choose their devices themselves."""
-        device: str = self.device if self.dask else "not needed"
-        if needed and not self.dask:
-            device = pick_device(self.device, self.features)
-        jobs = jobs_here(self.jobs)
+        device: str = self.device
+        if extracting and not self.dask:
+            device = pick_device(device, self.features)
+        jobs = self.jobs or cores()
         return Workers(self.weights, device, jobs, self.stall_seconds, self.dask, self.store)
 
     @model_validator(mode="after")

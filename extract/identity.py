@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from cache.format.identity import IDENTITY_FILE, Identity, read_identity, refusa
 from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.features.declare import declare
 from extract.features.weights import known_digest, weights_file_sha256
-from extract.work.job import versions
+
+LIBRARIES = ("torch", "torchvision", "librosa", "cv2", "av", "soundfile", "soxr")
 
 
 def identity_for(folder: Path, weights: str, config: ExtractConfig) -> Identity:
@@ -45,3 +48,12 @@ def load_digest(backbone: str, weights: str) -> str:
 def provenance(weights: str, weights_file_sha256: str) -> dict[str, Any]:
     """What made the features, for people: not part of the fingerprint."""
     return {"weights": weights, "weights_file_sha256": weights_file_sha256, **versions()}
+
+
+def versions() -> dict[str, str]:
+    """What this process computes with, for people: not part of the fingerprint."""
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        **{name: import_module(name).__version__ for name in LIBRARIES},
+    }

@@ -15,7 +15,7 @@ from extract.config import ExtractConfig
 from extract.features.weights import check_weights
 from extract.identity import load_digest, new_identity
 from extract.sources import MediaSource, file_source, picture_files
-from extract.work.workers import Workers, pick_device
+from extract.work.job import Workers, pick_device
 
 _NO_WEIGHTS = "imagenet"  # what a cache without video names; no network is loaded for it
 _NEEDS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import shutil
@@ -29,9 +28,9 @@ from cache.format.lock import part_lock, writer_lock
 from cache.format.shard import Clip
 from extract.__main__ import main
 from extract.features.extractor import Extractor
+from extract.plan import ids_of_part, parse_part
 from extract.sources import MediaSource
-from extract.work.job import Patience
-from extract.work.part import ids_of_part, parse_part
+from extract.work.guard import Patience
 
 ROOT = Path(__file__).parent.parent
 CLIPS = 24
@@ -223,8 +222,7 @@ class TestRefusals:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.setattr("extract.work.cluster.CONNECT_S", 1)
-        with pytest.warns() if False else contextlib.nullcontext():
-            code = main(arguments(data, tmp_path / "cache", "--dask", "tcp://127.0.0.1:9"))
+        code = main(arguments(data, tmp_path / "cache", "--dask", "tcp://127.0.0.1:9"))
         assert code == 2
         assert "no scheduler answers there" in capsys.readouterr().err
 

@@ -48,7 +48,7 @@ from extract.features.declare import declare
 from extract.finding import find_sources
 from extract.plan import make_plan
 from extract.sources import MediaSource
-from extract.work.job import Done, ShardJob
+from extract.work.job import Done, ShardJob, Workers
 
 ROOT = Path(__file__).parent.parent
 CLIPS = 8
@@ -440,19 +440,19 @@ def test_one_process_compiles_librosa_before_the_workers_start(
 ) -> None:
     order: list[str] = []
     monkeypatch.setattr(extract.features.audio, "warm_up", lambda config: order.append("warm up"))
-    shards = extract.work.pipeline._all_shards
+    parallel = extract.work.pipeline._parallel
 
-    def first_shard(job: ShardJob, todo: list[MediaSource], jobs: int) -> Iterator[Done]:
+    def start(job: ShardJob, groups: list[list[MediaSource]], jobs: int) -> Iterator[Done]:
         order.append("workers")
-        return shards(job, todo, jobs)
+        return parallel(job, groups, jobs)
 
-    monkeypatch.setattr(extract.work.pipeline, "_all_shards", first_shard)
+    monkeypatch.setattr(extract.work.pipeline, "_parallel", start)
     assert run()[0] == 0
     assert order == ["warm up", "workers"]
 
 
 def test_after_a_dead_worker_an_older_failure_is_no_result() -> None:
-    job = ShardJob(Path(), {}, ExtractConfig(), "random:0", "cpu", attempts={"a": 1})
+    job = ShardJob(Path(), {}, ExtractConfig(), Workers("random:0"), attempts={"a": 1})
     source = MediaSource("a", size=5, mtime_ns=7)
     index = Index({})
     index.clips = {}

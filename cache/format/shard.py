@@ -40,6 +40,8 @@ from cache.format.schema import (
 from cache.format.sealed import hdf5_image
 
 Array = npt.NDArray[Any]
+SHARD_CLIPS = 32
+"""Clips that a shard is meant to hold, at most."""
 END_OF_TIME_NS = 2**62
 """No row or failure is made as late as this (in the year 2116): what says so is refused."""
 Origin = tuple[int, str]

@@ -19,10 +19,8 @@ from cache.common.errors import CacheError
 from cache.format.identity import Identity, refusal
 from cache.format.names import one_form
 from cache.format.row_table import RowPlace, row_members
-from cache.format.shard import Clip, Failure, Origin, Written, write_shard
+from cache.format.shard import SHARD_CLIPS, Clip, Failure, Origin, Written, write_shard
 from cache.reader import Cache
-
-SHARD_CLIPS = 32
 
 
 class WholeShard(NamedTuple):
