@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,10 +10,9 @@ from pathlib import Path
 from cache.check.info import describe, facts_of
 from cache.check.repair import damaged_shards, repair
 from cache.check.verify import verify, write_record
-from cache.common.cli import Parser, exit_code, printable, say
+from cache.common.cli import Options, Parser, count, exit_code, local_path, printable, say
 from cache.common.errors import CacheError
 from cache.common.progress import Progress
-from cache.common.url import local_path
 from cache.format.identity import read_identity
 from cache.format.index import shard_files
 from cache.format.index_file import load_index
@@ -50,17 +48,16 @@ def _run(argv: Sequence[str] | None) -> int:
     return int(arguments.run(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m cache",
         description="Look at a feature cache, prove that it is whole, join, hand over, relabel it.",
         epilog=_EPILOG,
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def command(name: str, text: str) -> Parser:
+        return commands.add_parser(name, help=text, description=text)
 
     _add_looking(
         command("info", "what is in it, on one screen: size, origin, labels, health"), _info
@@ -75,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("a", type=local_path, metavar="A")
     _add_looking(one, _diff, name="B")
     one.add_argument(
-        "--limit", type=_count, default=10, help="clips shown of each kind (default 10)"
+        "--limit", type=count, default=10, help="clips shown of each kind (default 10)"
     )
     one = command("merge", "join caches made with the same settings into one folder")
     one.add_argument("sources", type=local_path, nargs="+", metavar="CACHE")
@@ -115,28 +112,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, found {text!r}")
-    return int(text)
-
-
-def _add_looking(
-    command: argparse.ArgumentParser, run: object, name: str = "CACHE", json_too: bool = True
-) -> None:
+def _add_looking(command: Parser, run: object, name: str = "CACHE", json_too: bool = True) -> None:
     command.add_argument("cache", type=local_path, metavar=name)
     if json_too:
         command.add_argument("--json", action="store_true", help="all of it as JSON, for scripts")
     command.set_defaults(run=run)
 
 
-def _info(arguments: argparse.Namespace) -> int:
+def _info(arguments: Options) -> int:
     cache = open_cache(arguments.cache)
     say(json.dumps(facts_of(cache), indent=2) if arguments.json else describe(cache))
     return 0
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def _verify(arguments: Options) -> int:
     path: Path = arguments.cache
     total = path.stat().st_size if path.is_file() else sum(shard_files(path).values())
     with Progress(total, "B", "verify", _QUIET_S) as progress:
@@ -157,7 +146,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 1 if report.problems else 0
 
 
-def _repair(arguments: argparse.Namespace) -> int:
+def _repair(arguments: Options) -> int:
     folder: Path = arguments.cache
     if folder.is_file():
         raise CacheError(f"{folder}: a packed file is never changed; get it anew from its maker")
@@ -182,7 +171,7 @@ def _repair(arguments: argparse.Namespace) -> int:
     return 1 if lost or report.unknown or after.problems else 0
 
 
-def _diff(arguments: argparse.Namespace) -> int:
+def _diff(arguments: Options) -> int:
     found = difference(open_cache(arguments.a), open_cache(arguments.cache))
     if arguments.json:
         say(json.dumps(asdict(found), indent=2))
@@ -191,11 +180,11 @@ def _diff(arguments: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
-def _merge(arguments: argparse.Namespace) -> int:
+def _merge(arguments: Options) -> int:
     return _join(arguments.sources, arguments.into, arguments.prefer, "merge")
 
 
-def _unpack(arguments: argparse.Namespace) -> int:
+def _unpack(arguments: Options) -> int:
     if not arguments.file.is_file():
         raise CacheError(f"{arguments.file}: no such file; expected one that `pack` wrote")
     return _join([arguments.file], arguments.folder, None, "unpack")
@@ -215,7 +204,7 @@ def _join(sources: list[Path], into: Path, prefer: str | None, title: str) -> in
     return 0
 
 
-def _pack(arguments: argparse.Namespace) -> int:
+def _pack(arguments: Options) -> int:
     cache = open_cache(arguments.cache)
     with Progress(len(cache), "clip", "pack", _QUIET_S) as progress:
         size = pack(cache, arguments.file, arguments.compress, progress.add)
@@ -223,7 +212,7 @@ def _pack(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _relabel(arguments: argparse.Namespace) -> int:
+def _relabel(arguments: Options) -> int:
     folder: Path = arguments.folder
     if folder.is_file():
         raise CacheError(

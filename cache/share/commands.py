@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.common.cli import say
+from cache.common.cli import Options, Parser, local_path, say
 from cache.common.errors import CacheError
 from cache.common.progress import Progress
-from cache.common.url import local_path
 from cache.reader import open_cache
 from cache.remote.cache import RemoteCache
 from cache.remote.store import Remote
@@ -23,7 +21,7 @@ _URL = (
 )
 
 
-def add_transfer_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_transfer_commands(command: Callable[[str, str], Parser]) -> None:
     """Add `push` and `pull`."""
     one = command("push", "send what the cache at URL lacks, shard by shard, proved on arrival")
     one.add_argument("cache", type=local_path, metavar="FOLDER")
@@ -57,7 +55,7 @@ def add_transfer_commands(command: Callable[[str, str], argparse.ArgumentParser]
     one.set_defaults(run=_pull)
 
 
-def _add_common(command: argparse.ArgumentParser) -> None:
+def _add_common(command: Parser) -> None:
     command.add_argument(
         "--prefer",
         choices=("here", "there", "newest"),
@@ -69,7 +67,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _push(arguments: argparse.Namespace) -> int:
+def _push(arguments: Options) -> int:
     cache = open_cache(arguments.cache)
     options = PushOptions(arguments.prefer, _jobs(arguments), not arguments.no_read_back)
     with RemoteCache(Remote(arguments.url)) as there:
@@ -83,7 +81,7 @@ def _push(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _pull(arguments: argparse.Namespace) -> int:
+def _pull(arguments: Options) -> int:
     only = tuple(name.strip() for name in arguments.only.split(",")) if arguments.only else ()
     ids = _ids(arguments.ids) if arguments.ids else None
     options = PullOptions(only, ids, arguments.prefer, _jobs(arguments))
@@ -99,7 +97,7 @@ def _pull(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _jobs(arguments: argparse.Namespace) -> int:
+def _jobs(arguments: Options) -> int:
     if not 1 <= arguments.jobs <= 64:
         raise CacheError(f"--jobs: expected 1 to 64, found {arguments.jobs}")
     return int(arguments.jobs)
