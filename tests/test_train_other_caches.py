@@ -13,20 +13,21 @@ from tiny_runs import FLAGS, TINY, copied, score, tiny_labels
 from cache.common.errors import AvelError, CacheError
 from cache.labels.store import write_labels
 from train import __main__ as cli
-from train.commands import evaluate as commands
+from train.commands.evaluate import evaluate_run
+from train.commands.report import report
 from train.report import plots
 from train.runs import evaluate
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread", "few_pictures")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, few_pictures):
+def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     make_cache(folder / "cache", labels=tiny_labels(), **TINY)
     words = ["fit", "--cache", str(folder / "cache"), "--run", str(folder / "run"), *FLAGS]
     assert cli.main(words) == 0
-    commands.evaluate_run(folder / "run", folder / "cache", "test", pictures=0)
+    evaluate_run(folder / "run", folder / "cache", "test", pictures=0)
     return folder
 
 
@@ -197,7 +198,7 @@ def test_report_tells_of_each_run_what_was_seen(made, cache, tmp_path, capsys):
     assert "one, without 1 seen" in shown
     path = tmp_path / "one" / "metrics_test.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "code": "0" * 16}))
-    commands.report([tmp_path / "one", tmp_path / "two"], "test")
+    report([tmp_path / "one", tmp_path / "two"], "test")
     assert "not all were scored by the same code" in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from synthetic_cache import labels_for
 
-from train.commands import evaluate as commands
+from train.commands.evaluate import evaluate_run
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 FLAGS = [
@@ -28,4 +28,4 @@ def copied(folder, into):
 
 def score(run, cache, split="test"):
     """The result of the first model of a run on a split, without pictures."""
-    return commands.evaluate_run(run, cache, split, pictures=0)[0]
+    return evaluate_run(run, cache, split, pictures=0)[0]

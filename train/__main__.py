@@ -69,9 +69,9 @@ def fit(argv: Sequence[str]) -> None:
     config = _fit_config(parser, options, seeds)
     if options.cache is None:
         parser.error("the following arguments are required: --cache")
-    from train.commands import fit as fitting
+    from train.commands.fit import fit
 
-    fitting.fit(
+    fit(
         options.cache,
         options.run,
         config,
@@ -138,11 +138,10 @@ def evaluate(argv: Sequence[str]) -> None:
     parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
     _pictures(parser)
     options = parser.parse_args(argv)
-    from train.commands import evaluate as commands
-    from train.runs import folders as runs
+    from train.commands.evaluate import evaluate_run
 
-    commands.evaluate_run(
-        options.run or runs.newest_run(),
+    evaluate_run(
+        options.run,
         options.cache,
         options.split,
         device=options.device,
@@ -162,11 +161,10 @@ def predict(argv: Sequence[str]) -> None:
     parser.add_argument("--pictures", type=count, help="clips to draw (default: all)")
     parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
     options = parser.parse_args(argv)
-    from train.commands import evaluate as commands
-    from train.runs import folders as runs
+    from train.commands.predict import predict_cache
 
-    commands.predict_cache(
-        options.run or runs.newest_run(),
+    predict_cache(
+        options.run,
         options.cache,
         out=options.out,
         device=options.device,
@@ -184,11 +182,10 @@ def features(argv: Sequence[str]) -> None:
     parser.add_argument("--run", type=folder, help=_RUN)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(argv)
-    from train.runs import clip_features
-    from train.runs import folders as runs
+    from train.runs import clip_features, folders
 
-    run = options.run or runs.newest_run()
-    runs.write_json(options.out, clip_features.wanted(run))
+    run = options.run or folders.newest_run()
+    folders.write_json(options.out, clip_features.wanted(run))
     if sys.stdout.isatty():
         say(str(run))
     else:  # a program reads it, and needs its very bytes
@@ -203,9 +200,9 @@ def report(argv: Sequence[str]) -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="runs, or folders of seeds")
     _split(parser)
     options = parser.parse_args(argv)
-    from train.commands import evaluate as commands
+    from train.commands.report import report
 
-    say(commands.report(options.runs, options.split))
+    say(report(options.runs, options.split))
 
 
 def _split(parser: Parser) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from train.runs import folders as runs
 from train.runs.checkpoint import About
 from train.runs.code import digests, one_digest
 from train.runs.record import Record, seen
-from train.score.metrics import Events, Predictions, Scores, confusion
+from train.runs.trained import Answer
+from train.score.metrics import Events, Scores, confusion
 from train.score.predict import events
 from train.score.summary import baselines, per_class, score
 
@@ -35,8 +35,7 @@ Row = dict[str, str | float]
 
 
 def evaluate(
-    guesses: Mapping[str, Predictions],
-    decoding: str,
+    answer: Answer,
     about: About,
     dataset: Dataset,
     split: str,
@@ -44,15 +43,14 @@ def evaluate(
 ) -> Result:
     """Scores of a split (finite numbers or None) with everything needed to read them later.
 
-    guesses: what `predict` says of the split's rows, by decoding; `decoding` is the one that
-    validation chose. records: of the run, or of each member of an ensemble; they say which clips
-    were seen and what the baselines know.
+    answer: to the split's rows. records: of the run, or of each member of an ensemble; they say
+    which clips were seen and what the baselines know.
     """
     samples, rows = dataset.splits[split], dataset.rows
     if not len(samples):
         raise CacheError(f"the split {split!r} has no rows with features; nothing to evaluate")
     clip_seconds = dataset.clips.shapes.clip_seconds
-    truth, guess = events(samples, clip_seconds), guesses[decoding]
+    truth, guess = events(samples, clip_seconds), answer.predictions
     ids = [dataset.ids[row] for row in samples.rows]
     before = seen_before(records, ids, split)
     trained_ids, trained = training_events(records[0].rows)
@@ -73,10 +71,10 @@ def evaluate(
         "scored_rows": rows_digest(ids, truth, dataset.classes),
         "training_rows": rows_digest(trained_ids, trained, dataset.classes),
         "epoch": about.epoch,
-        "decoding": decoding,
+        "decoding": answer.decoding,
         "config": about.config.model_dump(mode="json"),
         "scores": {
-            **model_scores(truth, guesses, decoding, ids, before, clip_seconds),
+            **model_scores(truth, answer, ids, before, clip_seconds),
             **{
                 name: score(truth, other, clip_seconds)
                 for name, other in baselines(
@@ -107,8 +105,7 @@ def training_events(rows: Labels) -> tuple[list[str], Events]:
 
 def model_scores(
     truth: Events,
-    guesses: Mapping[str, Predictions],
-    decoding: str,
+    answer: Answer,
     ids: Sequence[str],
     before: Mapping[str, Sequence[str]],
     clip_seconds: float,
@@ -117,15 +114,15 @@ def model_scores(
 
     ids: the clip of each event; before: the seen ones among them.
     """
-    found = {MODEL: score(truth, guesses[decoding], clip_seconds)}
-    for name, other in guesses.items():
-        if name != decoding:
+    found = {MODEL: score(truth, answer.predictions, clip_seconds)}
+    for name, other in answer.by_decoding.items():
+        if name != answer.decoding:
             found[f"{MODEL}, {name} decoding"] = score(truth, other, clip_seconds)
     known = {clip_id for some in before.values() for clip_id in some}
     fresh = np.array([clip_id not in known for clip_id in ids])
     if known and fresh.any():
         name = f"{MODEL}, without {len(known)} seen"
-        found[name] = score(truth.of(fresh), guesses[decoding].of(fresh), clip_seconds)
+        found[name] = score(truth.of(fresh), answer.predictions.of(fresh), clip_seconds)
     return found
 
 
@@ -140,15 +137,10 @@ def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> st
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def common_decoding(abouts: Sequence[About]) -> str:
-    """The decoding that most members of an ensemble use; of equals, the first member's."""
-    return Counter(about.decoding for about in abouts).most_common(1)[0][0]
-
-
 def write_result(run: Path, place: Path, result: Result, rows: Sequence[Row]) -> Path:
     """`metrics_<split>.json` and `predictions_<split>.json` in `place`, the run or a folder in it.
 
-    rows: see `prediction_rows`. Earlier scores by other code or of other rows are kept beside them.
+    rows: see `answered_events`. Earlier scores by other code or of other rows are kept beside them.
     Each look at a test split is counted in the run once its scores are written; the result says
     how many there were, as `test_looks`.
     """
@@ -196,8 +188,8 @@ def _lines(path: Path) -> int:
         return 0
 
 
-def prediction_rows(dataset: Dataset, split: str, guess: Predictions) -> list[Row]:
-    """One readable record per event of the split: truth, prediction and times in seconds."""
+def true_events(dataset: Dataset, split: str) -> list[Row]:
+    """One readable record per event of the split: what is true of it, times in seconds."""
     samples = dataset.splits[split]
     truth = events(samples, dataset.clips.shapes.clip_seconds)
     return [
@@ -206,18 +198,11 @@ def prediction_rows(dataset: Dataset, split: str, guess: Predictions) -> list[Ro
             "category": dataset.classes[truth.category[n]],
             "start_s": float(truth.start_s[n]),
             "end_s": float(truth.end_s[n]),
-            **prediction(guess, n, dataset.classes),
         }
         for n, row in enumerate(samples.rows)
     ]
 
 
-def prediction(guess: Predictions, row: int, classes: Sequence[str]) -> Row:
-    """What the model says of one clip."""
-    category = int(guess.category[row])
-    return {
-        "predicted": classes[category],
-        "confidence": float(guess.probability[row, category]),
-        "predicted_start_s": float(guess.start_s[row]),
-        "predicted_end_s": float(guess.end_s[row]),
-    }
+def answered_events(truth: Sequence[Row], answer: Answer) -> list[Row]:
+    """The same with what was answered beside it."""
+    return [{**event, **answer.entry(number)} for number, event in enumerate(truth)]
