@@ -48,7 +48,7 @@ def test_a_folder_that_somebody_trains_in_is_refused_with_who_and_since_when(
     cache, tmp_path, capsys, more
 ):
     run = tmp_path / "run"
-    with runs.claimed(run, ["."], False):
+    with runs.claimed_run(run, ["."], False):
         assert fit(cache, run, *more) == 2
         assert HERE.search(capsys.readouterr().err)
         assert {path.name for path in run.iterdir()} == {".lock"}
@@ -77,7 +77,10 @@ def test_a_live_run_is_not_resumed_and_a_part_of_one_is_not_trained_in(
 def test_two_runs_of_one_second_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "new_run", lambda: runs.ROOT / "20260101-000000")
-    with runs.claimed(None, ["."], False) as one, runs.claimed(None, ["seed-0"], False) as other:
+    with (
+        runs.claimed_run(None, ["."], False) as one,
+        runs.claimed_run(None, ["seed-0"], False) as other,
+    ):
         assert one != other
         assert one.is_dir()
         assert (other / "seed-0").is_dir()

@@ -18,7 +18,7 @@ from train.commands.evaluate import evaluate_run
 from train.commands.predict import predict_cache
 from train.config import PRESETS, TrainConfig
 from train.report.drawing import FOLDER
-from train.report.views import choose
+from train.report.views import events_to_draw
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST
 
@@ -371,5 +371,5 @@ def test_events_to_draw_are_short_ones_of_each_class_first():
         {"category": c, "start_s": 0, "end_s": end}
         for c, end in [("a", 10), ("a", 3), ("a", 4), ("b", 5), ("b", 10)]
     ]
-    assert choose(rows, 10.0, 3) == [1, 3, 2]
-    assert choose(rows, 10.0, 99) == [1, 3, 2, 0, 4]
+    assert events_to_draw(rows, 10.0, 3) == [1, 3, 2]
+    assert events_to_draw(rows, 10.0, 99) == [1, 3, 2, 0, 4]

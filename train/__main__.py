@@ -39,30 +39,14 @@ _DEVICES = ("auto", "cpu", "cuda", "mps")
 _RUN = "run, or folder of seeds (default: the newest)"
 
 
-def fit(argv: Sequence[str]) -> None:
+def _fit(argv: Sequence[str]) -> None:
     """Train, evaluate on the validation split, draw."""
     parser = Parser(
         "python -m train fit",
         "Train, score on the validation split, draw.",
         usage="%(prog)s [-h] --cache CACHE [--OPTION ...] [--SETTING VALUE ...]",
     )
-    parser.add_argument("--cache", type=Path, help="feature cache to train from (required)")
-    parser.add_argument("--run", type=folder, help="folder to make (default: runs/<date>-<time>)")
-    parser.add_argument(
-        "--seeds",
-        type=_numbers,
-        nargs="+",
-        default=[],
-        help="train once per seed, into RUN/seed-N: one number says how many (5 is 0 1 2 3 4), "
-        "several say which",
-    )
-    parser.add_argument(
-        "--ablations",
-        action="store_true",
-        help="train audio alone and video alone as well, the same way: RUN/both, audio, video",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with RUN after its last epoch")
-    _pictures(parser)
+    _fit_options(parser)
     add_settings(parser, TrainConfig, PRESETS)
     options = parser.parse_args(argv)
     seeds = _seeds([seed for numbers in options.seeds for seed in numbers])
@@ -80,6 +64,27 @@ def fit(argv: Sequence[str]) -> None:
         ablations=options.ablations,
         pictures=options.pictures,
     )
+
+
+def _fit_options(parser: Parser) -> None:
+    """What `fit` takes beside the settings; --print-config needs none of it, not even --cache."""
+    parser.add_argument("--cache", type=Path, help="feature cache to train from (required)")
+    parser.add_argument("--run", type=folder, help="folder to make (default: runs/<date>-<time>)")
+    parser.add_argument(
+        "--seeds",
+        type=_numbers,
+        nargs="+",
+        default=[],
+        help="train once per seed, into RUN/seed-N: one number says how many (5 is 0 1 2 3 4), "
+        "several say which",
+    )
+    parser.add_argument(
+        "--ablations",
+        action="store_true",
+        help="train audio alone and video alone as well, the same way: RUN/both, audio, video",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with RUN after its last epoch")
+    _pictures(parser)
 
 
 def _numbers(text: str) -> list[int]:
@@ -127,7 +132,7 @@ def _fit_config(parser: Parser, options: Options, seeds: Sequence[int]) -> Train
     return config
 
 
-def evaluate(argv: Sequence[str]) -> None:
+def _evaluate(argv: Sequence[str]) -> None:
     """Score a run beside its baselines."""
     parser = Parser(
         "python -m train evaluate", "Score a run on a split, beside trivial baselines; draw it."
@@ -149,7 +154,7 @@ def evaluate(argv: Sequence[str]) -> None:
     )
 
 
-def predict(argv: Sequence[str]) -> None:
+def _predict(argv: Sequence[str]) -> None:
     """Predict every clip of a cache."""
     parser = Parser(
         "python -m train predict",
@@ -172,7 +177,7 @@ def predict(argv: Sequence[str]) -> None:
     )
 
 
-def features(argv: Sequence[str]) -> None:
+def _features(argv: Sequence[str]) -> None:
     """Say which run answers, and how media must be extracted for it."""
     parser = Parser(
         "python -m train features",
@@ -192,7 +197,7 @@ def features(argv: Sequence[str]) -> None:
         sys.stdout.buffer.write(os.fsencode(run) + b"\n")
 
 
-def report(argv: Sequence[str]) -> None:
+def _report(argv: Sequence[str]) -> None:
     """Compare runs."""
     parser = Parser(
         "python -m train report", "Scores of several runs side by side (mean ± sd over seeds)."
@@ -216,11 +221,11 @@ def _pictures(parser: Parser) -> None:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "fit": fit,
-    "evaluate": evaluate,
-    "predict": predict,
-    "features": features,
-    "report": report,
+    "fit": _fit,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "features": _features,
+    "report": _report,
 }
 
 

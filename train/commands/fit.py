@@ -48,35 +48,34 @@ def fit(
 ) -> list[Result]:
     """Train, evaluate on val, draw; one result (see `evaluate`) per model.
 
-    run: the folder to make; None makes a new one under `runs/`.
-
-    The features are read once for all seeds and, with `ablations`, for the three models of both
-    streams, of audio alone and of video alone, which are trained the same way. Of the processes
-    that `torchrun` started all train together, and the first does the rest.
+    run: the folder to make; None makes a new one under `runs/`. The features are read once for all
+    seeds and, with `ablations`, for the three models of both streams, of audio alone and of video
+    alone, which are trained the same way. Of the processes that `torchrun` started all train
+    together, and the first does the rest.
     """
     with ExitStack() as held:
         group = held.enter_context(process_group(torch_device(config.device)))
         cache = open_cache(cache_path)
-        if resume:  # other classes are told by what they are, not by their number
-            config = config.revised(num_classes=None)
+        # When resumed, other classes are told by what they are, not by their number.
+        config = config.revised(num_classes=None) if resume else config
         config = resolve(config, cache, cache.labels.classes)
         models, rows = _models(config, seeds, ablations), choose_rows(cache, config)
         _check_plan(cache, rows, config, group)
         if group.is_main_process:
-            run = held.enter_context(folders.claimed(run, list(models), resume))
+            run = held.enter_context(folders.claimed_run(run, list(models), resume))
             for place in (run / name for name in models if resume):
                 _check_resumed(cache, place, rows)
         top = run or folders.new_run()
         dataset = load_dataset(cache, config, ("train", "val"), rows)
         if group.is_main_process:
-            say(f"{describe(cache, dataset)}\n{_code()}")
+            say(f"{_describe(cache, dataset)}\n{_code()}")
         done: list[Scored] = []
         for name, settings in models.items():
             narrowed = only(dataset, settings.modality)
             history = _train(cache, narrowed, top / name, settings, resume, group)
             if group.is_main_process:
                 done.append(_score(cache, narrowed, top / name, history, pictures))
-        if group.is_main_process:
+        if done:
             _print_end(done, dataset, pictures)
         return [one.result for one in done]
 
@@ -146,13 +145,7 @@ def _train(
     resume: bool,
     group: ProcessGroup,
 ) -> History:
-    about = About(
-        config=config,
-        classes=dataset.classes,
-        shapes=checkpoint.shapes_as_json(dataset.clips.shapes),
-        fingerprint=cache.fingerprint,
-        features=cache.config,
-    )
+    about = About.of(config, dataset, cache)
     device = dataset.clips.device
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config).to(device)
@@ -203,7 +196,7 @@ def _print_end(done: Sequence[Scored], dataset: Dataset, pictures: int) -> None:
         say(f"pictures: {pages}; more in {FOLDER}/ beside {'it' if len(done) == 1 else 'them'}")
 
 
-def describe(cache: Cache, dataset: Dataset) -> str:
+def _describe(cache: Cache, dataset: Dataset) -> str:
     """Which data a run sees, and what was left out, for people."""
     sizes = ", ".join(f"{name} {len(some)}" for name, some in dataset.splits.items())
     lines = [f"cache {cache.path}: {len(cache)} clips; rows: {sizes}", dataset.clips.mode]

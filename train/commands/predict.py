@@ -11,11 +11,11 @@ from train.report import plots
 from train.report.drawing import FOLDER
 from train.report.views import AttentionMaps, View
 from train.runs.answers import (
-    Entry,
+    ClipAnswer,
     as_table,
+    clip_answers,
     describe_run,
-    entries,
-    read_clips,
+    load_all_clips,
     seen_notes,
     unseen_notes,
 )
@@ -30,8 +30,8 @@ def predict_cache(
     out: Path | None = None,
     device: str | None = None,
     pictures: int | None = None,
-) -> list[Entry]:
-    """Class, start and end of every clip of a cache (see `entries`), written, printed, drawn.
+) -> list[ClipAnswer]:
+    """Class, start and end of every clip of a cache (see `clip_answers`), written, printed, drawn.
 
     run: None takes the newest; a folder of seeds answers as an ensemble. pictures: how many clips
     are drawn, None for all; they show the attention of the first model.
@@ -40,11 +40,11 @@ def predict_cache(
     trained.check_features(cache)
     for text in trained.cautions():
         say(f"warning: {text}", error=True)
-    clips = read_clips(trained, cache, device)
+    clips = load_all_clips(trained, cache, device)
     drawn = range(len(cache.ids))[:pictures]
     maps = AttentionMaps(trained.models[0], clips, drawn, models=len(trained.models))
     answer = trained.answer(clips, maps if drawn else None)
-    found = entries(trained, cache, answer)
+    found = clip_answers(trained, cache, answer)
     single = len(trained.models) == 1
     folder = plain_folder(
         out or (trained.models[0].folder if single else trained.folder) / "predictions"

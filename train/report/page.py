@@ -38,23 +38,18 @@ def write(
 
     rows: the split's prediction records (see `answered_events`); views: clips to show, worst
     first; mels: each one's log-Mel spectrogram, (T, n_mels) in dB, NaN beyond its sound, or None.
-    The scores of every split that the run has been scored on are shown.
     """
     history_path = run / runs.HISTORY_FILE
     history = read_history(history_path) if history_path.exists() else []
-    names = [name for name in ("test", "val") if (run / f"metrics_{name}.json").exists()]
-    names.sort(key=lambda name: name != result["split"])
-    tables = [_scores(read_scores(run / f"metrics_{name}.json")) for name in names]
     confusion = run_plots.confusion_figure(
         np.array(result["confusion"], np.float64), result["classes"]
     )
     seconds = views[0].clip_seconds if views else 1.0
     page = _template().render(
         title=f"Run {run.name}",
-        subtitle=f"{result['config']['modality']} · seed {result['config']['seed']} · "
-        f"epoch {result['epoch']} kept",
+        subtitle=_subtitle(result),
         headline=_headline(result),
-        tables=tables,
+        tables=_tables(run, result["split"]),
         curves=_curves(history),
         curves_alt=_curves_alt(history),
         confusion=base64_text(png(confusion, dpi=90)),
@@ -70,15 +65,26 @@ def write(
         ticks=_ticks(seconds),
         facts=_facts(result),
     )
-    path = run / FILE
-    replace_file(path, page.encode("utf-8", "replace"))
-    return path
+    replace_file(run / FILE, page.encode("utf-8", "replace"))
+    return run / FILE
+
+
+def _tables(run: Path, split: str) -> list[dict[str, Any]]:
+    """The scores of every split that the run was scored on, the one at hand first."""
+    paths = {name: run / f"metrics_{name}.json" for name in ("test", "val")}
+    there = [name for name, path in paths.items() if path.exists()]
+    return [_scores(read_scores(paths[n])) for n in sorted(there, key=lambda n: n != split)]
 
 
 def _template() -> jinja2.Template:
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     engine = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
     return engine.get_template("page.html")
+
+
+def _subtitle(result: Result) -> str:
+    config = result["config"]
+    return f"{config['modality']} · seed {config['seed']} · epoch {result['epoch']} kept"
 
 
 def _headline(result: Result) -> list[tuple[str, str, str]]:

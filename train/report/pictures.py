@@ -16,7 +16,7 @@ from train.report.views import (
     GALLERY,
     AttentionMaps,
     View,
-    choose,
+    events_to_draw,
     hardest,
     spectrograms,
 )
@@ -31,7 +31,9 @@ def maps_to_draw(
 ) -> AttentionMaps:
     """What must be kept while a split with these events is answered, to draw so many of them."""
     clips = dataset.clips
-    return AttentionMaps(one, clips, choose(truth, clips.shapes.clip_seconds, pictures), truth)
+    return AttentionMaps(
+        one, clips, events_to_draw(truth, clips.shapes.clip_seconds, pictures), truth
+    )
 
 
 def draw_split(
@@ -66,5 +68,5 @@ def draw_split(
     save_figures(place / FOLDER, figures)
     sounds = spectrograms(cache, [answered[n]["id"] for n in shown])
     page.write(place, result, answered, views(shown), sounds)
-    for view in views(choose(answered, seconds, pictures)):
+    for view in views(events_to_draw(answered, seconds, pictures)):
         plots.draw_clip(place / FOLDER / split, view)

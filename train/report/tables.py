@@ -86,7 +86,7 @@ def comparison(runs: Runs, groups: Groups = GROUPS) -> str:
             columns[name] = plain(scores)
     if len(runs) == 1:
         return render(title(first), columns, groups)
-    told = [f"{name}: {text}" for name, (seeds, _) in runs.items() for text in cautions(seeds[0])]
+    told = [f"{name}: {text}" for name, (seeds, _) in runs.items() for text in caveats(seeds[0])]
     return "\n".join([render(scored(first), columns, groups), *told])
 
 
@@ -126,7 +126,7 @@ def render(heading: str, columns: Columns, groups: Groups = GROUPS) -> str:
 
 def title(result: Mapping[str, Any]) -> str:
     """Which events were scored, and what must be known to read the scores."""
-    return "; ".join([scored(result), *cautions(result)])
+    return "; ".join([scored(result), *caveats(result)])
 
 
 def scored(result: Mapping[str, Any]) -> str:
@@ -139,7 +139,7 @@ def scored(result: Mapping[str, Any]) -> str:
     )
 
 
-def cautions(result: Mapping[str, Any]) -> list[str]:
+def caveats(result: Mapping[str, Any]) -> list[str]:
     """What makes scores other than they seem: seen clips, other code, another cache, many looks."""
     found = []
     if result.get("other_cache") is not None:

@@ -24,7 +24,9 @@ GALLERY = 100
 _ON_THE_PAGE = ("spatial", "audio_to_video")
 
 
-def choose(events: Sequence[Mapping[str, Any]], clip_seconds: float, count: int) -> list[int]:
+def events_to_draw(
+    events: Sequence[Mapping[str, Any]], clip_seconds: float, count: int
+) -> list[int]:
     """Which events to draw: the first shorter than the clip of each class, then any others."""
     short = [n for n, one in enumerate(events) if one["end_s"] - one["start_s"] < clip_seconds]
     first: dict[str, int] = {}

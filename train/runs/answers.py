@@ -24,19 +24,19 @@ from train.score.metrics import CRITERION
 
 _WORTH_TELLING_S = 0.5  # sound and pictures of one recording end that far apart
 _NAMED = 10
-Entry = dict[str, str | float | None]
+ClipAnswer = dict[str, str | float | None]
 
 
-def predict(run: TrainedRun, cache: Cache, device: str | None = None) -> list[Entry]:
+def predict(run: TrainedRun, cache: Cache, device: str | None = None) -> list[ClipAnswer]:
     """Class, confidence, start and end (s) of every clip of a cache; labels are not needed.
 
-    In the order of the cache's ids; see `entries`. device: default is the run's. Raises CacheError
-    where the cache holds other features than the run was trained on.
+    In the order of the cache's ids; see `clip_answers`. device: default is the run's. Raises
+    CacheError where the cache holds other features than the run was trained on.
     """
-    return entries(run, cache, run.answer(read_clips(run, cache, device)))
+    return clip_answers(run, cache, run.answer(load_all_clips(run, cache, device)))
 
 
-def read_clips(run: TrainedRun, cache: Cache, device: str | None) -> FeatureStore:
+def load_all_clips(run: TrainedRun, cache: Cache, device: str | None) -> FeatureStore:
     """The features of all clips of a cache that a run answers for."""
     run.check_features(cache)
     if not cache.ids:
@@ -44,7 +44,7 @@ def read_clips(run: TrainedRun, cache: Cache, device: str | None) -> FeatureStor
     return load_features(cache, run.config(device), cache.ids, len(run.about.classes))
 
 
-def entries(run: TrainedRun, cache: Cache, answer: Answer) -> list[Entry]:
+def clip_answers(run: TrainedRun, cache: Cache, answer: Answer) -> list[ClipAnswer]:
     """A record for each clip of the cache, in the order of its ids.
 
     `not_looked_at_s` is what of the media lies beyond the clip, None where that isn't known;
@@ -106,7 +106,7 @@ def unseen_s(cache: Cache) -> dict[str, float | None]:
     return dict(zip(cache.ids, values, strict=True))
 
 
-def seen_notes(found: Sequence[Entry]) -> list[str]:
+def seen_notes(found: Sequence[ClipAnswer]) -> list[str]:
     """A sentence for each way in which the run has seen some of the clips before."""
     notes = []
     for split, what in (("train", "trained"), ("val", "selected")):

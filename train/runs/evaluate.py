@@ -31,7 +31,7 @@ TEST_RECORD = "test_evaluations.jsonl"
 MODEL = "model"
 _MAX_RECORD_BYTES = 1 << 26
 Result = dict[str, Any]
-Row = dict[str, str | float]
+EventRow = dict[str, str | float]
 
 
 def evaluate(
@@ -46,7 +46,7 @@ def evaluate(
     answer: to the split's rows. records: of the run, or of each member of an ensemble; they say
     which clips were seen and what the baselines know.
     """
-    samples, rows = dataset.splits[split], dataset.rows
+    samples = dataset.splits[split]
     if not len(samples):
         raise CacheError(f"the split {split!r} has no rows with features; nothing to evaluate")
     clip_seconds = dataset.clips.shapes.clip_seconds
@@ -55,14 +55,7 @@ def evaluate(
     before = seen_before(records, ids, split)
     trained_ids, trained = training_events(records[0].rows)
     return {
-        "split": split,
-        "events": len(truth),
-        "events_shorter_than_clip": int(np.sum(truth.end_s - truth.start_s < clip_seconds)),
-        "classes": dataset.classes,
-        "classes_in_split": len(np.unique(truth.category)),
-        "clips_without_features": rows.without_features,
-        "unknown_classes": rows.unknown[split],
-        "leaks": {"+".join(pair): ids for pair, ids in rows.leaks.items()},
+        **_what_is_scored(dataset, split, truth),
         "seen": before,
         "seen_known": all(record.making is not None for record in records),
         "code": one_digest(digests()),
@@ -75,15 +68,25 @@ def evaluate(
         "config": about.config.model_dump(mode="json"),
         "scores": {
             **model_scores(truth, answer, ids, before, clip_seconds),
-            **{
-                name: score(truth, other, clip_seconds)
-                for name, other in baselines(
-                    trained, len(truth), len(dataset.classes), clip_seconds
-                ).items()
-            },
+            **baseline_scores(truth, trained, len(dataset.classes), clip_seconds),
         },
         "per_class": per_class(truth, guess, dataset.classes, clip_seconds),
         "confusion": confusion(truth, guess).tolist(),
+    }
+
+
+def _what_is_scored(dataset: Dataset, split: str, truth: Events) -> Result:
+    """Which events a split has, and which are missing from it."""
+    rows, clip_seconds = dataset.rows, dataset.clips.shapes.clip_seconds
+    return {
+        "split": split,
+        "events": len(truth),
+        "events_shorter_than_clip": int(np.sum(truth.end_s - truth.start_s < clip_seconds)),
+        "classes": dataset.classes,
+        "classes_in_split": len(np.unique(truth.category)),
+        "clips_without_features": rows.without_features,
+        "unknown_classes": rows.unknown[split],
+        "leaks": {"+".join(pair): ids for pair, ids in rows.leaks.items()},
     }
 
 
@@ -126,6 +129,14 @@ def model_scores(
     return found
 
 
+def baseline_scores(
+    truth: Events, trained: Events, classes: int, clip_seconds: float
+) -> dict[str, Scores]:
+    """The scores of predictors that know nothing but the events that the model was trained on."""
+    found = baselines(trained, len(truth), classes, clip_seconds)
+    return {name: score(truth, guess, clip_seconds) for name, guess in found.items()}
+
+
 def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> str:
     """SHA-256 of label rows (id, class, start, end), whatever their order: equal for equal data."""
     rows = sorted(
@@ -137,7 +148,7 @@ def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> st
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def write_result(run: Path, place: Path, result: Result, rows: Sequence[Row]) -> Path:
+def write_result(run: Path, place: Path, result: Result, rows: Sequence[EventRow]) -> Path:
     """`metrics_<split>.json` and `predictions_<split>.json` in `place`, the run or a folder in it.
 
     rows: see `answered_events`. Earlier scores by other code or of other rows are kept beside them.
@@ -188,7 +199,7 @@ def _lines(path: Path) -> int:
         return 0
 
 
-def true_events(dataset: Dataset, split: str) -> list[Row]:
+def true_events(dataset: Dataset, split: str) -> list[EventRow]:
     """One readable record per event of the split: what is true of it, times in seconds."""
     samples = dataset.splits[split]
     truth = events(samples, dataset.clips.shapes.clip_seconds)
@@ -203,6 +214,6 @@ def true_events(dataset: Dataset, split: str) -> list[Row]:
     ]
 
 
-def answered_events(truth: Sequence[Row], answer: Answer) -> list[Row]:
+def answered_events(truth: Sequence[EventRow], answer: Answer) -> list[EventRow]:
     """The same with what was answered beside it."""
     return [{**event, **answer.entry(number)} for number, event in enumerate(truth)]

@@ -21,7 +21,7 @@ from train.runs.clip_features import check_same_features
 from train.runs.record import Record
 from train.score.decode import ensemble
 from train.score.metrics import Predictions
-from train.score.predict import Watch, predict
+from train.score.predict import AttentionWatch, predict
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ class TrainedModel:
         model, about, _ = checkpoint.load(folder / BEST)
         return cls(folder, model, about, record.read(folder, about))
 
-    def answer(self, clips: FeatureStore, rows: Tensor, watch: Watch | None = None) -> Answer:
+    def answer(
+        self, clips: FeatureStore, rows: Tensor, watch: AttentionWatch | None = None
+    ) -> Answer:
         """The answer to clip rows (N,); `watch` as in `predict`."""
         found = predict(self.model.to(clips.device), clips, rows, watch=watch)
         return Answer(found, self.about.decoding, self.about.classes)
@@ -113,7 +115,7 @@ class TrainedRun:
         for one in self.models:
             check_same_features(cache, one.about, one.folder)
 
-    def answer(self, clips: FeatureStore, watch: Watch | None = None) -> Answer:
+    def answer(self, clips: FeatureStore, watch: AttentionWatch | None = None) -> Answer:
         """The models' mean answer to all clips; `watch` sees the first one's."""
         rows = torch.arange(len(clips.ids), device=clips.device)
         found = [

@@ -19,7 +19,7 @@ from train.score.metrics import Array, Events, Predictions, second_count
 
 _BATCH = 64
 _MAPS_BYTES = 1 << 28
-Watch = Callable[[Tensor, Mapping[str, Predictions], Batch, Mapping[str, Tensor]], None]
+AttentionWatch = Callable[[Tensor, Mapping[str, Predictions], Batch, Mapping[str, Tensor]], None]
 
 
 class TrainingError(AvelError):
@@ -32,7 +32,7 @@ def predict(
     clips: FeatureStore,
     rows: Tensor,
     group: ProcessGroup = SINGLE_PROCESS,
-    watch: Watch | None = None,
+    watch: AttentionWatch | None = None,
 ) -> dict[str, Predictions]:
     """Class probabilities and intervals (seconds) for clip rows (N,), on the host, decoded twice.
 
