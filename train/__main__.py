@@ -217,7 +217,12 @@ def _split(parser: Parser) -> None:
 
 
 def _pictures(parser: Parser) -> None:
-    parser.add_argument("--pictures", type=count, default=4, help="clips to draw (default: 4)")
+    parser.add_argument(
+        "--pictures",
+        type=count,
+        default=4,
+        help="clips to draw beside the page (default: 4); 0: nothing is drawn",
+    )
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -30,14 +30,13 @@ _FRAME_PX, _HEAT_PX = 112, 14
 def write(
     run: Path,
     result: Result,
-    rows: Sequence[Mapping[str, Any]],
     views: Sequence[View],
     mels: Sequence[Array | None],
 ) -> Path:
-    """Write `report.html` into the run.
+    """Write `report.html` into the run: scores of every split that it was scored on, and clips.
 
-    rows: the split's prediction records (see `answered_events`); views: clips to show, worst
-    first; mels: each one's log-Mel spectrogram, (T, n_mels) in dB, NaN beyond its sound, or None.
+    views: events of the result's split to show, worst first; mels: each one's log-Mel spectrogram,
+    (T, n_mels) in dB, NaN beyond its sound, or None.
     """
     history_path = run / runs.HISTORY_FILE
     history = read_history(history_path) if history_path.exists() else []
@@ -58,7 +57,7 @@ def write(
         class_columns=[name for name in result["per_class"][0] if name != "class"],
         class_rows=[_class_row(row) for row in result["per_class"]],
         split=result["split"],
-        gallery_note=_gallery_note(len(views), len(rows)),
+        gallery_note=_gallery_note(len(views), result["events"]),
         gate_note=_gate_note(views),
         clips=[_clip(view, mel) for view, mel in zip(views, mels, strict=True)],
         seconds=seconds,

@@ -67,6 +67,6 @@ def draw_split(
     }
     save_figures(place / FOLDER, figures)
     sounds = spectrograms(cache, [answered[n]["id"] for n in shown])
-    page.write(place, result, answered, views(shown), sounds)
+    page.write(place, result, views(shown), sounds)
     for view in views(events_to_draw(answered, seconds, pictures)):
         plots.draw_clip(place / FOLDER / split, view)
