@@ -131,7 +131,7 @@ def test_a_run_that_was_stopped_in_its_first_epoch_begins_again(
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.Step, "__call__", stop)
+    monkeypatch.setattr(loop, "compute_losses", stop)
     assert fit(cache, tmp_path / "run") == 130
     monkeypatch.undo()
     assert not (tmp_path / "run" / BEST).exists()
@@ -178,7 +178,7 @@ def test_relabelled_and_then_trained(cache, tmp_path):
     [
         (["--seeds", "3", "1", "3"], "a seed is named twice"),
         (["--seeds", "1 1"], "a seed is named twice"),
-        (["--pictures", "-3"], "expected how many, 0 or more"),
+        (["--pictures", "-3"], "expected a whole number, 0 or more"),
     ],
 )
 def test_a_seed_twice_and_less_than_no_pictures_are_refused(cache, tmp_path, capsys, words, told):

@@ -120,6 +120,7 @@ def test_links_that_would_be_read_or_added_to_are_refused(
         path.rename(outside)
     if not outside.exists():
         outside.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.symlink_to(outside)
     before = outside.read_bytes() if outside.is_file() else sorted(outside.iterdir())
     argv = ["evaluate", "--run", str(run), "--cache", str(cache.path), "--split", SPLIT]

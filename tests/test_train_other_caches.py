@@ -15,7 +15,7 @@ from cache.labels.store import write_labels
 from train import __main__ as cli
 from train.commands.evaluate import evaluate_run
 from train.commands.report import report
-from train.report import plots
+from train.report.drawing import FOLDER
 from train.runs import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -101,7 +101,7 @@ def only_split(labels, split, **changes):
 def test_a_test_set_alone_is_scored_beside_the_runs_own_baselines(run, cache):
     before = stored(run)
     write_labels(cache, only_split(tiny_labels(), "test"))
-    result = score(run, cache)
+    result = score(run, cache, pictures=1)
     assert result["scores"] == before["scores"]
     assert result["training_rows"] == before["training_rows"]
     assert result["other_cache"] == "cache"
@@ -203,9 +203,10 @@ def test_report_tells_of_each_run_what_was_seen(made, cache, tmp_path, capsys):
 
 
 def test_pictures_of_another_cache_do_not_replace_the_runs_own(run, cache):
-    own = {path: path.stat().st_mtime_ns for path in (run / plots.FOLDER).rglob("*")}
+    score(run, cache, pictures=1)
+    own = {path: path.stat().st_mtime_ns for path in (run / FOLDER).rglob("*")}
     page = (run / "report.html").read_bytes()
     write_labels(cache, only_split(tiny_labels(), "test"))
-    score(run, cache)
-    assert own == {path: path.stat().st_mtime_ns for path in (run / plots.FOLDER).rglob("*")}
+    score(run, cache, pictures=1)
+    assert own == {path: path.stat().st_mtime_ns for path in (run / FOLDER).rglob("*")}
     assert (run / "report.html").read_bytes() == page

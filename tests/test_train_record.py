@@ -84,11 +84,11 @@ def test_the_record_says_what_when_and_by_which_code(run):
 
 
 def test_train_and_test_swapped_are_told_and_the_own_scores_stay(run, cache, capsys):
-    own = score(run, cache)
+    own = score(run, cache, pictures=1)
     assert own["seen"] == {"train": [], "val": []}
     swapped = relabelled(cache, split=2 - tiny_labels().split)
     capsys.readouterr()
-    result = score(run, cache)
+    result = score(run, cache, pictures=1)
     assert result["leaks"] == {}
     assert result["seen"] == {"train": ids_of(swapped, "test"), "val": []}
     assert "18 of its clips the run was trained on (clip00000, " in capsys.readouterr().out

@@ -201,8 +201,7 @@ def test_a_resumed_streamed_run_equals_an_uninterrupted_one(cache, tight, tmp_pa
     for name, epochs, resume in (("whole", 2, False), ("parts", 1, False), ("parts", 2, True)):
         config, dataset = prepare(cache, epochs=epochs)
         (tmp_path / name).mkdir(exist_ok=True)
-        about = fitting._about(cache, dataset, config)
-        fitting._train_one(cache, dataset, tmp_path / name, about, resume, SINGLE_PROCESS)
+        fitting._train(cache, dataset, tmp_path / name, config, resume, SINGLE_PROCESS)
     paths = [tmp_path / name / BEST for name in ("whole", "parts")]
     models = [torch.load(path, weights_only=True)["model"] for path in paths]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())

@@ -26,6 +26,6 @@ def copied(folder, into):
     return Path(shutil.copytree(folder, into / folder.name))
 
 
-def score(run, cache, split="test"):
-    """The result of the first model of a run on a split, without pictures."""
-    return evaluate_run(run, cache, split, pictures=0)[0]
+def score(run, cache, split="test", pictures=0):
+    """The result of the first model of a run on a split."""
+    return evaluate_run(run, cache, split, pictures=pictures)[0]

@@ -48,7 +48,7 @@ def evaluate_run(
     run: None takes the newest. pictures: how many clips are drawn one by one; with 0 nothing is
     drawn.
     """
-    cache, trained = open_cache(cache_path), load_run(run)
+    trained, cache = load_run(run), open_cache(cache_path)
     trained.check_features(cache)
     for text in trained.cautions():
         say(f"warning: {text}", error=True)

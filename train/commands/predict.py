@@ -36,7 +36,7 @@ def predict_cache(
     run: None takes the newest; a folder of seeds answers as an ensemble. pictures: how many clips
     are drawn, None for all; they show the attention of the first model.
     """
-    cache, trained = open_cache(cache_path), load_run(run)
+    trained, cache = load_run(run), open_cache(cache_path)
     trained.check_features(cache)
     for text in trained.cautions():
         say(f"warning: {text}", error=True)
