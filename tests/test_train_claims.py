@@ -131,7 +131,7 @@ def test_a_run_that_was_stopped_in_its_first_epoch_begins_again(
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "compute_losses", stop)
+    monkeypatch.setattr(loop.Trainer, "train_step", stop)
     assert fit(cache, tmp_path / "run") == 130
     monkeypatch.undo()
     assert not (tmp_path / "run" / BEST).exists()
