@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports matplotlib or torch; child processes inherit them.
@@ -13,7 +13,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from matplotlib.figure import Figure
 
 from extract.config import ExtractConfig
 from extract.demo.__main__ import DemoClip, make_demo_set, plan_demo_set
@@ -47,26 +46,6 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def few_pictures() -> Iterator[None]:
-    """Runs draw hardly anything: that takes most of a tiny run's time, and is tested elsewhere."""
-    from matplotlib import pyplot as plt
-
-    from train.commands import evaluate as commands
-    from train.report import page, plots
-
-    def unsaved(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
-        for figure in figures.values():
-            plt.close(figure)
-        return [folder / f"{name}.png" for name in figures]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "GALLERY", 1)
-        patch.setattr(commands, "_GATES", 1)
-        patch.setattr(plots, "save_figures", unsaved)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from small_media import CONFIG, RATE_HZ, noise, random_row, tiny_cache
 
+from cache import open_cache
 from cache.check.verify import verify
 from cache.common.errors import ConfigError
 from cache.format import version1
@@ -20,7 +21,6 @@ from cache.format.fields import Field, Rate, Times
 from cache.format.identity import Identity, claim
 from cache.format.schema import Declaration, Pictures
 from cache.format.shard import Clip, clip_problem, write_shard
-from cache.reader import open_cache
 from cache.share.merge import merge
 from extract.config import ExtractConfig
 from extract.features import declare as declaring

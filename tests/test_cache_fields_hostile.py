@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from small_media import CONFIG, TinyCache, resealed, tiny_cache
 
+from cache import open_cache
 from cache.check.verify import verify
 from cache.common.errors import CacheError
 from cache.format.fields import MAX_ROW_BYTES
 from cache.format.identity import Identity
 from cache.format.schema import MAX_FIELDS
-from cache.reader import open_cache
 from extract.features.declare import declare
 
 DECLARED = declare(CONFIG)

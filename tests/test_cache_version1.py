@@ -20,12 +20,12 @@ import pytest
 from small_media import CONFIG, assert_same_rows, random_row, resealed, write_set
 from tiny_runs import FLAGS
 
+from cache import Cache, open_cache
 from cache import __main__ as cache_cli
 from cache.check.verify import verify
 from cache.common.errors import CacheError, ConfigError
 from cache.format.identity import Identity, claim
 from cache.format.shard import write_shard
-from cache.reader import Cache, open_cache
 from cache.share.merge import merge
 from extract.features.declare import declare
 from extract.identity import identity_for

@@ -29,15 +29,18 @@ from extract.features.declare import declare
 from extract.features.weights import check_weights
 from extract.one_clip import _like, _weights
 from train import __main__ as cli
-from train.commands import evaluate as commands
 from train.commands import fit as fitting
+from train.commands.evaluate import evaluate_run
+from train.commands.predict import predict_cache
+from train.commands.report import report
 from train.config import TrainConfig
 from train.data import reader
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.features import load_features
 from train.fit import loop
 from train.model.fusion import FusionModel
-from train.report import page, plots, run_plots
+from train.report import page, run_plots
+from train.report.drawing import FOLDER
 from train.runs import checkpoint, record, stored
 from train.runs.checkpoint import BEST, LAST, CheckpointError, load
 from train.runs.clip_features import check_same_features
@@ -68,7 +71,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def trained(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     fitting.fit(cache.path, run, SMALL, pictures=0)
-    commands.evaluate_run(run, cache.path, SPLIT, pictures=0)
+    evaluate_run(run, cache.path, SPLIT, pictures=0)
     return run
 
 
@@ -92,7 +95,7 @@ def test_links_in_a_run_are_replaced_or_refused_and_never_followed(
         (run / name).unlink(missing_ok=True)
         (run / name).symlink_to(outside / name)
     before = {path.name: path.read_bytes() for path in outside.iterdir()}
-    commands.evaluate_run(run, cache.path, SPLIT, pictures=1)
+    evaluate_run(run, cache.path, SPLIT, pictures=1)
     assert {path.name: path.read_bytes() for path in outside.iterdir()} == before
     assert not (run / page.FILE).is_symlink()
     assert json.loads((run / f"metrics_{SPLIT}.json").read_text())["split"] == SPLIT
@@ -102,8 +105,8 @@ def test_links_in_a_run_are_replaced_or_refused_and_never_followed(
     "name",
     [
         "test_evaluations.jsonl",
-        plots.FOLDER,
-        f"{plots.FOLDER}/{SPLIT}",
+        FOLDER,
+        f"{FOLDER}/{SPLIT}",
         "history.json",
         "metrics_val.json",
         BEST,
@@ -119,6 +122,7 @@ def test_links_that_would_be_read_or_added_to_are_refused(
         path.rename(outside)
     if not outside.exists():
         outside.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.symlink_to(outside)
     before = outside.read_bytes() if outside.is_file() else sorted(outside.iterdir())
     argv = ["evaluate", "--run", str(run), "--cache", str(cache.path), "--split", SPLIT]
@@ -136,11 +140,11 @@ def test_a_seed_or_a_folder_of_answers_that_is_a_link_is_refused(
     seeds.mkdir()
     (seeds / "seed-0").symlink_to(run)
     with pytest.raises(ConfigError, match="seed-0: a link"):
-        commands.evaluate_run(seeds, cache.path, "val")
+        evaluate_run(seeds, cache.path, "val")
     (tmp_path / "elsewhere").mkdir()
     (run / "predictions").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CacheError, match="predictions: a link"):
-        commands.predict_cache(run, cache.path, pictures=0)
+        predict_cache(run, cache.path, pictures=0)
     assert not any((tmp_path / "elsewhere").iterdir())
 
 
@@ -318,7 +322,7 @@ def test_config_json_is_taken_or_refused(run: Path) -> None:
 
 def test_scores_are_taken_or_refused(run: Path) -> None:
     def read(path: Path) -> None:
-        commands.report([path.parent], "val")
+        report([path.parent], "val")
         page._scores(stored.read_scores(path))
 
     fuzz(run / "metrics_val.json", read, 400, 4)
@@ -422,7 +426,7 @@ def test_a_model_of_other_shapes_than_the_cache_is_refused(cache: Cache, run: Pa
     about["shapes"]["cells"] = 3
     torch.save({**payload, "about": json.dumps(about)}, path)
     with pytest.raises(CacheError, match="cells: the model expects 3, the cache gives 2"):
-        commands.predict_cache(run, cache.path, pictures=0)
+        predict_cache(run, cache.path, pictures=0)
 
 
 _ODD_STATES: list[Any] = [
@@ -508,7 +512,7 @@ def test_a_run_that_diverges_says_so_and_can_be_scored(
     assert "--learning-rate" in str(caught.value)
     assert "weights of the epochs before are kept" in str(caught.value)
     assert load(run / LAST)[1].epoch == 2
-    (result,) = commands.evaluate_run(run, cache.path, "val", pictures=0)
+    (result,) = evaluate_run(run, cache.path, "val", pictures=0)
     assert result["epoch"] in (1, 2)
 
 
@@ -530,8 +534,8 @@ def test_one_class_alone_trains_and_is_scored_drawn_and_predicted(
     (result,) = fitting.fit(cache.path, run, SMALL.revised(epochs=1), pictures=1)
     assert result["scores"]["model"]["auc"] is None
     assert result["scores"]["model"]["top1"] == 1.0
-    assert "AUC" in commands.report([run], "val")
-    found = commands.predict_cache(run, cache.path, pictures=1)
+    assert "AUC" in report([run], "val")
+    found = predict_cache(run, cache.path, pictures=1)
     assert {row["predicted"] for row in found} == {"Class 0"}
     assert {row["confidence"] for row in found} == {1.0}
 

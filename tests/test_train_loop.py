@@ -19,7 +19,6 @@ from train.fit.loop import Trainer
 from train.fit.normalize import normalize
 from train.fit.state import TrainState
 from train.model.fusion import FusionModel
-from train.runs import checkpoint
 from train.runs.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.score.metrics import Predictions, classification, localization
 
@@ -48,14 +47,7 @@ def prepare(cache, config):
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config)
     normalize(model, dataset.clips, dataset.splits["train"])
-    about = About(
-        config=config,
-        classes=dataset.classes,
-        shapes=checkpoint.shapes_as_json(dataset.clips.shapes),
-        fingerprint=cache.fingerprint,
-        features=cache.config,
-    )
-    return model, dataset, about
+    return model, dataset, About.of(config, dataset, cache)
 
 
 def trainer_of(model, dataset, config):

@@ -11,7 +11,7 @@ from train.data.batch import Batch, Frames, Shapes, Sound
 from train.fit.loop import compute_losses
 from train.model.fusion import FusionModel, at_frames, at_steps
 from train.model.fusion import gated_interval as interval_of
-from train.model.layers import InputDropout
+from train.model.layers import Attention, InputDropout
 
 SHAPES = Shapes(audio_features=20, map_channels=24, cells=7, classes=5, clip_seconds=10.0)
 CONFIG = TrainConfig(
@@ -89,12 +89,21 @@ def test_attention_shapes_and_sums():
 
 
 @pytest.mark.parametrize("modality", ["both", "audio", "video"])
-def test_open_attention_gives_the_fast_path_s_numbers(modality):
+def test_being_looked_at_changes_no_answer(modality):
     model = make_model(modality=modality).eval()
     batch = make_batch(steps_valid=13)
     fast, open_ = model(batch), model(batch, return_attention=True)
-    torch.testing.assert_close(fast.logits, open_.logits)
-    torch.testing.assert_close(fast.interval, open_.interval)
+    for name in ("logits", "interval", "gate_logits"):
+        assert torch.equal(getattr(fast, name), getattr(open_, name))
+
+
+def test_the_map_is_the_weights_of_the_values():
+    block = Attention(16, 8, 4)
+    x, context = torch.rand(N, 5, 16), torch.rand(N, 6, 8)
+    valid = torch.arange(6).expand(N, 6) < 4
+    out, shown = block(x, context, valid, weights=True)
+    value = block.key_value(context).chunk(2, dim=-1)[1].view(N, 6, 4, 4).transpose(1, 2)
+    torch.testing.assert_close(block.out((shown @ value).transpose(1, 2).flatten(2)), out)
 
 
 def test_padded_steps_get_no_weight_and_change_nothing():

@@ -18,8 +18,9 @@ from tiny_runs import FLAGS, TINY, copied, score, tiny_labels
 from cache.common.errors import ConfigError
 from cache.labels.store import write_labels
 from train import __main__ as cli
-from train.commands import evaluate as commands
 from train.commands import fit as fitting
+from train.commands.evaluate import evaluate_run
+from train.commands.predict import predict_cache
 from train.config import TrainConfig
 from train.fit import loop
 from train.runs import code, record
@@ -35,7 +36,7 @@ CONFIG = TrainConfig(
     epochs=1,
 )
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread", "few_pictures")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def ids_of(labels, split):
@@ -43,7 +44,7 @@ def ids_of(labels, split):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, few_pictures):
+def made(tmp_path_factory):
     """A cache and a run of one epoch on it; tests copy both."""
     folder = tmp_path_factory.mktemp("made")
     make_cache(folder / "cache", labels=tiny_labels(), **TINY)
@@ -83,11 +84,11 @@ def test_the_record_says_what_when_and_by_which_code(run):
 
 
 def test_train_and_test_swapped_are_told_and_the_own_scores_stay(run, cache, capsys):
-    own = score(run, cache)
+    own = score(run, cache, pictures=1)
     assert own["seen"] == {"train": [], "val": []}
     swapped = relabelled(cache, split=2 - tiny_labels().split)
     capsys.readouterr()
-    result = score(run, cache)
+    result = score(run, cache, pictures=1)
     assert result["leaks"] == {}
     assert result["seen"] == {"train": ids_of(swapped, "test"), "val": []}
     assert "18 of its clips the run was trained on (clip00000, " in capsys.readouterr().out
@@ -122,7 +123,7 @@ def test_a_split_that_is_partly_seen_is_scored_without_those_too(run, cache):
 
 def test_predict_says_which_clips_were_seen(run, cache, capsys):
     labels = tiny_labels()
-    found = {row["id"]: row["seen"] for row in commands.predict_cache(run, cache, pictures=0)}
+    found = {row["id"]: row["seen"] for row in predict_cache(run, cache, pictures=0)}
     for split, word in (("train", "train"), ("val", "val"), ("test", "no")):
         assert {found[clip_id] for clip_id in ids_of(labels, split)} == {word}
     assert "18 of 30 clips are such as the run was trained on" in capsys.readouterr().out
@@ -136,10 +137,10 @@ def test_an_ensemble_has_seen_what_any_member_has(made, cache, run, tmp_path):
     more = dataclasses.replace(labels, split=np.where(labels.split == 2, 0, labels.split))
     (seeds / "seed-1" / record.RECORD_FILE).unlink()
     record.start(seeds / "seed-1", more, torch.device("cpu"), 1)
-    commands.evaluate_run(seeds, cache, "test", pictures=0)
+    evaluate_run(seeds, cache, "test", pictures=0)
     (written,) = seeds.glob("metrics_test.json")
     assert json.loads(written.read_text())["seen"]["train"] == ids_of(labels, "test")
-    found = commands.predict_cache(seeds, cache, pictures=0)
+    found = predict_cache(seeds, cache, pictures=0)
     assert {row["id"] for row in found if row["seen"] == "train"} == {
         *ids_of(labels, "train"),
         *ids_of(labels, "test"),
@@ -162,7 +163,7 @@ def test_a_run_of_an_older_version_is_scored_with_a_note(run, cache, capsys):
     assert "which clips the run has seen is not known" in shown.out
     assert not result["seen_known"]
     assert "model, without 1 seen" in result["scores"], "the cache's own leak still counts"
-    found = commands.predict_cache(run, cache, pictures=0)
+    found = predict_cache(run, cache, pictures=0)
     assert {row["seen"] for row in found} == {"unknown"}
     split = np.where(labels.split == 2, 2, -1).astype(np.int8)
     write_labels(cache, dataclasses.replace(tiny_labels(), split=split))
@@ -230,7 +231,7 @@ def test_changed_code_is_told_and_earlier_scores_are_kept(
     assert json.loads(new.read_text()) == result
     assert str(old) in shown.err
     assert old.with_name(old.name.replace("metrics", "predictions")).exists()
-    commands.predict_cache(run, cache, pictures=0)
+    predict_cache(run, cache, pictures=0)
     assert "model/fusion.py" in capsys.readouterr().err
 
 

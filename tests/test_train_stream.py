@@ -12,8 +12,9 @@ from synthetic_cache import labels_for, make_cache
 
 from cache import open_cache
 from cache.common.errors import CacheError, ConfigError
-from train.commands import evaluate as commands
 from train.commands import fit as fitting
+from train.commands.evaluate import evaluate_run
+from train.commands.predict import predict_cache
 from train.config import TrainConfig
 from train.data import features, reader
 from train.data import memory as memory_module
@@ -28,6 +29,7 @@ from train.fit import loop
 from train.fit.normalize import normalize
 from train.fit.state import TrainState
 from train.model.fusion import FusionModel
+from train.report import pictures
 from train.runs.checkpoint import BEST
 
 CONFIG = TrainConfig(
@@ -185,22 +187,21 @@ def test_the_command_streams_ablations_seeds_and_pictures(
     cache, tight, tmp_path, capsys, monkeypatch
 ):
     run = tmp_path / "run"
-    monkeypatch.setattr(commands.page, "GALLERY", 2)
+    monkeypatch.setattr(pictures, "GALLERY", 2)
     config = CONFIG.revised(epochs=1)
     fitting.fit(cache.path, run, config, seeds=[0], ablations=True, pictures=1)
     assert "streamed" in capsys.readouterr().out
     for name in fitting.ABLATIONS:
         assert (run / name / "seed-0" / "report.html").exists()
-    assert commands.evaluate_run(run / "both", cache.path, "test", pictures=0)
-    assert len(commands.predict_cache(run / "both", cache.path, pictures=1)) == len(cache)
+    assert evaluate_run(run / "both", cache.path, "test", pictures=0)
+    assert len(predict_cache(run / "both", cache.path, pictures=1)) == len(cache)
 
 
 def test_a_resumed_streamed_run_equals_an_uninterrupted_one(cache, tight, tmp_path):
     for name, epochs, resume in (("whole", 2, False), ("parts", 1, False), ("parts", 2, True)):
         config, dataset = prepare(cache, epochs=epochs)
         (tmp_path / name).mkdir(exist_ok=True)
-        about = fitting._about(cache, dataset, config)
-        fitting._train_one(cache, dataset, tmp_path / name, about, resume, SINGLE_PROCESS)
+        fitting._train(cache, dataset, tmp_path / name, config, resume, SINGLE_PROCESS)
     paths = [tmp_path / name / BEST for name in ("whole", "parts")]
     models = [torch.load(path, weights_only=True)["model"] for path in paths]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())

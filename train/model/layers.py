@@ -28,9 +28,9 @@ def time_encoding(time_s: Tensor, width: int) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention, queries (N, Q, width) over a context (N, L, context_width).
 
-    The fast path is scaled_dot_product_attention; with `weights` the same numbers are computed
-    in the open and the map (N, H, Q, L) is returned, heads apart. Positions that `valid` (N, L)
-    marks False get exactly zero weight.
+    Values are scaled_dot_product_attention's; with `weights` the map (N, H, Q, L) is computed
+    beside them, heads apart, so that being looked at changes no answer. Positions that `valid`
+    (N, L) marks False get exactly zero weight.
     """
 
     def __init__(self, width: int, context_width: int, heads: int) -> None:
@@ -53,9 +53,7 @@ class Attention(nn.Module):
             if mask is not None:
                 score = score.masked_fill(~mask, -torch.inf)
             shown = score.softmax(dim=-1)
-            mixed = shown @ value
-        else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out, shown
 

@@ -103,7 +103,7 @@ def members(run: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def claimed(run: Path | None, members: Sequence[str], resume: bool) -> Iterator[Path]:
+def claimed_run(run: Path | None, members: Sequence[str], resume: bool) -> Iterator[Path]:
     """Be the only one that trains in a run's folder while the block runs; make it where needed.
 
     members: the folders inside it ("." for itself) that get a model each. Without `run` a new

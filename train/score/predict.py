@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from cache.common.errors import AvelError
-from train.data.batch import Batch, check_shapes, reverse_time
+from train.data.batch import Batch, Output, Shapes, check_shapes, reverse_time
 from train.data.dataset import Samples
 from train.data.features import FeatureStore
 from train.distributed import SINGLE_PROCESS, ProcessGroup
@@ -16,6 +18,8 @@ from train.score.decode import read_off_seconds, second_probability
 from train.score.metrics import Array, Events, Predictions, second_count
 
 _BATCH = 64
+_MAPS_BYTES = 1 << 28
+AttentionWatch = Callable[[Tensor, Mapping[str, Predictions], Batch, Mapping[str, Tensor]], None]
 
 
 class TrainingError(AvelError):
@@ -24,7 +28,11 @@ class TrainingError(AvelError):
 
 @torch.inference_mode()
 def predict(
-    model: FusionModel, clips: FeatureStore, rows: Tensor, group: ProcessGroup = SINGLE_PROCESS
+    model: FusionModel,
+    clips: FeatureStore,
+    rows: Tensor,
+    group: ProcessGroup = SINGLE_PROCESS,
+    watch: AttentionWatch | None = None,
 ) -> dict[str, Predictions]:
     """Class probabilities and intervals (seconds) for clip rows (N,), on the host, decoded twice.
 
@@ -32,41 +40,70 @@ def predict(
     start and end head. A model that was trained on clips run backwards as well is asked both ways,
     and the mean of its two answers counts. Raises CacheError where the clips are not such as the
     model reads, and TrainingError where an answer is not finite.
+
+    watch: is given each batch as it is answered: the places (n,) of its clips in `rows`, their
+    answers, the input, and the attention maps of the pass forwards. It changes no answer.
     """
     check_shapes(model.shapes, clips.shapes, model.config.modality)
     model.eval()
-    clip_seconds, classes = clips.shapes.clip_seconds, clips.shapes.classes
-    seconds = second_count(clip_seconds)
-    answers = torch.zeros(len(rows), classes + 2 + seconds, device=clips.device)
+    shapes, size = clips.shapes, _BATCH
+    if watch is not None:
+        size = max(1, min(_BATCH, _MAPS_BYTES // attention_bytes(model, clips)))
+    width = shapes.classes + 2 + second_count(shapes.clip_seconds)
+    answers = torch.zeros(len(rows), width, device=clips.device)
     mine = group.share(torch.arange(len(rows), device=clips.device))
-    for places, batch in clips.batches(rows[mine], _BATCH):
-        answer = _answer(model, batch, seconds)
-        if model.config.reversed_share:
-            which = torch.ones(len(places), dtype=torch.bool, device=clips.device)
-            turned, _ = reverse_time(batch, answer[:, :2], which, clip_seconds)
-            answer = (answer + _forwards(_answer(model, turned, seconds), classes)) / 2
+    for places, batch in clips.batches(rows[mine], size):
+        answer, attention = _both_ways(model, batch, shapes, watch is not None)
         answers[mine[places]] = answer
-    values: Array = group.all_reduce(answers).double().cpu().numpy()
-    if not np.isfinite(values).all():
+        if watch is not None:
+            watch(mine[places], _read_off(answer, shapes), batch, attention)
+    answers = group.all_reduce(answers)
+    if not bool(answers.isfinite().all()):
         raise TrainingError(
             "the model's answers are not finite, its training diverged: train anew with a lower "
             "--learning-rate"
         )
-    probability, spans, on = np.split(values, [classes, classes + 2], axis=1)
-    return {
-        "gate": read_off_seconds(probability, on, clip_seconds),
-        "interval": Predictions(
-            probability, spans[:, 0] * clip_seconds, spans[:, 1] * clip_seconds
-        ),
-    }
+    return _read_off(answers, shapes)
 
 
-def _answer(model: FusionModel, batch: Batch, seconds: int) -> Tensor:
+def attention_bytes(model: FusionModel, clips: FeatureStore) -> int:
+    """Bytes of the attention maps of one clip, in float32: those of heads, which are the most."""
+    length = len(clips.step_time_s) + clips.frame_time_s.shape[1]
+    return 4 * model.config.num_heads * length**2
+
+
+def _both_ways(
+    model: FusionModel, batch: Batch, shapes: Shapes, attention: bool
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """The answer (N, K + 2 + S), and the attention maps of the pass forwards, if asked for."""
+    device, seconds = next(model.parameters()).device, second_count(shapes.clip_seconds)
+    with autocast(device):
+        output = model(batch, return_attention=attention)
+    answer = _answer(output, seconds)
+    if model.config.reversed_share:
+        which = torch.ones(len(answer), dtype=torch.bool, device=device)
+        turned, _ = reverse_time(batch, answer[:, :2], which, shapes.clip_seconds)
+        with autocast(device):
+            backwards = model(turned)
+        answer = (answer + _forwards(_answer(backwards, seconds), shapes.classes)) / 2
+    return answer, output.attention
+
+
+def _answer(output: Output, seconds: int) -> Tensor:
     """(N, K + 2 + S): class probabilities, start and end, the probability of each second."""
-    with autocast(next(model.parameters()).device):
-        output = model(batch)
     chance = second_probability(output.gate_logits, output.steps, seconds)
     return torch.cat([output.logits.softmax(dim=1), output.interval, chance], dim=1)
+
+
+def _read_off(answers: Tensor, shapes: Shapes) -> dict[str, Predictions]:
+    """Answers (N, K + 2 + S) as predictions on the host, decoded twice."""
+    values: Array = answers.double().cpu().numpy()
+    probability, spans, on = np.split(values, [shapes.classes, shapes.classes + 2], axis=1)
+    spans = spans * shapes.clip_seconds
+    return {
+        "gate": read_off_seconds(probability, on, shapes.clip_seconds),
+        "interval": Predictions(probability, spans[:, 0], spans[:, 1]),
+    }
 
 
 def _forwards(backwards: Tensor, classes: int) -> Tensor:
