@@ -16,7 +16,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["__main__"],
     ],
     "extract": [
-        ["config", "frame_order", "sources"],
+        ["config", "sources"],
         ["media", "features"],
         ["finding", "identity", "plan", "work"],
         ["one_clip"],
