@@ -48,8 +48,9 @@ class Counted:
     sums: list[int] = field(default_factory=list)
 
 
-# For what needs to be seen at each kind of server in every run; S3 takes its time.
-everywhere = pytest.mark.parametrize("place", ["file", "ssh", "s3"], indirect=True)
+S3 = pytest.param("s3", marks=pytest.mark.system)  # whose server takes its time
+# For what needs to be seen at each kind of server by `make check`, not by the slow tests alone.
+everywhere = pytest.mark.parametrize("place", ["file", "ssh", S3], indirect=True)
 
 
 @pytest.fixture

@@ -257,6 +257,7 @@ def test_a_file_stands_where_a_folder_belongs(
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.system
 def test_s3_without_bucket_or_credentials(
     s3: S3Server, home: TinyCache, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
