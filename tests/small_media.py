@@ -26,7 +26,6 @@ from cache.format.shard import Clip, Failure, Written, hashed_arrays, write_shar
 from cache.format.shard_file import Shard
 from cache.labels.store import write_labels
 from extract.config import ExtractConfig
-from extract.demo.__main__ import write_mp4
 from extract.features.declare import declare
 
 RATE_HZ = 22_050
@@ -63,6 +62,8 @@ def grey_frames(levels: Sequence[int], height: int = 48, width: int = 64) -> np.
 
 def write_set(folder: Path, clips: int = 8, mp4: int = 0) -> list[str]:
     """Write a CSV set of `clips` one-second clips, the last `mp4` of them as mp4; returns ids."""
+    from extract.demo.__main__ import write_mp4  # heavy: processes that tests start need no set
+
     sounds, pictures = folder / "audio_wav", folder / "video_frames"
     sounds.mkdir(parents=True)
     rows, ids = ["id,category,start,end,split"], []

@@ -517,6 +517,7 @@ class FatalJob(ShardJob):
 
 
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs")
+@pytest.mark.system
 def test_a_clip_that_kills_its_worker_is_a_failure_and_the_others_finish(
     run: Run, cache: Path, whole: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -555,6 +556,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 LARGE = ("--resize-px", "256", "--frame-size-px", "224", "--num-frames", "8")
 
 
+@pytest.mark.system
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, cache = tmp_path / "set", tmp_path / "cache"
     ids = write_set(data, 24)
@@ -576,6 +578,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(("kills", "jobs"), [(1, 2), pytest.param(10, 2, marks=pytest.mark.slow)])
+@pytest.mark.system
 def test_killed_again_and_again_the_cache_is_the_same(
     tmp_path: Path, kills: int, jobs: int
 ) -> None:

@@ -22,10 +22,13 @@ SETTINGS = """
     --map-channels 16 --dropout 0 --input-dropout 0 --pictures 0
 """.split()  # noqa: SIM905
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="this torch has no gloo",
-)
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(
+        not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+        reason="this torch has no gloo",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
