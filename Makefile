@@ -116,7 +116,7 @@ lint: $(READY) ## ruff and mypy
 
 check: lint test ## lint, then test: what must pass before a change is handed in
 
-bench: $(READY) ## measure what the README's table says, in under 10 minutes → bench/bench.json, bench.md
+bench: $(READY) ## measure the table of docs/performance.md, in under 10 minutes → bench/bench.json, bench.md
 	@$(with_args) benchmarks/bench_all.py $(weights)
 
 clean: ## delete demo/ and what the tools left; never .venv, features/ or runs/
