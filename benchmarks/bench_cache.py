@@ -38,13 +38,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from synthetic_cache import CONFIG, labels_for, make_cache, picture  # noqa: E402
 
 import cache.format.shard as shard_module  # noqa: E402
+from cache import Cache, open_cache  # noqa: E402
 from cache.format.identity import claim, make_identity, read_identity  # noqa: E402
 from cache.format.index_file import load_index, save_index  # noqa: E402
 from cache.format.rows import read_clips  # noqa: E402
 from cache.format.schema import feature_fields  # noqa: E402
 from cache.format.shard import Clip, write_shard  # noqa: E402
 from cache.labels.store import write_labels  # noqa: E402
-from cache.reader import Cache, open_cache  # noqa: E402
 from extract.config import FEATURE_VERSION, ExtractConfig  # noqa: E402
 
 SHARD_CLIPS = 32
@@ -183,9 +183,9 @@ def make_large(folder: Path, clips: int) -> dict[str, Any]:
     return {"cache": str(cache), "data": str(folder / "data"), "flags": flags, "ids": str(ids)}
 
 
-_OPEN = "from cache.reader import open_cache; open_cache({cache!r})"
+_OPEN = "from cache import open_cache; open_cache({cache!r})"
 _TRAIN = (
-    "from cache.reader import open_cache; from train.config import TrainConfig; "
+    "from cache import open_cache; from train.config import TrainConfig; "
     "from train.data.dataset import load_dataset, resolve; c = open_cache({cache!r}); "
     "t = TrainConfig(device='cpu', audio_rate_hz=10); "
     "load_dataset(c, resolve(t, c, c.labels.classes))"

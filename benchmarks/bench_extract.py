@@ -52,7 +52,7 @@ from extract.features.extractor import Extractor  # noqa: E402
 from extract.finding import find_annotations, find_sources  # noqa: E402
 from extract.identity import provenance  # noqa: E402
 from extract.media.decode import decode  # noqa: E402
-from extract.sources import Source  # noqa: E402
+from extract.sources import MediaSource  # noqa: E402
 from extract.work.pipeline import run  # noqa: E402
 from extract.work.workers import Workers  # noqa: E402
 
@@ -65,7 +65,7 @@ class Bench:
     """What is timed: clips of one layout, with the folder they came from."""
 
     data: Path
-    sources: list[Source]
+    sources: list[MediaSource]
     weights: str
     scratch: Path
     config: ExtractConfig
@@ -118,9 +118,9 @@ class Bench:
         return seconds
 
 
-def clips_of(folders: list[Path], count: int) -> dict[str, tuple[Path, list[Source]]]:
+def clips_of(folders: list[Path], count: int) -> dict[str, tuple[Path, list[MediaSource]]]:
     """The first `count` clips of each layout that decode, and the folder they are in."""
-    found: dict[str, tuple[Path, list[Source]]] = {}
+    found: dict[str, tuple[Path, list[MediaSource]]] = {}
     for folder in folders:
         labels = read_annotations(find_annotations(folder), ExtractConfig().clip_seconds)
         every = list(find_sources(folder, dict.fromkeys(labels.ids)).values())
@@ -132,7 +132,7 @@ def clips_of(folders: list[Path], count: int) -> dict[str, tuple[Path, list[Sour
     return found
 
 
-def decodes(source: Source) -> bool:
+def decodes(source: MediaSource) -> bool:
     """Whether a clip has sound and pictures that decode; the others have nothing to time."""
     try:
         decode(source, ExtractConfig())

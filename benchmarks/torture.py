@@ -31,7 +31,7 @@ from pathlib import Path
 from torture_checks import changed, damaged, digests, incomplete, lost, stage_of, state_of
 from torture_commands import Case, Runner, all_cases, ssh_server, wait_for_work
 
-from cache.reader import open_cache
+from cache import open_cache
 
 COMMANDS = ("extract", "merge", "pack", "push", "pull")
 POLITE = (signal.SIGINT, signal.SIGTERM)

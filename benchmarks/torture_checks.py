@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache import Cache, CacheError, open_cache
 from cache.check.examine import matches_name
 from cache.check.verify import verify
 from cache.common.atomic import TEMPORARY
-from cache.common.errors import CacheError
 from cache.format.identity import IDENTITY_FILE
 from cache.format.schema import SHARD_FOLDER
-from cache.reader import Cache, open_cache
 from cache.remote.cache import RemoteCache
 from cache.remote.store import Remote
 from cache.share.diff import describe_difference, difference

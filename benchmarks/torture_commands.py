@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from torture_checks import State, begun, share_left, state_of  # noqa: E402
 
-from cache.reader import open_cache  # noqa: E402
+from cache import open_cache  # noqa: E402
 
 POLL_S = 0.005
 

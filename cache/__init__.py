@@ -1,1 +1,54 @@
-"""The feature cache: its format, its labels, and how to read it. Imports neither stage."""
+"""The feature cache: its format, its labels, and how to read it. Imports neither stage.
+
+What is listed here is the public face; each name is loaded when it is first asked for, so that
+`import cache` itself costs nothing. Everything else is imported from the room that owns it.
+
+Examples
+--------
+>>> from cache import open_cache
+>>> cache = open_cache("features")  # a folder of `make features`, or a packed file
+>>> cache.ids[:2]
+['clip00000', 'clip00001']
+>>> cache.fields["audio/mel"].shape, cache.fields["audio/mel"].unit
+((431, 64), 'dB')
+>>> cache.read("audio/mel", [0, 2]).shape  # of ids[0] and ids[2]; without rows: of all
+(2, 431, 64)
+>>> labels = cache.labels
+>>> row = labels.rows("val")[0]
+>>> labels.ids[row], labels.classes[labels.category[row]], float(labels.start_s[row])
+('clip00009', 'Class 0', 0.0)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cache.check.info import describe
+    from cache.common.errors import CacheError
+    from cache.format.schema import SPLITS
+    from cache.labels.annotations import Labels
+    from cache.reader import Cache, open_cache
+
+__all__ = ["SPLITS", "Cache", "CacheError", "Labels", "describe", "open_cache"]
+
+_ROOMS = {
+    "SPLITS": "cache.format.schema",
+    "Cache": "cache.reader",
+    "CacheError": "cache.common.errors",
+    "Labels": "cache.labels.annotations",
+    "describe": "cache.check.info",
+    "open_cache": "cache.reader",
+}
+
+if not TYPE_CHECKING:  # else a type checker would take any name for one that is here
+
+    def __getattr__(name: str) -> object:
+        if name not in _ROOMS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_ROOMS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from cache.check.info import describe, facts_of
-from cache.check.repair import damaged_shards, repair
+from cache.check.repair import repair
 from cache.check.verify import verify, write_record
 from cache.common.cli import Parser, exit_code, printable, say
 from cache.common.errors import CacheError
@@ -17,22 +17,13 @@ from cache.common.progress import Progress
 from cache.common.url import local_path
 from cache.format.identity import read_identity
 from cache.format.index import shard_files
-from cache.format.index_file import load_index
 from cache.format.lock import writer_lock
 from cache.format.shard import DAMAGED
-from cache.labels.annotations import (
-    DEFAULT_SEED,
-    Labels,
-    describe_changes,
-    read_annotations,
-    remarks,
-)
+from cache.labels.annotations import DEFAULT_SEED, Labels, read_annotations, remarks
 from cache.labels.store import write_labels
 from cache.reader import Cache, open_cache
-from cache.share.commands import add_transfer_commands
+from cache.share.commands import add_join_commands, add_transfer_commands
 from cache.share.diff import describe_difference, difference
-from cache.share.merge import merge
-from cache.share.pack import pack
 
 _QUIET_S = 1.0
 _EPILOG = """A cache is a folder that `make features` made, or one file that `pack` wrote; where a
@@ -77,28 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--limit", type=_count, default=10, help="clips shown of each kind (default 10)"
     )
-    one = command("merge", "join caches made with the same settings into one folder")
-    one.add_argument("sources", type=local_path, nargs="+", metavar="CACHE")
-    one.add_argument(
-        "--into", type=local_path, required=True, metavar="FOLDER", help="new or existing"
-    )
-    one.add_argument(
-        "--prefer",
-        metavar="newest|CACHE",
-        help="which row (or events) to keep of a clip that two caches hold with different bytes",
-    )
-    one.set_defaults(run=_merge)
-    one = command("pack", "write a whole cache as one file to hand over")
-    one.add_argument("cache", type=local_path, metavar="CACHE")
-    one.add_argument("file", type=local_path, metavar="FILE.h5")
-    one.add_argument(
-        "--compress", action="store_true", help="about 22 %% smaller; pays below some 16 MB/s"
-    )
-    one.set_defaults(run=_pack)
-    one = command("unpack", "turn a packed file back into a cache folder")
-    one.add_argument("file", type=local_path, metavar="FILE.h5")
-    one.add_argument("folder", type=local_path, metavar="FOLDER")
-    one.set_defaults(run=_unpack)
+    add_join_commands(command)
+    _add_relabel(command)
+    add_transfer_commands(command)
+    return parser
+
+
+def _add_relabel(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     one = command("relabel", "put new annotations or splits onto a cache; features stay untouched")
     one.add_argument("folder", type=local_path, metavar="FOLDER")
     one.add_argument(
@@ -111,8 +87,6 @@ def _parser() -> argparse.ArgumentParser:
         "their split, and new ones get theirs with seed 42)",
     )
     one.set_defaults(run=_relabel)
-    add_transfer_commands(command)
-    return parser
 
 
 def _count(text: str) -> int:
@@ -165,14 +139,13 @@ def _repair(arguments: argparse.Namespace) -> int:
     with Progress(sum(shard_files(folder).values()), "B", "verify", _QUIET_S) as progress:
         report = verify(folder, progress.add)
     with writer_lock(folder):
-        suspects = {*report.damaged, *damaged_shards(folder, load_index(folder, identity))}
-        for sentence in repair(folder, identity, suspects):
+        told, index = repair(folder, identity, report.damaged)
+        for sentence in told:
             say(printable(sentence))
-    after = verify(folder)
+    after = verify(folder)  # from the disk: what was repaired is to be proved
     write_record(folder, after)
     for problem in after.problems:
         say(printable(problem))
-    index = load_index(folder, identity)
     lost = [i for i, failure in index.failures.items() if failure.stage == DAMAGED]
     unknown = f", and those of {len(report.unknown)} shard(s), which nobody knows"
     say(
@@ -189,38 +162,6 @@ def _diff(arguments: argparse.Namespace) -> int:
     else:
         say(describe_difference(found, arguments.limit))
     return 1 if found else 0
-
-
-def _merge(arguments: argparse.Namespace) -> int:
-    return _join(arguments.sources, arguments.into, arguments.prefer, "merge")
-
-
-def _unpack(arguments: argparse.Namespace) -> int:
-    if not arguments.file.is_file():
-        raise CacheError(f"{arguments.file}: no such file; expected one that `pack` wrote")
-    return _join([arguments.file], arguments.folder, None, "unpack")
-
-
-def _join(sources: list[Path], into: Path, prefer: str | None, title: str) -> int:
-    total = len({clip_id for path in sources for clip_id in open_cache(path).ids})
-    with Progress(total, "clip", title, _QUIET_S) as progress:
-        done = merge(sources, into, prefer, progress.add)
-    settled = f", {len(done.settled)} conflicts settled by {prefer}" if done.settled else ""
-    say(
-        f"{into}: {done.added} clips added, {done.there_already} were there already, "
-        f"{done.failures} failures added{settled}"
-    )
-    if done.changed_splits:
-        say(f"splits    {describe_changes(done.changed_splits)}")
-    return 0
-
-
-def _pack(arguments: argparse.Namespace) -> int:
-    cache = open_cache(arguments.cache)
-    with Progress(len(cache), "clip", "pack", _QUIET_S) as progress:
-        size = pack(cache, arguments.file, arguments.compress, progress.add)
-    say(f"{arguments.file}: {len(cache)} clips, {size / 1e9:.2f} GB ({size / 2**30:.2f} GiB)")
-    return 0
 
 
 def _relabel(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ Readers never write, never lock, and open files lazily.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cache.format.contents import pictures_problem
 from cache.format.identity import read_identity
 from cache.format.index import Index
 from cache.format.index_file import load_index
-from cache.format.row_table import Member
+from cache.format.row_table import RowPlace
 from cache.format.rows import RowFile, proved_clips, read_jpegs
 from cache.format.schema import SHARD_FOLDER, Field, feature_fields, row_layout
 from cache.format.shard import Clip, Origin
@@ -62,6 +63,15 @@ class Cache:
 
     def __contains__(self, clip_id: object) -> bool:
         return clip_id in self.index.clips
+
+    def refuse_damaged(self) -> None:
+        """Raise CacheError where a shard can't be read: its clips would be left out in silence."""
+        damaged = self.index.damaged
+        if damaged:
+            raise CacheError(
+                f"{len(damaged)} shard(s) of {self.path} can't be read, first: "
+                f"{next(iter(damaged.values()))}; run `python -m cache repair` on that cache first"
+            )
 
     def row(self, clip_id: str) -> int:
         """Row number of a clip; CacheError if it has no features."""
@@ -142,12 +152,19 @@ class Cache:
             raise CacheError(f"{file.path}: the clip {clip_id!r}: {problem}; refused")
         return pictures
 
+    @cached_property
+    def row_digests(self) -> list[bytes]:
+        """SHA-256 of each clip's row, in id order."""
+        return list(map(bytes, self.index.live.rows["sha256"]))
+
+    @cached_property
     def row_origins(self) -> list[Origin]:
         """When (ns since 1970) and by what (JSON text) each clip's row was made, in id order."""
         rows, made_by = self.index.live.rows, self.index.made_by
         pairs = zip(rows["created_ns"].tolist(), rows["made_by"].tolist(), strict=True)
         return [(when, made_by[number]) for when, number in pairs]
 
+    @cached_property
     def failure_origins(self) -> dict[str, Origin]:
         """The same of each failure that counts, by clip id."""
         return {
@@ -156,7 +173,7 @@ class Cache:
             if self.index.failures.get(one.failure.id) is one.failure
         }
 
-    def read_members(self, shard: str, members: Sequence[Member]) -> list[Clip]:
+    def read_members(self, shard: str, members: Sequence[RowPlace]) -> list[Clip]:
         """Whole rows of one file, each proved; CacheError names those that are damaged."""
         with self.open_rows(shard) as file:
             return proved_clips(file.fetch, file.layout, members, str(file.path))

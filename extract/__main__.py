@@ -26,7 +26,7 @@ from extract.finding import find_annotations, find_sources
 from extract.identity import identity_for
 from extract.one_clip import one_clip
 from extract.plan import Plan, describe_plan, make_plan
-from extract.sources import Source
+from extract.sources import MediaSource
 from extract.work.job import WORKING, interrupted
 from extract.work.part import ids_of_part, parse_part
 from extract.work.workers import Workers, jobs_here, pick_device
@@ -152,7 +152,7 @@ class Task:
 
     command: Command
     labels: Labels
-    sources: dict[str, Source]
+    sources: dict[str, MediaSource]
     wanted: frozenset[str] | None
     workers: Workers
 
@@ -225,9 +225,9 @@ def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
     index = load_index(folder, identity)
     suspects = damaged_shards(folder, index)
     if suspects:
-        for sentence in repair(folder, identity, suspects):
+        told, index = repair(folder, identity, suspects)
+        for sentence in told:
             say(f"damaged   {sentence}")
-        index = load_index(folder, identity)
     todo, finished = task.plan(index, task.command.retry_failed).todo, True
     if todo:
         from extract.work.pipeline import run

@@ -16,6 +16,8 @@ FEATURE_VERSION = 2
 LOWEST_BAND_HZ = 200
 """Width of spectral contrast's lowest bands, in librosa and here; its highest begins at
 6,400, so the sample rate must be above 12,800."""
+DELTA_WIDTH_STEPS = 9
+"""librosa.feature.delta's default window; the shortest sound that has differences."""
 
 
 class ExtractConfig(Settings):
@@ -83,6 +85,11 @@ class ExtractConfig(Settings):
     def audio_steps(self) -> int:
         """STFT steps of a whole clip, T: step k is centred on sample k × hop_samples."""
         return 1 + self.clip_samples // self.hop_samples
+
+    @property
+    def shortest_samples(self) -> int:
+        """Fewest samples that give every feature (the differences need 9 steps)."""
+        return (DELTA_WIDTH_STEPS - 1) * self.hop_samples
 
     def resolved(self, weights_sha256: str) -> dict[str, Any]:
         """The settings as stored and fingerprinted; `weights_sha256` is "" without video."""

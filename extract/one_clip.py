@@ -15,7 +15,7 @@ from cache.format.schema import FIRST_FEATURE_VERSION, FORMAT, config_difference
 from extract.config import ExtractConfig
 from extract.features.weights import check_weights
 from extract.identity import load_digest, new_identity
-from extract.sources import Source, file_source, picture_files
+from extract.sources import MediaSource, file_source, picture_files
 from extract.work.workers import Workers, pick_device
 
 _NO_WEIGHTS = "imagenet"  # what a cache without video names; no network is loaded for it
@@ -77,7 +77,7 @@ def _other_features(path: Path, identity: Mapping[str, Any], like: Mapping[str, 
     )
 
 
-def _source(file: Path, modalities: str) -> Source:
+def _source(file: Path, modalities: str) -> MediaSource:
     needed = _NEEDS[modalities]
     try:
         kind = file.stat().st_mode

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from cache import CacheError
 from cache.common.cli import printable
-from cache.common.errors import CacheError
 from cache.format.index import Index
 from cache.format.schema import feature_fields
 from cache.format.shard import Failure
 from cache.labels.annotations import Labels, some
 from extract.config import ExtractConfig
 from extract.finding import LOOKED_FOR, elsewhere
-from extract.sources import Source
+from extract.sources import MediaSource
 from extract.work.workers import Workers
 
 JPEG_BYTES_GUESS = 9_000
@@ -39,17 +39,17 @@ class Plan:
     """
 
     wanted: list[str]
-    sources: dict[str, Source]
+    sources: dict[str, MediaSource]
     done: list[str] = field(default_factory=list)
     failed: dict[str, Failure] = field(default_factory=dict)
-    todo: list[Source] = field(default_factory=list)
+    todo: list[MediaSource] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     changed: int = 0
 
 
 def make_plan(
     labels: Labels,
-    sources: dict[str, Source],
+    sources: dict[str, MediaSource],
     index: Index,
     retry: bool,
     part: Collection[str] | None = None,

@@ -14,13 +14,12 @@ from small_media import TinyCache, tiny_cache
 from synthetic_cache import make_cache
 
 import cache.share.commands
+from cache import Labels, open_cache
 from cache.__main__ import main
 from cache.common.atomic import TEMPORARY
 from cache.format.index_file import save_index
 from cache.format.schema import row_bytes, row_layout
 from cache.format.shard import Failure
-from cache.labels.annotations import Labels
-from cache.reader import open_cache
 
 LABELS = Labels(
     ids=["a", "b", "c", "d", "e", "f"],

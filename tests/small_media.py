@@ -15,15 +15,14 @@ import cv2
 import numpy as np
 import soundfile
 
+from cache import Cache, Labels
 from cache.check.examine import intact_clips
 from cache.format.identity import claim, make_identity
 from cache.format.index_file import INDEX_FILE, load_index, save_index
 from cache.format.schema import ROW_FIELDS, feature_fields
 from cache.format.shard import Clip, Failure, Written, hashed_arrays, write_shard
 from cache.format.shard_file import Shard
-from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
-from cache.reader import Cache
 from extract.config import ExtractConfig
 from extract.demo.__main__ import write_mp4
 

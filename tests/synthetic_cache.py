@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cache import Labels
 from cache.format.identity import claim, make_identity
 from cache.format.schema import feature_fields
 from cache.format.shard import Clip, write_shard
-from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
 
 CONFIG: dict[str, Any] = {

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from small_media import TinyCache, tiny_cache
 
+from cache import CacheError, Labels
 from cache.__main__ import main
 from cache.common.atomic import TEMPORARY, append_line, noted, plain_folder, replace_file, replacing
-from cache.common.errors import CacheError
 from cache.format.lock import writer_lock
-from cache.labels.annotations import Labels
 
 Capture = pytest.CaptureFixture[str]
 

@@ -19,15 +19,13 @@ from small_media import TinyCache, assert_same_rows, random_row, tiny_cache
 from synthetic_cache import labels_for
 
 import cache.format.shard
+from cache import CacheError, Labels, open_cache
 from cache.__main__ import _parser, main
 from cache.check.verify import verify
 from cache.common.cli import exit_code
-from cache.common.errors import CacheError
 from cache.format.identity import claim, make_identity
 from cache.format.shard import Failure, write_shard
-from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
-from cache.reader import open_cache
 from cache.share.diff import difference
 
 ROOT = Path(__file__).parent.parent

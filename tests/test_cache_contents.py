@@ -14,10 +14,9 @@ from PIL import Image
 from small_media import CONFIG, picture, random_row, tiny_cache
 
 import cache.format.shard
-from cache.common.errors import CacheError
+from cache import CacheError, open_cache
 from cache.format.pictures import picture_limit, picture_problem
 from cache.format.shard import Clip, clip_problem, write_shard
-from cache.reader import open_cache
 
 SETTINGS = CONFIG.resolved("0" * 64)
 

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from small_media import CONFIG, TinyCache, tiny_cache
 
+from cache import CacheError, Labels, open_cache
 from cache.check.repair import damaged_shards, repair, without
 from cache.check.verify import RECORD_FILE, read_record, verify
-from cache.common.errors import CacheError
 from cache.common.strict_json import loads
 from cache.format.compression import deflate, inflate
 from cache.format.identity import make_identity, read_identity, render_identity
@@ -31,9 +31,7 @@ from cache.format.lock import writer_lock
 from cache.format.schema import Field, fingerprint
 from cache.format.sealed import write_seal
 from cache.format.shard import Failure, file_sha256, shard_name
-from cache.labels.annotations import Labels
 from cache.labels.store import read_labels
-from cache.reader import open_cache
 
 LABELS = Labels(
     ids=["a", "b"],
@@ -651,7 +649,7 @@ class TestRecord:
         assert set(damaged) <= set(index.shards)
         assert set(without(index, damaged).clips) <= {"a", "b"}
         with writer_lock(stored.folder):
-            assert repair(stored.folder, stored.identity, damaged) == []
+            assert repair(stored.folder, stored.identity, damaged)[0] == []
         assert self.everything(tmp_path) == before
         assert open_cache(stored.folder).ids == ["a", "b"]
 
@@ -707,8 +705,8 @@ USE = """
 import resource, sys
 from pathlib import Path
 import numpy, h5py
-from cache.common.errors import CacheError
-from cache.reader import open_cache
+from cache import CacheError
+from cache import open_cache
 from cache.check.verify import verify
 
 now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -14,18 +14,16 @@ from small_media import TinyCache, random_row, tiny_cache
 import cache.common.atomic
 import cache.format.index
 import cache.format.shard
+from cache import CacheError, Labels, open_cache
 from cache.check.verify import verify
 from cache.common.atomic import TEMPORARY, remove_leftovers, replace_file
-from cache.common.errors import CacheError
 from cache.format.identity import claim, make_identity, read_identity
 from cache.format.index import Index
 from cache.format.index_file import INDEX_FILE, load_index, save_index
 from cache.format.lock import writer_lock
 from cache.format.sealed import write_seal
 from cache.format.shard import Failure, Written, write_shard
-from cache.labels.annotations import Labels
 from cache.labels.store import read_labels, write_labels
-from cache.reader import open_cache
 
 
 @pytest.fixture

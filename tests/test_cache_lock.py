@@ -20,23 +20,22 @@ from pathlib import Path
 import pytest
 from small_media import TinyCache, random_row, tiny_cache
 
+from cache import CacheError, open_cache
 from cache.check.verify import verify
 from cache.common.atomic import TEMPORARY
-from cache.common.errors import CacheError
 from cache.format.lock import LOCK_FILE, claimed, writer_lock
 from cache.format.shard import write_shard
-from cache.reader import open_cache
 
 TESTS = Path(__file__).parent
 HEAD = """
 import sys
 from pathlib import Path
 from small_media import TinyCache, random_row, tiny_cache
-from cache.common.errors import CacheError
+from cache import CacheError
 from cache.format.identity import read_identity
 from cache.format.index_file import load_index, save_index
 from cache.format.lock import writer_lock
-from cache.reader import open_cache
+from cache import open_cache
 from cache.format.shard import write_shard
 
 folder = Path(sys.argv[1])
@@ -251,7 +250,7 @@ def in_own_mounts(commands: str) -> tuple[str, ...]:
 
 FILL = """
 import numpy
-from cache.labels.annotations import Labels
+from cache import Labels
 from cache.labels.store import read_labels, write_labels
 from cache.check.verify import verify
 
@@ -339,7 +338,7 @@ GROUP = 61_230
 TEAMMATE = """
 import os, json
 import h5py, numpy
-from cache.labels.annotations import Labels
+from cache import Labels
 from cache.labels.store import read_labels, write_labels
 from cache.format.lock import claimed
 from cache.check.verify import verify, write_record

@@ -18,22 +18,22 @@ import numpy as np
 import pytest
 from small_media import TinyCache, tiny_cache
 
+from cache import open_cache
 from cache.check.verify import RECORD_FILE
 from cache.format.index_file import load_index, save_index
 from cache.format.sealed import write_seal
 from cache.format.shard import Failure, file_sha256, shard_name
-from cache.reader import open_cache
 
 CONSTANT_BYTES = 300 << 20
 TIMES = 8
 LOOK = """
 import contextlib, sys
 from pathlib import Path
-from cache.common.errors import CacheError
+from cache import CacheError
 from cache.format.identity import read_identity
 from cache.format.index_file import load_index
-from cache.check.info import describe
-from cache.reader import open_cache
+from cache import describe
+from cache import open_cache
 from cache.check.repair import damaged_shards, without
 from cache.check.verify import verify
 

@@ -17,16 +17,15 @@ from small_media import TinyCache, assert_same_rows, random_row, tiny_cache
 from synthetic_cache import make_cache
 
 import cache.common.atomic
+from cache import CacheError, Labels, open_cache
 from cache.check.info import facts_of
 from cache.check.verify import verify
-from cache.common.errors import CacheError
 from cache.format.shard import Failure, write_shard
-from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
-from cache.reader import open_cache
-from cache.share.merge import Merged, merge
+from cache.share.merge import merge
 from cache.share.merge_labels import events_by_clip
 from cache.share.pack import pack
+from cache.share.plan import CopyPlan
 from extract.config import ExtractConfig
 from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
@@ -108,8 +107,12 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
+def join(sources: Sequence[Path], target: Path, prefer: str | None = None) -> CopyPlan:
+    return merge([open_cache(path) for path in sources], target, prefer)
+
+
 def joined(sources: Sequence[Path], target: Path, prefer: str | None = None) -> Path:
-    merge(sources, target, prefer)
+    join(sources, target, prefer)
     return target
 
 
@@ -198,14 +201,14 @@ class TestConflicts:
         if made == "empty":
             target.mkdir()
         with pytest.raises(CacheError, match=r"2 clip\(s\) have different rows .*: x, y; .*prefer"):
-            merge(apart, target)
+            join(apart, target)
         assert target.exists() == (made == "empty")
         assert made == "absent" or not list(target.iterdir())
 
     def test_leave_an_existing_cache_as_it_was(self, apart: tuple[Path, Path]) -> None:
         before = files(apart[0])
         with pytest.raises(CacheError, match="2 clip"):
-            merge([apart[1]], apart[0])
+            join([apart[1]], apart[0])
         assert files(apart[0]) == before
 
     @pytest.mark.parametrize(
@@ -216,7 +219,7 @@ class TestConflicts:
     ) -> None:
         if prefer != "newest":
             prefer = f"{tmp_path}/{prefer}"
-        done = merge(apart, tmp_path / "new", prefer)
+        done = join(apart, tmp_path / "new", prefer)
         assert sorted(done.settled) == ["x", "y"]
         found = open_cache(tmp_path / "new")
         assert found.ids == ["a", "b", "same", "x", "y"]
@@ -231,7 +234,7 @@ class TestConflicts:
         prefer = prefer if prefer == "newest" else str(tmp_path / prefer)
         target = joined(apart, tmp_path / "new", prefer)
         before = files(target)
-        assert merge(apart, target, prefer).added == 0
+        assert join(apart, target, prefer).clips == 0
         assert files(target) == before
 
     @pytest.mark.parametrize("prefer", ["a", "b"])
@@ -242,13 +245,13 @@ class TestConflicts:
         a, b = apart
         target = a if prefer == "b" else b
         other = b if prefer == "b" else a
-        merge([other], target, str(other))
+        join([other], target, str(other))
         wanted = {"x": 1, "y": 3} if prefer == "a" else {"x": 4, "y": 5}
         for change in ("merge", "index", "reopen"):
             if change == "merge":
                 extra = tiny_cache(tmp_path / "extra")
                 add(extra, {"z": 9}, 10**6)
-                merge([extra.folder, other], target)
+                join([extra.folder, other], target)
             elif change == "index":
                 (target / "index.h5").unlink()
             found = open_cache(target)
@@ -263,21 +266,21 @@ class TestConflicts:
         third = tiny_cache(tmp_path / "third")
         add(third, {"z": 1})
         with pytest.raises(CacheError, match=r"2 clip\(s\) have different rows"):
-            merge([*apart, third.folder], tmp_path / "new", str(third.folder))
+            join([*apart, third.folder], tmp_path / "new", str(third.folder))
         assert not (tmp_path / "new").exists()
 
     def test_prefer_of_the_target(self, apart: tuple[Path, Path], tmp_path: Path) -> None:
         a, b = apart
         with pytest.raises(CacheError, match=r"2 clip\(s\)"):  # holds nothing to prefer yet
-            merge([a, b], tmp_path / "new", str(tmp_path / "new"))
+            join([a, b], tmp_path / "new", str(tmp_path / "new"))
         assert not (tmp_path / "new").exists()
         before = content(a)["rows"]
-        merge([b], a, str(a))
+        join([b], a, str(a))
         assert content(a)["rows"] == {**before, "b": content(a)["rows"]["b"]}
 
     def test_prefer_of_something_else(self, apart: tuple[Path, Path], tmp_path: Path) -> None:
         with pytest.raises(CacheError, match=r"prefer: expected newest or one of .*found 'oldest'"):
-            merge(apart, tmp_path / "new", "oldest")
+            join(apart, tmp_path / "new", "oldest")
 
 
 class TestSpellings:
@@ -289,14 +292,14 @@ class TestSpellings:
         with pytest.raises(
             CacheError, match=r"1 clip\(s\) stand in these .* two spellings .*caf\u00e9"
         ):
-            merge([a.folder, b.folder], tmp_path / "new")
+            join([a.folder, b.folder], tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
     def test_a_cache_that_has_both_is_what_it_is(self, tmp_path: Path) -> None:
         tiny = tiny_cache(tmp_path / "a")
         tiny.write("caf\u00e9", "cafe\u0301")
         for _ in range(2):
-            merge([tiny.folder], tmp_path / "new")
+            join([tiny.folder], tmp_path / "new")
         assert open_cache(tmp_path / "new").ids == ["cafe\u0301", "caf\u00e9"]
 
 
@@ -306,7 +309,7 @@ class TestSettings:
         for sources, target in (([a, b], tmp_path / "new"), ([b], a.folder)):
             before = files(a.folder)
             with pytest.raises(CacheError, match=r"(?s)other settings.*n_mels: \d+ here, \d+ in"):
-                merge([tiny.folder for tiny in sources], target)
+                join([tiny.folder for tiny in sources], target)
             assert files(a.folder) == before
         assert not (tmp_path / "new").exists()
 
@@ -314,14 +317,14 @@ class TestSettings:
         tiny = tiny_cache(tmp_path / "a")
         (tmp_path / "x.h5").write_text("mine")
         with pytest.raises(CacheError, match=r"x\.h5: a file; expected the folder"):
-            merge([tiny.folder], tmp_path / "x.h5")
+            join([tiny.folder], tmp_path / "x.h5")
         assert (tmp_path / "x.h5").read_text() == "mine"
 
     def test_no_cache_as_target_folder_is_made_one(self, tmp_path: Path) -> None:
         tiny = tiny_cache(tmp_path / "a")
         tiny.write("a")
         (tmp_path / "new").mkdir()
-        merge([tiny.folder], tmp_path / "new")
+        join([tiny.folder], tmp_path / "new")
         assert_same_rows(open_cache(tmp_path / "new"), open_cache(tiny.folder))
 
 
@@ -343,7 +346,7 @@ class TestDamage:
         data[place] ^= 1
         path.write_bytes(data)
         with pytest.raises(CacheError, match=r"(checksums:|damaged: rows) bad; run .*repair"):
-            merge([b.folder, a.folder], tmp_path / "new")
+            join([b.folder, a.folder], tmp_path / "new")
         assert "bad" not in open_cache(tmp_path / "new")
 
     def test_outside_of_rows_is_refused_too(self, tmp_path: Path) -> None:
@@ -355,14 +358,14 @@ class TestDamage:
         data[60] ^= 1
         path.write_bytes(data)
         with pytest.raises(CacheError, match="repair"):
-            merge([tiny.folder], tmp_path / "new")
+            join([tiny.folder], tmp_path / "new")
 
     def test_an_unreadable_shard_is_not_passed_over(self, tmp_path: Path) -> None:
         tiny = tiny_cache(tmp_path / "a")
         tiny.write("a")
         tiny.path(tiny.write("b")).write_bytes(b"gone")
         with pytest.raises(CacheError, match=r"1 shard\(s\) of .*a can't be read.*repair"):
-            merge([tiny.folder], tmp_path / "new")
+            join([tiny.folder], tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
     def test_a_pack_is_proved_before_anything_is_written(self, tmp_path: Path) -> None:
@@ -374,7 +377,7 @@ class TestDamage:
         assert data.count(b"expected sound") == 1
         (tmp_path / "p.h5").write_bytes(data.replace(b"expected sound", b"expected round"))
         with pytest.raises(CacheError, match=r"p\.h5: its bytes don't match .*verify"):
-            merge([tmp_path / "p.h5"], tmp_path / "new")
+            join([tmp_path / "p.h5"], tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
 
@@ -388,12 +391,14 @@ class TestExisting:
         write_labels(a.folder, labels_of("ab"))
         write_labels(b.folder, labels_of("bc", (2, 1, 0)))
         target = tmp_path / "new"
-        done = merge([a.folder, b.folder], target)
-        assert (done.added, done.there_already, done.failures) == (3, 0, 1)
+        done = join([a.folder, b.folder], target)
+        assert (done.clips, done.kept, done.failures) == (3, 0, 1)
         before = files(target)
         for sources in ([a, b], [b, a], [a]):
-            done = merge([tiny.folder for tiny in sources], target)
-            assert done == Merged(0, 3, [], 0)
+            done = join([tiny.folder for tiny in sources], target)
+            assert (done.clips, done.kept, done.failures) == (0, 3, 0)
+            assert done.settled == []
+            assert done.changed_splits == {}
             assert files(target) == before
         assert open_cache(target).label_history() == []
 
@@ -402,8 +407,8 @@ class TestExisting:
         add(a, {"a": 0})
         before = files(a.folder)
         name = add(b, {"b": 1, "c": 2})
-        done = merge([b.folder], a.folder)
-        assert (done.added, done.there_already) == (2, 1)
+        done = join([b.folder], a.folder)
+        assert (done.clips, done.kept) == (2, 1)
         after = files(a.folder)
         assert {n for n in after if n not in before} == {f"shards/{name}", "index.h5"}
         assert all(after[n] == before[n] for n in before)
@@ -414,7 +419,7 @@ class TestExisting:
         tiny.write("a", "b")
         tiny.store_index()
         before = files(tiny.folder)
-        assert merge([tiny.folder], tiny.folder).added == 0
+        assert join([tiny.folder], tiny.folder).clips == 0
         assert files(tiny.folder) == before
 
 
@@ -428,7 +433,7 @@ class TestFailures:
         add(b, {"x": 1}, 100)
         target = a.folder if in_place else tmp_path / "new"
         for sources in ([b.folder], [a.folder, b.folder], [b.folder]):
-            merge(sources, target)
+            join(sources, target)
             (target / "index.h5").unlink(missing_ok=True)
             found = open_cache(target)
             assert (found.ids, found.index.failures) == (["x"], {})
@@ -437,7 +442,7 @@ class TestFailures:
         a, b = two
         add(a, {"x": 1}, 100)
         add(b, {"y": 2}, 900, [Failure("x", "audio", "no sound", 3)])
-        merge([b.folder], a.folder)
+        join([b.folder], a.folder)
         assert open_cache(a.folder).ids == ["x", "y"]
 
     def test_the_last_attempt_counts_not_an_earlier_one(
@@ -448,7 +453,7 @@ class TestFailures:
         add(a, {"one": 0}, 100, [Failure("x", "audio", "first", 1)])
         add(a, {"two": 1}, 200, [Failure("x", "audio", "second", 2)])
         add(b, {"two": 1}, 300)
-        merge([b.folder, a.folder], tmp_path / "new")
+        join([b.folder, a.folder], tmp_path / "new")
         assert open_cache(tmp_path / "new").index.failures["x"].message == "second"
 
 
@@ -457,7 +462,7 @@ class TestLabels:
         a, b = two
         write_labels(a.folder, labels_of("ab", (1, 0, 2)))
         write_labels(b.folder, labels_of("bcd", (2, 0, 1)))
-        merge([a.folder, b.folder], tmp_path / "new")
+        join([a.folder, b.folder], tmp_path / "new")
         labels = open_cache(tmp_path / "new").labels
         assert events_by_clip(labels) == events_by_clip(labels_of("abcd"))
         assert labels.classes == sorted(CLASSES)
@@ -467,7 +472,7 @@ class TestLabels:
     ) -> None:
         a, b = two
         write_labels(a.folder, labels_of("cab", (1, 0, 2)))
-        merge([b.folder, a.folder], tmp_path / "new")
+        join([b.folder, a.folder], tmp_path / "new")
         assert open_cache(tmp_path / "new").labels.equals(labels_of("cab", (1, 0, 2)))
 
     @pytest.mark.parametrize("event", [(1, 0.0, 0.0, -1), (0, 0.0, 0.05, -1), (0, 0.0, 0.0, 2)])
@@ -481,7 +486,7 @@ class TestLabels:
             with pytest.raises(
                 CacheError, match=r"1 clip\(s\) have different events .*: a; .*PATH"
             ):
-                merge([a.folder, b.folder], tmp_path / "new", prefer)
+                join([a.folder, b.folder], tmp_path / "new", prefer)
             assert not (tmp_path / "new").exists()
         for number, tiny in enumerate(two):
             target = joined([a.folder, b.folder], tmp_path / f"{number}", str(tiny.folder))
@@ -491,7 +496,7 @@ class TestLabels:
         a, b = two
         write_labels(a.folder, labels_of("ab"))
         write_labels(b.folder, labels_of("c"))
-        merge([b.folder], a.folder)
+        join([b.folder], a.folder)
         assert [entry["events"] for entry in open_cache(a.folder).label_history()] == [2]
 
     def test_prefer_has_no_word_on_clips_it_lacks(
@@ -502,18 +507,18 @@ class TestLabels:
         write_labels(a.folder, labels_of("ab"))
         write_labels(b.folder, labels_of("ab", a=(1, 0.0, 0.0, -1)))
         with pytest.raises(CacheError, match="different events"):
-            merge([a.folder, b.folder, third.folder], tmp_path / "new", str(third.folder))
+            join([a.folder, b.folder, third.folder], tmp_path / "new", str(third.folder))
 
 
 def test_what_made_the_rows_is_kept(two: tuple[TinyCache, TinyCache], tmp_path: Path) -> None:
     a, b = two
     add(a, {"a": 0, "both": 1}, 100, maker='{"machine":"one"}')
     add(b, {"both": 1, "b": 2, "c": 3}, 200, maker='{"machine":"two"}')
-    merge([a.folder, b.folder], tmp_path / "new")
+    join([a.folder, b.folder], tmp_path / "new")
     made_by = facts_of(open_cache(tmp_path / "new"))["made_by"]
     assert {(made["machine"], made["clips"]) for made in made_by} == {("one", 2), ("two", 2)}
     found = open_cache(tmp_path / "new")
-    times = dict(zip(found.ids, (when for when, _ in found.row_origins()), strict=True))
+    times = dict(zip(found.ids, (when for when, _ in found.row_origins), strict=True))
     assert times == {"a": 100, "both": 100, "b": 200, "c": 200}
 
 
@@ -529,7 +534,7 @@ def test_trains_like_the_whole(tmp_path: Path) -> None:
         members = [member for member in found.index.members(shard) if member[1] in part]
         write_shard(tmp_path / name, found.identity, found.read_members(shard, members))
     pack(open_cache(tmp_path / "b"), tmp_path / "b.h5", compress=True)
-    merge([tmp_path / "a", tmp_path / "b.h5"], tmp_path / "new")
+    join([tmp_path / "a", tmp_path / "b.h5"], tmp_path / "new")
     tables = []
     for path in (whole, tmp_path / "new"):
         found = open_cache(path)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,12 @@ import pytest
 from small_media import CONFIG, TinyCache, assert_same_rows, random_row, tiny_cache
 from synthetic_cache import make_cache
 
+from cache import Cache, CacheError, Labels, open_cache
 from cache.check.verify import verify
 from cache.common.atomic import TEMPORARY
-from cache.common.errors import CacheError
 from cache.format.sealed import write_seal
 from cache.format.shard import Failure, write_shard
-from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
-from cache.reader import Cache, open_cache
 from cache.share.merge import merge
 from cache.share.pack import pack
 from extract.config import ExtractConfig
@@ -77,13 +75,17 @@ def packed(tiny: TinyCache, target: Path, compress: bool = False) -> Cache:
     return open_cache(target)
 
 
+def join(sources: Sequence[Path], target: Path) -> None:
+    merge([open_cache(path) for path in sources], target)
+
+
 def assert_same_cache(found: Cache, wanted: Cache) -> None:
     """Everything that counts: rows, pictures, failures, labels, their history, origins."""
     assert_same_rows(found, wanted)
     assert found.identity == wanted.identity
     assert found.index.failures == wanted.index.failures
-    assert found.row_origins() == wanted.row_origins()
-    assert found.failure_origins() == wanted.failure_origins()
+    assert found.row_origins == wanted.row_origins
+    assert found.failure_origins == wanted.failure_origins
     mine, theirs = found.stored_labels(), wanted.stored_labels()
     assert (mine is None) == (theirs is None)
     assert mine is None or mine.equals(theirs)
@@ -102,7 +104,7 @@ class TestLossless:
         assert bool(found.index.chunks) == compress
         assert found.label_history() == wanted.label_history()
         assert [entry["source"] for entry in found.label_history()] == ["first.csv"]
-        merge([tmp_path / "p.h5"], tmp_path / "back")
+        join([tmp_path / "p.h5"], tmp_path / "back")
         assert_same_cache(open_cache(tmp_path / "back"), wanted)
         assert verify(tmp_path / "p.h5").problems == verify(tmp_path / "back").problems == []
 
@@ -110,7 +112,7 @@ class TestLossless:
     def test_an_empty_cache(self, tmp_path: Path, compress: bool) -> None:
         tiny = tiny_cache(tmp_path / "a")
         assert_same_cache(packed(tiny, tmp_path / "p.h5", compress), open_cache(tiny.folder))
-        merge([tmp_path / "p.h5"], tmp_path / "back")
+        join([tmp_path / "p.h5"], tmp_path / "back")
         assert_same_cache(open_cache(tmp_path / "back"), open_cache(tiny.folder))
 
     @BOTH_WAYS
@@ -126,7 +128,7 @@ class TestLossless:
             clips = [random_row(f"{number}-{n:02}", n, config) for n in range(32)]
             write_shard(tiny.folder, tiny.identity, clips)
         packed(tiny, tmp_path / "p.h5", compress=True)
-        merge([tmp_path / "p.h5"], tmp_path / "back")
+        join([tmp_path / "p.h5"], tmp_path / "back")
         before, after = (
             {path.name: path.read_bytes() for path in (folder / "shards").iterdir()}
             for folder in (tiny.folder, tmp_path / "back")
@@ -323,7 +325,7 @@ class TestStrangers:
             open_cache(path)
         assert str(path) in str(caught.value)
         with pytest.raises(CacheError, match=why):
-            merge([path], tmp_path / "new")
+            join([path], tmp_path / "new")
         assert not (tmp_path / "new").exists()
         assert len(verify(path).problems) == 1
 
@@ -347,7 +349,7 @@ class TestStrangers:
             bend(file)
         write_seal(path)
         with pytest.raises(CacheError, match=why):
-            merge([path], tmp_path / "new")
+            join([path], tmp_path / "new")
 
     @pytest.mark.parametrize(
         ("bend", "why"),
@@ -371,7 +373,7 @@ class TestStrangers:
         with pytest.raises(CacheError, match=why):
             _ = open_cache(path).labels
         with pytest.raises(CacheError, match=why):
-            merge([path], tmp_path / "new")
+            join([path], tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
     @pytest.mark.parametrize("kind", ["external", "soft", "virtual", "chunked"])
@@ -441,7 +443,7 @@ class TestTarget:
         target = tmp_path / "p [1].h5"
         code = (
             "import os, sys; from pathlib import Path; import cache.share.pack as p\n"
-            "from cache.reader import open_cache\n"
+            "from cache import open_cache\n"
             "p.pack(open_cache(sys.argv[1]), Path(sys.argv[2]), False, lambda n: os._exit(9))"
         )
         command = [sys.executable, "-c", code, str(tiny.folder), str(target)]

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_media import TinyCache, random_row, tiny_cache
 
-from cache.common.errors import CacheError
+from cache import Cache, CacheError, open_cache
 from cache.format.index_file import load_index, save_index
 from cache.format.schema import ROW_FIELDS
 from cache.format.shard import Failure
-from cache.reader import Cache, open_cache
 
 SEED = {"d": 0, "b": 1, "e": 2, "a": 10, "c": 11}
 """Seed of each clip's row, as `three_shards` writes them."""

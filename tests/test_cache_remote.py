@@ -20,12 +20,10 @@ from remote_places import (
 from servers import HttpServer
 from small_media import TinyCache, tiny_cache
 
+from cache import CacheError, Labels, open_cache
 from cache.__main__ import main
-from cache.common.errors import CacheError
 from cache.format.shard import Failure, write_shard
-from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
-from cache.reader import open_cache
 from cache.remote.cache import RemoteCache
 from cache.remote.store import Remote
 from cache.share.push import PushOptions, plan_push, push

@@ -30,16 +30,16 @@ from synthetic_cache import make_cache
 
 import cache.remote.cache
 import cache.share.pull
+from cache import open_cache
 from cache.__main__ import main
 from cache.check.examine import matches_name
 from cache.common.atomic import TEMPORARY
+from cache.common.side_by_side import side_by_side
 from cache.format.index import is_shard_name
-from cache.reader import open_cache
 from cache.remote.cache import RemoteCache
 from cache.remote.leftovers import is_leftover, remove_dead_scratch, scratch_prefix, temporary_name
 from cache.remote.store import Remote
 from cache.share.push import PushOptions, plan_push, push
-from cache.share.transfer import side_by_side
 
 Capture = pytest.CaptureFixture[str]
 

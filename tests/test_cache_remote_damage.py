@@ -25,9 +25,9 @@ from small_media import TinyCache
 
 import cache.remote.cache
 import cache.share.pull
+from cache import open_cache
 from cache.__main__ import main
 from cache.format.index_file import load_index, render_index
-from cache.reader import open_cache
 from cache.remote.store import Remote
 
 Capture = pytest.CaptureFixture[str]

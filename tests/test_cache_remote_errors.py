@@ -16,7 +16,7 @@ from remote_places import assert_same, files_at, leftovers, served
 from servers import HttpServer, S3Server, Server, SshServer
 from small_media import TinyCache
 
-import cache.remote.options
+import cache.remote.connection
 import cache.share.pull
 from cache.__main__ import main
 from cache.remote.store import Remote
@@ -84,7 +84,7 @@ def test_addresses_that_lead_nowhere(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    monkeypatch.setattr(cache.remote.options, "WAIT_S", 8.0)
+    monkeypatch.setattr(cache.remote.connection, "WAIT_S", 8.0)
     assert main(["pull", url, str(tmp_path / "back")]) == 2
     assert wanted in one_error(capsys)
     if not url.startswith("http"):
@@ -302,7 +302,7 @@ def test_a_server_that_stops_answering_is_given_up(
 ) -> None:
     server: Server = request.getfixturevalue("http_server" if kind == "http" else kind)
     url = place_at(server, home, tmp_path)
-    monkeypatch.setattr(cache.remote.options, "WAIT_S", 3.0)
+    monkeypatch.setattr(cache.remote.connection, "WAIT_S", 3.0)
     get = Remote.get_shard
     with ExitStack() as stack:
         if not begun:
@@ -316,7 +316,7 @@ def test_a_server_that_stops_answering_is_given_up(
         assert main(["pull", url, str(tmp_path / "back"), "--jobs", "1"]) == 2
     assert "the s" in one_error(capsys)
     assert not leftovers(tmp_path / "back")
-    monkeypatch.setattr(cache.remote.options, "WAIT_S", 60.0)
+    monkeypatch.setattr(cache.remote.connection, "WAIT_S", 60.0)
     monkeypatch.setattr(Remote, "get_shard", get)
     assert main(["pull", url, str(tmp_path / "back")]) == 0
     assert_same(home.folder, tmp_path / "back")

@@ -14,13 +14,12 @@ from servers import HttpServer, SshServer
 from small_media import TinyCache, tiny_cache
 
 import cache.remote.web
+from cache import CacheError, open_cache
 from cache.__main__ import main
 from cache.common.cli import say
-from cache.common.errors import CacheError
 from cache.common.url import hidden, parse_address, shown
-from cache.reader import open_cache
 from cache.remote.cache import RemoteCache
-from cache.remote.errors import explained
+from cache.remote.connection import explained
 from cache.remote.store import Remote
 from cache.remote.web import check_redirect
 from cache.share.push import PushOptions, plan_push

@@ -17,6 +17,7 @@ from small_media import CONFIG, TinyCache, assert_same_clip, picture, random_row
 
 import cache.common.atomic
 import cache.format.shard
+from cache import open_cache
 from cache.check.verify import verify
 from cache.common.atomic import TEMPORARY
 from cache.common.errors import AvelError, CacheError
@@ -33,7 +34,6 @@ from cache.format.schema import (
 )
 from cache.format.shard import Clip, Failure, write_shard
 from cache.format.shard_file import Shard
-from cache.reader import open_cache
 
 
 @pytest.fixture

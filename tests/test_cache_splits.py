@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_media import tiny_cache
 
+from cache import CacheError, open_cache
 from cache.__main__ import main
-from cache.common.errors import CacheError
 from cache.format.schema import NO_SPLIT
 from cache.labels.annotations import Labels, changed_splits, describe_changes, read_annotations
 from cache.labels.store import read_labels, write_labels
@@ -282,6 +282,6 @@ class TestCommands:
         split[3] = 1 - split[3] if split[3] in (0, 1) else 0
         write_labels(two, Labels(**{**vars(labels), "split": split}))
         with pytest.raises(CacheError, match="clip3"):
-            merge([one, two], tmp_path / "both")
+            merge([open_cache(one), open_cache(two)], tmp_path / "both")
         assert main(["merge", str(one), str(two), "--into", str(two), "--prefer", str(one)]) == 0
         assert "splits    1 id changed: clip3 (" in capsys.readouterr().out

@@ -28,11 +28,11 @@ from small_media import (
 
 import cache.format.shard
 import extract.features.extractor
+from cache import CacheError, Labels, open_cache
 from cache.__main__ import main as cache_command
 from cache.check.examine import intact_clips
 from cache.check.repair import damaged_shards, repair, without
 from cache.check.verify import RECORD_FILE, Report, read_record, verify, write_record
-from cache.common.errors import CacheError
 from cache.format.identity import make_identity, parse_identity, render_identity
 from cache.format.index import Index
 from cache.format.index_file import load_index, save_index
@@ -42,13 +42,11 @@ from cache.format.rows import RowFile, jpeg_bounds
 from cache.format.schema import JPEG_BYTES, JPEG_END
 from cache.format.sealed import write_seal
 from cache.format.shard import DAMAGED, Clip, Failure, file_sha256, shard_name, write_shard
-from cache.labels.annotations import Labels
 from cache.labels.store import write_labels
-from cache.reader import open_cache
 from cache.share.merge import merge
 from cache.share.pack import pack
 from extract.__main__ import main
-from extract.sources import Source
+from extract.sources import MediaSource
 
 LABELS = Labels(
     ids=["a", "b", "f"],
@@ -173,8 +171,7 @@ def repaired(tiny: TinyCache) -> list[str]:
     """verify → record → repair, as the command lines do; returns what was told."""
     write_record(tiny.folder, verify(tiny.folder))
     with writer_lock(tiny.folder):
-        suspects = damaged_shards(tiny.folder, load_index(tiny.folder, tiny.identity))
-        return repair(tiny.folder, tiny.identity, suspects)
+        return repair(tiny.folder, tiny.identity, [])[0]
 
 
 OLD = 12345, '{"machine":"old"}'
@@ -215,8 +212,8 @@ class TestRepair:
         assert found.ids == ["a", "c"]
         for clip in self.kept(tiny):
             assert_same_clip(clip, random_row(clip.id, "abcd".index(clip.id)))
-        assert found.row_origins() == [OLD, OLD]
-        assert found.failure_origins()["x"] == OLD
+        assert found.row_origins == [OLD, OLD]
+        assert found.failure_origins["x"] == OLD
         failures = found.index.failures
         assert failures.pop("x") == Failure("x", "video", "no picture", 2, 3, 4)
         assert {clip_id: one.stage for clip_id, one in failures.items()} == dict.fromkeys(
@@ -410,7 +407,7 @@ class TestRepair:
         with writer_lock(tiny.folder):
             suspects = damaged_shards(tiny.folder, load_index(tiny.folder, tiny.identity))
             assert list(suspects) == [path.name]
-            assert repair(tiny.folder, tiny.identity, suspects) == []
+            assert repair(tiny.folder, tiny.identity, suspects)[0] == []
         record = read_record(tiny.folder)
         assert record is not None
         assert list(record["damaged"]) == ["../x.h5"]  # looked at by nobody
@@ -462,7 +459,7 @@ class TestContents:
 
     def test_merging_takes_no_such_shard(self, bent: TinyCache, tmp_path: Path) -> None:
         with pytest.raises(CacheError, match=r"b: audio/mfcc: expected finite .* repair"):
-            merge([bent.folder], tmp_path / "into")
+            merge([open_cache(bent.folder)], tmp_path / "into")
         assert open_cache(tmp_path / "into").ids == []
 
     def test_pulling_takes_no_such_shard(
@@ -688,7 +685,7 @@ def test_extraction_repeats_exactly_the_damaged_clip(
     extracted = []
     works = extract.features.extractor.Extractor.__call__
 
-    def note(self: extract.features.extractor.Extractor, source: Source) -> Clip:
+    def note(self: extract.features.extractor.Extractor, source: MediaSource) -> Clip:
         extracted.append(source.id)
         return works(self, source)
 

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from small_media import SMALL_FLAGS, TinyCache, assert_same_rows, tiny_cache, write_set
 
+from cache import Labels, open_cache
 from cache.__main__ import main as cache_main
 from cache.format.schema import fingerprint
 from cache.format.shard import Failure
-from cache.labels.annotations import Labels
-from cache.reader import open_cache
 from extract.__main__ import Command, extract
 from extract.__main__ import main as extract_main
 from extract.config import FEATURE_VERSION, ExtractConfig

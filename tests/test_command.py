@@ -16,8 +16,8 @@ import cache.__main__
 import extract.__main__
 import extract.demo.__main__
 import train.__main__
+from cache import CacheError
 from cache.common.cli import exit_code, printable, say
-from cache.common.errors import CacheError
 from cache.format.shard import Failure
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from small_media import noise, tone
 
 from cache.format.schema import feature_fields
 from extract.config import ExtractConfig
-from extract.features.audio import audio_features, shortest_samples
+from extract.features.audio import audio_features
 
 FAST = ExtractConfig()
 Array = np.ndarray
@@ -108,7 +108,7 @@ class TestFast:
         sound = music(1.2, samples, rate_hz)[:samples]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Empty filters", category=UserWarning)
-            sound = np.pad(sound, (0, max(0, shortest_samples(config) - len(sound))))
+            sound = np.pad(sound, (0, max(0, config.shortest_samples - len(sound))))
             assert_close(audio_features(sound, config), reference(sound, config))
 
     def test_step_k_is_centred_on_sample_k_hops(self) -> None:
@@ -168,7 +168,7 @@ def test_partly_silent_sound_is_finite_and_librosas() -> None:
 
 
 def test_the_shortest_sound() -> None:
-    sound = noise(1.0)[: shortest_samples(FAST)]
+    sound = noise(1.0)[: FAST.shortest_samples]
     found = audio_features(sound, FAST)
     assert {len(values) for values in found.values()} == {9}
     assert_close(found, reference(sound, FAST))

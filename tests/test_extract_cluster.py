@@ -21,15 +21,15 @@ from hosts import LOOPBACK, Host, two_hosts
 from small_media import SMALL_FLAGS, assert_same_rows, write_set
 from test_cache_lock import in_own_mounts
 
+from cache import Cache, open_cache
 from cache.check.verify import verify
 from cache.common.errors import CacheError, ConfigError
 from cache.format.index_file import load_index
 from cache.format.lock import part_lock, writer_lock
 from cache.format.shard import Clip
-from cache.reader import Cache, open_cache
 from extract.__main__ import main
 from extract.features.extractor import Extractor
-from extract.sources import Source
+from extract.sources import MediaSource
 from extract.work.job import Patience
 from extract.work.part import ids_of_part, parse_part
 
@@ -352,7 +352,7 @@ def test_a_clip_that_hangs_is_a_failure_and_the_others_finish(
     """It has little patience with the one that waits, and all the time for the others."""
     answers, works, call = threading.Event(), Extractor.__call__, Patience.call
 
-    def hanging(self: Extractor, source: Source) -> Clip:
+    def hanging(self: Extractor, source: MediaSource) -> Clip:
         if source.id == "clip 5":
             answers.wait()
         return works(self, source)

@@ -18,16 +18,15 @@ from small_media import SMALL_FLAGS, write_set
 import cache.common.cores
 import extract.finding
 import extract.sources
+from cache import open_cache
 from cache.common.cores import cores
 from cache.common.errors import AnnotationError, MediaError
 from cache.format.names import check_id
 from cache.format.schema import MAX_ID_BYTES
 from cache.labels.annotations import read_annotations
-from cache.reader import open_cache
 from extract.__main__ import main
 from extract.finding import elsewhere, find_annotations, find_sources
-from extract.frame_order import in_order
-from extract.sources import file_source, pictures, safe_id
+from extract.sources import file_source, in_order, pictures, safe_id
 
 ROOT = Path(__file__).parent.parent
 Capture = pytest.CaptureFixture[str]

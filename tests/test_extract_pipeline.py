@@ -32,8 +32,8 @@ from small_media import (
 import extract.features.audio
 import extract.features.extractor
 import extract.work.pipeline
+from cache import Cache, CacheError, open_cache
 from cache.check.verify import verify
-from cache.common.errors import CacheError
 from cache.format.identity import read_identity
 from cache.format.index import Index
 from cache.format.index_file import load_index
@@ -42,13 +42,12 @@ from cache.format.row_table import Entry
 from cache.format.schema import feature_fields
 from cache.format.shard import END_OF_TIME_NS, Clip, Failure, write_shard
 from cache.labels.annotations import read_annotations
-from cache.reader import Cache, open_cache
 from extract.__main__ import main
 from extract.config import ExtractConfig
 from extract.demo.__main__ import DemoClip
 from extract.finding import find_sources
 from extract.plan import make_plan
-from extract.sources import Source
+from extract.sources import MediaSource
 from extract.work.job import Done, ShardJob
 
 ROOT = Path(__file__).parent.parent
@@ -350,7 +349,7 @@ class TestFailures:
     ) -> None:
         works = extract.features.extractor.Extractor.__call__
 
-        def bug(self: extract.features.extractor.Extractor, source: Source) -> Clip:
+        def bug(self: extract.features.extractor.Extractor, source: MediaSource) -> Clip:
             if source.id == "clip 1":
                 raise ZeroDivisionError("a bug")
             return works(self, source)
@@ -424,7 +423,7 @@ def test_without_worker_processes_this_one_goes_on(
     """As with a full /dev/shm, where loky finds no room for its semaphores."""
     parallel = extract.work.pipeline._parallel
 
-    def full(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[Done]:
+    def full(job: ShardJob, groups: list[list[MediaSource]], jobs: int) -> Iterator[Done]:
         if jobs > 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return parallel(job, groups, jobs)
@@ -443,7 +442,7 @@ def test_one_process_compiles_librosa_before_the_workers_start(
     monkeypatch.setattr(extract.features.audio, "warm_up", lambda config: order.append("warm up"))
     shards = extract.work.pipeline._all_shards
 
-    def first_shard(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
+    def first_shard(job: ShardJob, todo: list[MediaSource], jobs: int) -> Iterator[Done]:
         order.append("workers")
         return shards(job, todo, jobs)
 
@@ -454,7 +453,7 @@ def test_one_process_compiles_librosa_before_the_workers_start(
 
 def test_after_a_dead_worker_an_older_failure_is_no_result() -> None:
     job = ShardJob(Path(), {}, ExtractConfig(), "random:0", "cpu", attempts={"a": 1})
-    source = Source("a", size=5, mtime_ns=7)
+    source = MediaSource("a", size=5, mtime_ns=7)
     index = Index({})
     index.clips = {}
     assert not job.finished(source, index)
@@ -502,10 +501,10 @@ class TestRefusals:
 class FatalJob(ShardJob):
     """In a worker, one clip kills the process, as a crashing decoder would."""
 
-    def __call__(self, sources: Sequence[Source]) -> Done:
+    def __call__(self, sources: Sequence[MediaSource]) -> Done:
         whole = extract.features.extractor.Extractor.__call__
 
-        def fatal(extractor: extract.features.extractor.Extractor, source: Source) -> object:
+        def fatal(extractor: extract.features.extractor.Extractor, source: MediaSource) -> object:
             if source.id == "clip 4" and multiprocessing.parent_process() is not None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return whole(extractor, source)

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from small_media import TinyCache, tiny_cache
 
+from cache import CacheError, Labels, open_cache
 from cache.check.verify import verify
-from cache.common.errors import CacheError
 from cache.common.plain import write_text
 from cache.format.sealed import write_seal
-from cache.labels.annotations import Labels
 from cache.labels.store import (
     HISTORY_ENTRIES,
     LABELS_FILE,
@@ -29,7 +28,6 @@ from cache.labels.store import (
     read_labels,
     write_labels,
 )
-from cache.reader import open_cache
 from cache.share.merge import merge
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +87,7 @@ def grown_by_mb(tiny: TinyCache, function: str) -> tuple[str, float]:
     script = f"""
 import resource, sys
 from pathlib import Path
-from cache.common.errors import CacheError
+from cache import CacheError
 from cache.labels.store import {function}
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
@@ -256,7 +254,7 @@ def test_classes_composed_and_decomposed_are_one_when_merged(tmp_path: Path) -> 
     for name, classes in tables.items():
         ids = [f"{name}0", f"{name}1"]
         tiny_cache(tmp_path / name, Labels(**{**vars(LABELS), "ids": ids, "classes": classes}))
-    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    merge([open_cache(tmp_path / name) for name in tables], tmp_path / "both")
     assert open_cache(tmp_path / "both").labels.classes == ["Bark", "Caf\u00e9", "Horn"]
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from servers import HttpServer, S3Server, SshServer
 from synthetic_cache import labels_for, make_cache
 
+from cache import open_cache
 from cache.labels.store import write_labels
-from cache.reader import open_cache
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cache.common.errors import CacheError
+from cache import CacheError
 from cache.common.torch_file import read_torch_file
 from train.runs.checkpoint import CheckpointError, load
 

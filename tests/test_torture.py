@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from synthetic_cache import make_cache
 
+from cache import open_cache
 from cache.format.identity import read_identity
 from cache.format.index_file import load_index, save_index
-from cache.reader import open_cache
 from cache.share.pack import pack
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"

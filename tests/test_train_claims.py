@@ -10,7 +10,7 @@ import pytest
 from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, tiny_labels
 
-from cache.common.errors import CacheError
+from cache import CacheError
 from cache.labels.store import write_labels
 from train import __main__ as cli
 from train.commands import fit as fitting

@@ -7,14 +7,15 @@ import pytest
 import torch
 from synthetic_cache import CONFIG, labels_for, make_cache
 
+from cache import open_cache
 from cache.common.errors import CacheError, ConfigError
 from cache.format.schema import AUDIO_FEATURES
 from cache.labels.store import write_labels
-from cache.reader import open_cache
 from train.config import TrainConfig
-from train.data.dataset import load_clips, load_dataset, pick_device, resolve
-from train.data.pooling import pool_steps
-from train.fit.normalize import standardise
+from train.data.dataset import load_dataset, resolve
+from train.data.features import load_features, torch_device
+from train.data.reader import pool_steps
+from train.fit.normalize import normalize
 from train.model.fusion import FusionModel
 
 CPU = TrainConfig(device="cpu")
@@ -64,7 +65,7 @@ def test_pooling_takes_parts_as_stored_and_leaves_them_alone():
 
 
 def test_features_arrive_as_cached(cache):
-    clips = load_clips(cache, resolved(cache), cache.ids, 3)
+    clips = load_features(cache, resolved(cache), cache.ids, 3)
     row = 7
     maps = cache.read("video/maps", [row])[0]
     assert clips.maps.dtype == torch.float16
@@ -89,7 +90,7 @@ def test_features_arrive_as_cached(cache):
 
 
 def test_batches_are_selections_and_reuse_one_buffer(cache):
-    clips = load_clips(cache, resolved(cache), cache.ids, 3)
+    clips = load_features(cache, resolved(cache), cache.ids, 3)
     rows = torch.tensor([5, 0, 5])
     batch = clips.batch(rows)
     assert batch.frames.maps.dtype == torch.float32
@@ -101,7 +102,7 @@ def test_batches_are_selections_and_reuse_one_buffer(cache):
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
 def test_one_modality_loads_one_stream(cache, modality):
-    clips = load_clips(cache, resolved(cache, modality=modality), cache.ids, 3)
+    clips = load_features(cache, resolved(cache, modality=modality), cache.ids, 3)
     batch = clips.batch(torch.tensor([0]))
     assert (batch.sound is None) is (modality == "video")
     assert (batch.frames is None) is (modality == "audio")
@@ -153,11 +154,11 @@ def test_leaks_are_reported_and_dropped_on_demand(tmp_path):
     assert any("2 row(s) of train dropped" in note for note in dropped.rows.notes)
 
 
-def test_standardising_uses_the_training_rows_alone(cache):
+def test_normalizing_uses_the_training_rows_alone(cache):
     config = resolved(cache)
     dataset = load_dataset(cache, config)
     model = FusionModel(dataset.clips.shapes, config)
-    standardise(model, dataset.clips, dataset.splits["train"])
+    normalize(model, dataset.clips, dataset.splits["train"])
     train = dataset.splits["train"].clip
     audio = dataset.clips.audio[train].flatten(0, 1)
     torch.testing.assert_close(model.audio.mean, audio.mean(0))
@@ -200,10 +201,10 @@ def test_a_cache_without_usable_rows_is_refused(tmp_path):
 
 def test_too_little_memory_says_how_much_is_needed(cache):
     with pytest.raises(ConfigError, match=r"memory_gb.*stream them takes 0\.\d+ GB at least"):
-        load_clips(cache, resolved(cache, memory_gb=0.001), cache.ids, 3)
+        load_features(cache, resolved(cache, memory_gb=0.001), cache.ids, 3)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="cuda"):
-        pick_device("cuda")
+        torch_device("cuda")

@@ -18,11 +18,11 @@ import torch
 from matplotlib import pyplot as plt
 from synthetic_cache import labels_for, make_cache
 
+from cache import Cache, open_cache
 from cache.common.errors import AvelError, CacheError, ConfigError
 from cache.common.strict_json import MAX_JSON_BYTES, parse_json
 from cache.format.schema import fingerprint
 from cache.labels.store import write_labels
-from cache.reader import Cache, open_cache
 from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.features.weights import check_weights
 from extract.one_clip import _like, _weights
@@ -30,8 +30,9 @@ from train import __main__ as cli
 from train.commands import evaluate as commands
 from train.commands import fit as fitting
 from train.config import TrainConfig
-from train.data import dataset as data
-from train.data.dataset import Dataset, load_clips, load_dataset, resolve
+from train.data import reader
+from train.data.dataset import Dataset, load_dataset, resolve
+from train.data.features import load_features
 from train.fit import loop
 from train.model.fusion import FusionModel
 from train.report import page, plots, run_plots
@@ -464,14 +465,14 @@ def test_what_is_stored_of_an_object_does_not_replace_its_attributes(
     original = loop.restore
 
     def watch(*arguments: Any) -> Any:
-        found = original(*arguments)
-        seen.extend(arguments[-2:])
-        return found
+        seen.append(arguments[1])
+        return original(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "restore", watch)
         resume(dataset, run)
-    optimizer, scheduler = seen
+    (state,) = seen
+    optimizer, scheduler = state.optimizer, state.scheduler
     assert (scheduler.mode, scheduler.factor) == ("max", SMALL.scheduler_factor)
     assert callable(scheduler.step)
     assert scheduler.optimizer is optimizer
@@ -486,16 +487,16 @@ def test_what_is_stored_of_an_object_does_not_replace_its_attributes(
 def test_a_run_that_diverges_says_so_and_can_be_scored(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loop.train_epoch
+    original = loop.Trainer.train_epoch
 
-    def diverging(epoch_step: Any, epoch: int) -> list[float]:
-        losses = original(epoch_step, epoch)
+    def diverging(trainer: loop.Trainer, epoch: int) -> list[float]:
+        losses = original(trainer, epoch)
         if epoch == 3:  # in its last step: the epoch's losses are finite still
             with torch.no_grad():
-                epoch_step.step.average.model.gate.weight.fill_(torch.nan)
+                trainer.state.ema.model.gate.weight.fill_(torch.nan)
         return losses
 
-    monkeypatch.setattr(loop, "train_epoch", diverging)
+    monkeypatch.setattr(loop.Trainer, "train_epoch", diverging)
     run = tmp_path / "run"
     with pytest.raises(loop.TrainingError) as caught:
         fitting.fit(cache.path, run, SMALL.revised(epochs=5), pictures=0)
@@ -574,8 +575,8 @@ def test_settings_that_no_file_or_machine_can_hold_are_refused(field: str, value
 def test_a_rate_that_makes_too_many_steps_is_refused_before_anything_is_read(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "_MAX_STEPS", 16)
+    monkeypatch.setattr(reader, "_MAX_STEPS", 16)
     rate = 16 / cache.config["clip_seconds"]
-    load_clips(cache, SMALL.revised(audio_rate_hz=rate), cache.ids, 3)
+    load_features(cache, SMALL.revised(audio_rate_hz=rate), cache.ids, 3)
     with pytest.raises(ConfigError, match=r"audio_rate_hz: .* 17 steps .* expected at most 16;"):
-        load_clips(cache, SMALL.revised(audio_rate_hz=17 / 16 * rate), cache.ids, 3)
+        load_features(cache, SMALL.revised(audio_rate_hz=17 / 16 * rate), cache.ids, 3)

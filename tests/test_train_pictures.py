@@ -14,12 +14,11 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from synthetic_cache import make_cache
 
-from cache.common.errors import CacheError
-from cache.reader import open_cache
+from cache import CacheError, open_cache
 from train.commands import evaluate as commands
 from train.commands import fit as fitting
 from train.config import TrainConfig
-from train.data.dataset import load_clips
+from train.data.features import load_features
 from train.report import attention as look
 from train.report import page, plots, run_plots
 from train.report.drawing import file_name, label, opened, png
@@ -146,7 +145,7 @@ def test_a_gate_that_did_not_decide_says_so(tmp_path):
     assert "the most above one half" not in text
     model, about, _ = load(tmp_path / "run" / BEST)
     opened_cache = open_cache(cache)
-    clips = load_clips(opened_cache, about.config, opened_cache.ids[:1], 3)
+    clips = load_features(opened_cache, about.config, opened_cache.ids[:1], 3)
     guesses = commands.predict(model, clips, clips.audio_valid.new_zeros(1).long())
     view = look.look(model, opened_cache, clips, 0, guesses, "interval", 0, about.classes)
     assert "interval head" in view.gate_name

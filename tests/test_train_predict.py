@@ -17,10 +17,10 @@ import soundfile
 from small_media import RATE_HZ, SMALL_FLAGS, grey_frames, noise, tone, write_set
 from synthetic_cache import make_cache
 
+from cache import open_cache
 from cache.format.identity import read_identity
 from cache.format.schema import SPLITS, fingerprint
 from cache.format.shard import Failure, write_shard
-from cache.reader import open_cache
 from extract.__main__ import main as extract
 from extract.demo.__main__ import write_mp4
 from train import __main__ as cli

@@ -10,7 +10,7 @@ from typing import Any
 
 from cache.common.errors import CacheError
 from cache.format.index import Index, Reported, summarize
-from cache.format.row_table import Member
+from cache.format.row_table import RowPlace
 from cache.format.rows import RowFile, read_clips
 from cache.format.schema import row_bytes
 from cache.format.shard import Clip, clip_problem, file_sha256, shard_name
@@ -143,7 +143,7 @@ def checked_rows(path: Path, index: Index) -> Iterator[tuple[str, Clip | None, s
 
 
 def _checked(
-    file: RowFile, members: Sequence[Member], config: Mapping[str, Any]
+    file: RowFile, members: Sequence[RowPlace], config: Mapping[str, Any]
 ) -> Iterator[tuple[str, Clip | None, str]]:
     why = "its bytes don't give its checksum"
     try:

@@ -46,7 +46,7 @@ def facts_of(cache: Cache) -> dict[str, Any]:
 
 def _made_by(cache: Cache) -> list[dict[str, Any]]:
     """What made the rows, each with how many clips it made, the most first."""
-    count = Counter(text for _, text in cache.row_origins())
+    count = Counter(text for _, text in cache.row_origins)
     return [{**_object(text), "clips": clips} for text, clips in count.most_common()]
 
 

@@ -15,7 +15,7 @@ from cache.check.verify import read_record, settle_record
 from cache.common.settings import canonical_json
 from cache.format.identity import set_aside
 from cache.format.index import Index, extend_index, joined, shard_files
-from cache.format.index_file import INDEX_FILE, load_index, save_index, stored_index
+from cache.format.index_file import INDEX_FILE, save_index, stored_index
 from cache.format.schema import SHARD_FOLDER
 from cache.format.shard import DAMAGED, Failure, Origin, write_shard
 
@@ -47,17 +47,21 @@ def without(index: Index, damaged: Mapping[str, Iterable[str]]) -> Index:
     return replace(index, rows=index.rows[~drop], reported=reported)
 
 
-def repair(folder: Path, identity: Mapping[str, Any], suspects: Iterable[str]) -> list[str]:
+def repair(
+    folder: Path, identity: Mapping[str, Any], suspects: Iterable[str]
+) -> tuple[list[str], Index]:
     """Replace damaged shards by their intact rows; call with the writer's lock held.
 
-    `suspects` are names of shards that `verify` found damaged, or that can't be read; each is
-    checked again. The damaged file is renamed to `.damaged`, for whoever wants to look at it. A
-    clip whose row is lost becomes a failure that is newer than its older rows: they don't come
-    back. Returns a sentence for each shard: what was kept, which clips are to be extracted again.
+    `suspects` are names of shards that `verify` found damaged; they and those of `damaged_shards`
+    are checked again. The damaged file is renamed to `.damaged`, for whoever wants to look at it.
+    A clip whose row is lost becomes a failure that is newer than its older rows: they don't come
+    back. Returns a sentence for each shard (what was kept, which clips are to be extracted again)
+    and the index as it is now.
     """
-    suspects = set(suspects)
-    files = shard_files(folder)
-    stored, index = stored_index(folder, identity), load_index(folder, identity)
+    # Read here, under the lock: whatever the caller knows may be older than the last writer.
+    stored, files = stored_index(folder, identity), shard_files(folder)
+    index = extend_index(stored, files, folder, identity)
+    suspects = {*suspects, *damaged_shards(folder, index)}
     missing = gone_shards(stored, index)
     others = index.restricted(index.shards.keys() - suspects)
     findings = {
@@ -79,7 +83,7 @@ def repair(folder: Path, identity: Mapping[str, Any], suspects: Iterable[str]) -
     index = extend_index(others, shard_files(folder), folder, identity)
     save_index(folder, identity, index)
     settle_record(folder, suspects)
-    return told
+    return told, index
 
 
 def _salvage(path: Path, identity: Mapping[str, Any], index: Index, finding: Finding) -> str:

@@ -20,8 +20,8 @@ from cache.common.errors import CacheError
 from cache.common.plain import read_plain
 from cache.common.strict_json import loads
 from cache.format.identity import read_identity
-from cache.format.index import shard_files
-from cache.format.index_file import INDEX_FILE, load_index, parse_index, stored_index
+from cache.format.index import Index, extend_index, shard_files
+from cache.format.index_file import INDEX_FILE, parse_index
 from cache.format.schema import SHARD_FOLDER
 from cache.format.sealed import check_seal
 from cache.labels.store import read_labels
@@ -66,16 +66,17 @@ def verify(path: Path, on_bytes: Callable[[int], object] = lambda count: None) -
     if path.is_file():
         return _verify_pack(path, on_bytes)
     identity = read_identity(path)
-    stored = stored_index(path, identity)
-    index = load_index(path, identity)
+    stored, index_problems = _stored_index(path, identity)
+    files = shard_files(path)  # after the index, so that all it names is found
+    index = extend_index(stored, files, path, identity)
     report = Report(clips=len(index.clips))
-    for check in (read_labels, lambda folder: _check_index(folder, identity)):
-        try:
-            check(path)
-        except CacheError as error:
-            report.problems.append(str(error))
+    try:
+        read_labels(path)
+    except CacheError as error:
+        report.problems.append(str(error))
+    report.problems += index_problems
     misled = []
-    for name, size in shard_files(path).items():
+    for name, size in files.items():
         finding = examine(path / SHARD_FOLDER / name, stored, identity)
         report.shards += 1
         on_bytes(size)
@@ -142,14 +143,15 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _check_index(folder: Path, identity: dict[str, Any]) -> None:
+def _stored_index(folder: Path, identity: dict[str, Any]) -> tuple[Index | None, list[str]]:
+    """What `index.h5` says, and what is wrong with it; a cache may do without one."""
     path = folder / INDEX_FILE
     if not path.exists():
-        return  # derived: readers do without
+        return None, []
     try:
-        parse_index(path, identity)
+        return parse_index(path, identity), []
     except CacheError as error:
-        raise CacheError(f"{error}; {_DERIVED}") from None
+        return None, [f"{error}; {_DERIVED}"]
 
 
 def _verify_pack(path: Path, on_bytes: Callable[[int], object]) -> Report:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from cache.common.errors import CacheError
 from cache.common.plain import encode_text
-from cache.format.row_table import COLUMNS, Clips, Entry, Member, row_members, row_table
+from cache.format.row_table import COLUMNS, ClipTable, Entry, RowPlace, row_members, row_table
 from cache.format.rows import Layout, layout_names, make_layout
 from cache.format.schema import JPEG_END, SHARD_FOLDER
 from cache.format.shard import Failure, Origin
@@ -91,7 +91,7 @@ class Index:
         if latest:
             keep = [self._counts(row, latest, names) for row in self.rows[newest]]
             newest = newest[np.array(keep, bool)]
-        self.clips = Clips(names, self.rows[newest])
+        self.clips = ClipTable(names, self.rows[newest])
         self.failures = {i: one.failure for i, one in latest.items() if i not in self.clips}
 
     @staticmethod
@@ -115,16 +115,16 @@ class Index:
         return Index(self.config, kept, rows[rows["shard"] >= 0], reported, self.made_by)
 
     @property
-    def live(self) -> Clips:
+    def live(self) -> ClipTable:
         """The clips that count, as columns."""
-        assert isinstance(self.clips, Clips)
+        assert isinstance(self.clips, ClipTable)
         return self.clips
 
     def layout(self, shard: str) -> Layout:
         """Where a file keeps its rows."""
         return make_layout(self.config, self.shards[shard].offsets, self.chunks)
 
-    def members(self, shard: str) -> list[Member]:
+    def members(self, shard: str) -> list[RowPlace]:
         """(row, id, SHA-256 of the row) of every row of a shard, superseded ones too."""
         return row_members(self._rows_of(shard))
 

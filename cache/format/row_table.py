@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Member = tuple[int, str, bytes]
+RowPlace = tuple[int, str, bytes]
+"""Number of a row in its file, its clip, and the SHA-256 of the row."""
 
 
 class Entry(NamedTuple):
@@ -55,7 +56,7 @@ def _pair(kind: Any) -> tuple[Any, ...]:
     return kind if isinstance(kind, tuple) else (kind,)
 
 
-class Clips(Mapping[str, Entry]):
+class ClipTable(Mapping[str, Entry]):
     """The clips that count, by id in sorted order; entries are made when asked for."""
 
     def __init__(self, names: Sequence[str], rows: Array) -> None:
@@ -81,24 +82,15 @@ class Clips(Mapping[str, Entry]):
         """Place of a clip among the sorted ids; KeyError if it is not there."""
         return self._place[clip_id]
 
-    def chosen(self, keep: npt.NDArray[np.bool_]) -> Clips:
-        """Some of the clips, by a mask over the sorted ids."""
-        return Clips(self._names, self.rows[keep])
-
     def by_file(self) -> Iterator[tuple[str, Array]]:
         """The rows of each file that has any, in the order of the file."""
-        return rows_by_file(self._names, self.rows)
+        if len(self.rows):
+            rows = self.rows[np.lexsort((self.rows["row"], self.rows["shard"]))]
+            for part in np.split(rows, np.flatnonzero(np.diff(rows["shard"])) + 1):
+                yield self._names[int(part["shard"][0])], part
 
 
-def rows_by_file(names: Sequence[str], rows: Array) -> Iterator[tuple[str, Array]]:
-    """A row table as (file name, its rows in the order of the file) for each file with rows."""
-    if len(rows):
-        rows = rows[np.lexsort((rows["row"], rows["shard"]))]
-        for part in np.split(rows, np.flatnonzero(np.diff(rows["shard"])) + 1):
-            yield names[int(part["shard"][0])], part
-
-
-def row_members(rows: Array) -> list[Member]:
+def row_members(rows: Array) -> list[RowPlace]:
     """(row, id, SHA-256 of the row) of each row of a table."""
     ids = [value.decode() for value in rows["id"].tolist()]
     return list(zip(rows["row"].tolist(), ids, map(bytes, rows["sha256"]), strict=True))

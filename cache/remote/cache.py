@@ -20,17 +20,18 @@ from cache.common.errors import CacheError
 from cache.format.identity import IDENTITY_FILE, IDENTITY_LIMIT_BYTES, parse_identity
 from cache.format.index import Index, joined, summarize
 from cache.format.index_file import INDEX_FILE, parse_index
-from cache.format.row_table import Member
+from cache.format.row_table import RowPlace
 from cache.format.rows import Range, proved_clips
 from cache.format.schema import SHARD_FOLDER
 from cache.format.shard import Clip
 from cache.labels.store import LABELS_FILE
 from cache.reader import Cache
-from cache.remote.errors import Interrupted
+from cache.remote.connection import Interrupted
 from cache.remote.leftovers import remove_dead_scratch, scratch_prefix
 from cache.remote.store import Remote
 
 TABLE_LIMIT_BYTES = 1 << 28  # an index of a million clips
+_GAP_BYTES = 1 << 16  # what lies between is cheaper to fetch than to ask once more
 
 
 @dataclass
@@ -152,13 +153,14 @@ class RemoteCache:
         finally:
             copy.unlink()
 
-    def read_members(self, shard: str, members: Sequence[Member]) -> list[Clip]:
+    def read_members(self, shard: str, members: Sequence[RowPlace]) -> list[Clip]:
         """Whole rows of a shard there, by ranges, each proved against its checksum."""
         assert self.cache is not None
         layout = self.cache.index.layout(shard)
 
         def fetch(wanted: Sequence[Range]) -> list[bytes]:
-            return self.remote.ranges(shard, wanted)
+            spans = _joined(wanted)
+            return _cut(wanted, spans, self.remote.ranges(shard, spans))
 
         where = self.remote.where(f"{SHARD_FOLDER}/{shard}")
         return proved_clips(fetch, layout, members, where)
@@ -166,3 +168,27 @@ class RemoteCache:
 
 def _has(index: Index, name: str, size: int) -> bool:
     return name in index.shards and index.shards[name].size == size
+
+
+def _joined(wanted: Sequence[Range]) -> list[Range]:
+    """Ranges that cover `wanted`, joined where little lies between."""
+    found: list[Range] = []
+    for start, stop in sorted(wanted):
+        if found and start - found[-1][1] <= _GAP_BYTES:
+            found[-1] = found[-1][0], max(stop, found[-1][1])
+        elif stop > start:
+            found.append((start, stop))
+    return found
+
+
+def _cut(wanted: Sequence[Range], spans: Sequence[Range], parts: Sequence[bytes]) -> list[bytes]:
+    """The wanted ranges out of the `parts` that `spans` gave."""
+    found = []
+    for start, stop in wanted:
+        data = b""
+        for (begin, end), part in zip(spans, parts, strict=True):
+            if begin <= start and stop <= end:
+                data = part[start - begin : stop - begin]
+                break
+        found.append(data)
+    return found

@@ -24,10 +24,9 @@ from cache.common.url import LOCAL, SSH, WEB, Address, parse_address, shown
 from cache.format.index import is_shard_name
 from cache.format.rows import Range
 from cache.format.schema import SHARD_FOLDER
-from cache.remote.errors import Interrupted, explained
+from cache.format.shard import shard_name
+from cache.remote.connection import Interrupted, connection_options, explained
 from cache.remote.leftovers import is_leftover, temporary_name
-from cache.remote.options import connection_options
-from cache.remote.ranges import cut, joined_ranges, read_spans
 from cache.remote.web import UNDECLARED_BYTES, WebFile, WebRules, client_options, web_ranges
 
 BLOCK_BYTES = 1 << 20
@@ -139,17 +138,16 @@ class Remote:
                 with writing(target):
                     file.write(block)
                 add(len(block))
-            if count != size or f"{digest.hexdigest()[:32]}.h5" != name:
+            if count != size or shard_name(digest.hexdigest()) != name:
                 raise CacheError(
                     f"{where}: arrived with {count:,} bytes that don't match its name (expected "
                     f"{size:,}): it is damaged there, or was changed on the way; have its owner "
                     "run `python -m cache verify`. What else arrived is kept"
                 )
 
-    def ranges(self, name: str, wanted: Sequence[Range]) -> list[bytes]:
-        """Parts of a shard, [start, stop) each; neighbours travel together."""
-        place = f"{SHARD_FOLDER}/{name}"
-        spans = joined_ranges(wanted)
+    def ranges(self, shard: str, spans: Sequence[Range]) -> Sequence[bytes]:
+        """Parts of a shard, [start, stop) each."""
+        place = f"{SHARD_FOLDER}/{shard}"
         parts = self._again(place, lambda: self._fetch(place, spans))
         for part, (start, stop) in zip(parts, spans, strict=True):
             if len(part) != stop - start:
@@ -158,14 +156,14 @@ class Remote:
                     "file is shorter than its index says, or the server ignores ranges; pull the "
                     "whole cache instead (without --only and --ids)"
                 )
-        return cut(wanted, spans, parts)
+        return parts
 
     def _fetch(self, place: str, spans: Sequence[Range]) -> Sequence[bytes]:
         path = self._path(place)
         with explained(self.where(place)):
             if self._protocols & _SEEKING:
                 with self._open_seeking(place) as file:
-                    return read_spans(file, spans)
+                    return [_read_span(file, *span) for span in spans]
             if self.read_only:
                 return web_ranges(self._fs, path, spans, self._rules)
             starts, stops = [start for start, _ in spans], [stop for _, stop in spans]
@@ -290,6 +288,11 @@ def _file_system(address: Address, rules: WebRules) -> tuple[Any, str]:
     options = {} if address.protocol in LOCAL else kind._get_kwargs_from_urls(at)
     root = address.root if address.root is not None else kind._strip_protocol(address.url)
     return kind(**options, **connection_options(address.protocol)), root.rstrip("/")
+
+
+def _read_span(file: IO[bytes], start: int, stop: int) -> bytes:
+    file.seek(start)
+    return file.read(stop - start)
 
 
 def _last(entry: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.asyn import sync
 
-import cache.remote.options
+import cache.remote.connection
 from cache.common.errors import CacheError
 from cache.common.url import shown
 from cache.format.rows import Range
@@ -49,7 +49,7 @@ def client_options(rules: WebRules) -> dict[str, Any]:
 
     tracing = TraceConfig()
     tracing.on_request_redirect.append(redirected)
-    wait_s = cache.remote.options.WAIT_S
+    wait_s = cache.remote.connection.WAIT_S
     return {
         "timeout": ClientTimeout(total=None, sock_connect=wait_s / 2, sock_read=wait_s),
         # What was packed small would be as large as it likes.
@@ -159,7 +159,7 @@ async def _web_ranges(fs: Any, url: str, spans: Sequence[Range], rate: Rate) -> 
 async def _ask(fs: Any, url: str, headers: dict[str, str]) -> ClientResponse:
     """The answer to a request, once its head is there, which must not drip either."""
     session = await fs.set_session()
-    async with asyncio.timeout(cache.remote.options.WAIT_S):
+    async with asyncio.timeout(cache.remote.connection.WAIT_S):
         answer: ClientResponse = await session.get(fs.encode_url(url), headers=headers)
     try:
         if answer.status == 404:

@@ -48,8 +48,7 @@ def difference(a: Cache, b: Cache) -> Difference:
     found.only_a = [clip_id for clip_id in a.ids if clip_id not in b]
     found.only_b = [clip_id for clip_id in b.ids if clip_id not in a]
     both = [clip_id for clip_id in a.ids if clip_id in b]
-    digests = [_digests(cache, both) for cache in (a, b)]
-    unequal = [i for i, x, y in zip(both, *digests, strict=True) if x != y]
+    unequal = [i for i in both if a.row_digests[a.row(i)] != b.row_digests[b.row(i)]]
     same_arrays = a.fields == b.fields
     for number, clip_id in enumerate(unequal):
         examine = same_arrays and number < _EXAMINED
@@ -72,12 +71,6 @@ def _settings(a: Cache, b: Cache) -> dict[str, tuple[Any, Any]]:
         for name in sorted({*one, *two})
         if one.get(name) != two.get(name)
     }
-
-
-def _digests(cache: Cache, ids: list[str]) -> list[bytes]:
-    live = cache.index.live
-    places = np.array([live.place(clip_id) for clip_id in ids], np.int64)
-    return list(map(bytes, live.rows["sha256"][places]))
 
 
 def _row_difference(a: Cache, b: Cache, clip_id: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Join the label tables of caches: equal rows are one, contradictions are named."""
+"""Whose labels count when caches are joined or copied: equal rows are one, contradictions named."""
 
 from __future__ import annotations
 
@@ -7,39 +7,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cache.common.cli import printable
 from cache.common.errors import CacheError
 from cache.format.names import one_form
-from cache.labels.annotations import Labels
+from cache.labels.annotations import Labels, changed_splits
+from cache.labels.store import labels_sha256
 from cache.reader import Cache
+from cache.share.plan import CopyPlan
 
 Event = tuple[str, float, float, int]
 _NOTES, _CHARACTERS = 20, 250
+_SHOWN = 200  # characters of a source
 
 
-def merge_labels(caches: Sequence[Cache], first: int | None) -> Labels | None:
+def merge_labels(caches: Sequence[Cache], prefer: Cache | None) -> Labels | None:
     """The labels of several caches as one table; None where none has any.
 
     Events are joined clip by clip. A clip with different events (or splits) in two tables is a
-    contradiction: the table of cache `first` decides; where that has no word on the clip,
+    contradiction: the table of the cache `prefer` decides; where that has no word on the clip,
     CacheError names it. Equal tables stay as they are; joined ones are sorted by id, and their
     classes by name unless all tables list the same classes.
     """
-    found = [(n, labels) for n, cache in enumerate(caches) if (labels := cache.stored_labels())]
+    found = [(cache, labels) for cache in caches if (labels := cache.stored_labels())]
     if not found:
         return None
     tables = [labels for _, labels in found]
     if all(_same(tables[0], labels) for labels in tables[1:]):
         return tables[0]
     events = [events_by_clip(labels) for labels in tables]
-    order = sorted(range(len(found)), key=lambda place: found[place][0] != first)
+    order = sorted(range(len(found)), key=lambda place: found[place][0] is not prefer)
     joined: dict[str, list[Event]] = {}
     contradictions = set()
     for place in order:
         for clip_id, rows in events[place].items():
             if joined.setdefault(clip_id, rows) != rows:
                 contradictions.add(clip_id)
-    for (number, _), rows_of in zip(found, events, strict=True):
-        contradictions -= set(rows_of) if number == first else set()
+    for (cache, _), by_clip in zip(found, events, strict=True):
+        contradictions -= set(by_clip) if cache is prefer else set()
     if contradictions:
         some = ", ".join(sorted(contradictions)[:10])
         raise CacheError(
@@ -63,6 +67,38 @@ def events_by_clip(labels: Labels) -> dict[str, list[Event]]:
     for clip_id, category, *rest in zip(labels.ids, *(c.tolist() for c in columns), strict=True):
         found[clip_id].append((one_form(labels.classes[category]), *rest))
     return {clip_id: sorted(rows) for clip_id, rows in found.items()}
+
+
+def plan_labels(
+    plan: CopyPlan, giver: Cache, receiver: Cache | None, prefer: Cache | None, side: str
+) -> None:
+    """Note whether the giver's labels replace the receiver's: where it has none, or older ones.
+
+    `side` is what `--prefer` calls the giver.
+    """
+    theirs = giver.stored_labels()
+    ours = None if receiver is None else receiver.stored_labels()
+    if theirs is None or receiver is None or ours is None:
+        plan.labels = theirs is not None
+    elif labels_sha256(ours) == labels_sha256(theirs):
+        return
+    elif _replaced(giver, ours) or prefer is giver:
+        plan.labels, plan.changed_splits = True, changed_splits(ours, theirs)
+    elif not _replaced(receiver, theirs) and prefer is None:
+        plan.notes.append(
+            f"the labels differ ({_named(ours)}, {len(ours)} events, against {_named(theirs)}, "
+            f"{len(theirs)} events) and stay as they are; --prefer {side} replaces them"
+        )
+
+
+def _named(labels: Labels) -> str:
+    return str(printable(labels.source[:_SHOWN]))
+
+
+def _replaced(cache: Cache, labels: Labels) -> bool:
+    """Whether a cache's labels came to stand where these stood."""
+    digest = labels_sha256(labels)
+    return any(entry.get("sha256") == digest for entry in cache.label_history())
 
 
 def _table(joined: dict[str, list[Event]], classes: list[str], tables: list[Labels]) -> Labels:

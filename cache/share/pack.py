@@ -33,7 +33,6 @@ from cache.format.shard import Clip, write_attributes, write_failures, write_ori
 from cache.labels.store import fill_labels
 from cache.pack_file import PACKED_VERSION
 from cache.reader import Cache
-from cache.share.choose import check_readable
 
 _BLOCK_CLIPS = 32
 _THREADS = 4
@@ -54,7 +53,7 @@ def pack(
         raise CacheError(f"{target}: exists already; name another file, or delete it first")
     if target.suffix != ".h5":
         raise CacheError(f"{target}: expected a name that ends in .h5")
-    check_readable(cache)
+    cache.refuse_damaged()
     lengths = _jpeg_lengths(cache)
     needed = len(cache) * row_bytes(row_layout(cache.config)) + int(lengths.sum())
     need = f"about {needed / 1e9:.2f} GB needed"
@@ -134,7 +133,7 @@ def _write_tables(file: h5py.File, cache: Cache, lengths: npt.NDArray[np.int64])
     """Everything but the features: identity, ids, labels, failures, where rows came from."""
     live = cache.index.live
     rows = np.concatenate([rows for _, rows in live.by_file()] or [live.rows])
-    origins, failed = cache.row_origins(), cache.failure_origins()
+    origins, failed = cache.row_origins, cache.failure_origins
     by_row = [origins[live.place(value.decode())] for value in rows["id"].tolist()]
     by_failure = list(failed.values())
     nothing = 0, canonical_json(cache.provenance)

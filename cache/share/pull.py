@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from cache.check.examine import check_shard
 from cache.common.atomic import check_room, replace_file
 from cache.common.errors import CacheError
+from cache.common.side_by_side import side_by_side
 from cache.format.identity import IDENTITY_FILE
-from cache.format.index_file import load_index, save_index
+from cache.format.index import Index, extend_index, shard_files
+from cache.format.index_file import save_index
 from cache.format.lock import claimed
 from cache.format.names import one_form
-from cache.format.row_table import Member
 from cache.format.schema import SHARD_FOLDER, SPLITS
-from cache.format.shard import Clip
 from cache.labels.store import LABELS_FILE
 from cache.reader import Cache, open_cache
 from cache.remote.cache import RemoteCache
-from cache.share.choose import Group
-from cache.share.merge import write_group
-from cache.share.transfer import (
-    Move,
-    plan_move,
-    preference,
-    rows_bytes,
-    side_by_side,
-    takes_labels,
-)
+from cache.share.merge_labels import plan_labels
+from cache.share.plan import CopyPlan, NewShard, WholeShard, plan_copy, preferred
 
 
 @dataclass(frozen=True)
@@ -48,62 +39,69 @@ class PullOptions:
     jobs: int = 4
 
 
-def plan_pull(folder: Path, there: RemoteCache, options: PullOptions) -> Move:
+def plan_pull(folder: Path, there: RemoteCache, options: PullOptions) -> CopyPlan:
     """What a pull would move; raises CacheError when it is refused. Writes nothing."""
     if folder.is_file():
         raise CacheError(f"{folder}: a file; expected the folder of a cache, or a new one")
     here = open_cache(folder) if (folder / IDENTITY_FILE).exists() else None
-    side, newest = preference(options.prefer, giver="there", receiver="here")
     source = _source(there)
+    prefer = preferred(options.prefer, {"here": here, "there": source})
     with there.named():
-        part = _part(source, _wanted(source, there.remote.url, options))
-        move = plan_move(part, here, side, newest)
-        move.labels = takes_labels(source, here, side, move, "there")
+        wanted = _wanted(source, there.remote.url, options)
+        plan = plan_copy(here, [source], prefer, options.prefer == "newest", wanted)
+        plan_labels(plan, source, here, prefer, "there")
     if there.unlisted:
-        move.notes.append(
+        plan.notes.append(
             f"{len(there.unlisted)} shard(s) there are not in its index yet (a push under way, or "
             "one that was cut) and are left out"
         )
-    return move
+    return plan
 
 
 def pull(
     folder: Path,
     there: RemoteCache,
-    move: Move,
+    plan: CopyPlan,
     options: PullOptions,
     on_bytes: Callable[[int], object] = lambda count: None,
-) -> None:
-    """Move what `plan_pull` planned. Cut short, the next pull goes on from there."""
-    source = _source(there)
-    with claimed(folder, source.identity) as identity:
+) -> Index:
+    """Fetch what `plan_pull` planned. Cut short, the next pull goes on from there.
+
+    Returns the index of what is here now.
+    """
+    with claimed(folder, _source(there).identity) as identity:
         otherwise = ", fetch a part with --only or --ids, or name a folder on another disk"
-        check_room(folder, move.bytes, f"{move.bytes / 1e9:.2f} GB to fetch", otherwise)
+        check_room(folder, plan.bytes, f"{plan.bytes / 1e9:.2f} GB to fetch", otherwise)
 
-        def whole(name: str, size: int) -> None:
-            there.remote.get_shard(name, size, folder, on_bytes)
-            path = folder / SHARD_FOLDER / name
-            try:
-                check_shard(path, identity)
-            except CacheError as error:
-                path.unlink()
-                raise CacheError(f"{there.remote.url}: {error}") from None
+        def fetch(shard: WholeShard) -> None:
+            there.remote.get_shard(shard.name, shard.size, folder, on_bytes)
+            _prove(folder / SHARD_FOLDER / shard.name, identity, there.remote.url)
 
-        def some(group: Group) -> None:
-            write_group(folder, identity, group, read)
+        def fetch_rows(new: NewShard) -> None:
+            new.write(folder, identity, there.read_members)
+            on_bytes(new.bytes)
 
-        def read(shard: str, members: Sequence[Member]) -> list[Clip]:
-            clips = there.read_members(shard, members)
-            on_bytes(rows_bytes(source, [clip_id for _, clip_id, _ in members]))
-            return clips
-
-        tasks = [partial(whole, name, size) for name, size in move.whole.items()]
+        tasks = [partial(fetch, shard) for shard in plan.whole]
+        tasks += [partial(fetch_rows, new) for new in plan.new]
         try:
-            side_by_side(options.jobs, [*tasks, *(partial(some, group) for group in move.parts)])
-            if move.labels and there.labels_file is not None:
+            side_by_side(options.jobs, tasks)
+            if plan.labels and there.labels_file is not None:
                 replace_file(folder / LABELS_FILE, there.labels_file)
         finally:
-            save_index(folder, identity, load_index(folder, identity))
+            known = None if plan.receiver is None else plan.receiver.index
+            # What others wrote since the plan is in the folder's files.
+            index = extend_index(known, shard_files(folder), folder, identity)
+            save_index(folder, identity, index)
+    return index
+
+
+def _prove(path: Path, identity: Mapping[str, Any], url: str) -> None:
+    """Delete a shard that arrived as it was there, and is not whole; CacheError names the URL."""
+    try:
+        check_shard(path, identity)
+    except CacheError as error:
+        path.unlink()
+        raise CacheError(f"{url}: {error}") from None
 
 
 def _source(there: RemoteCache) -> Cache:
@@ -142,16 +140,3 @@ def _wanted(source: Cache, url: str, options: PullOptions) -> set[str] | None:
             )
         wanted = asked if wanted is None else wanted & asked
     return wanted
-
-
-def _part(source: Cache, wanted: Collection[str] | None) -> Cache:
-    """The cache as if only the wanted clips counted in it; whole shards stay known."""
-    if wanted is None:
-        return source
-    index = source.index
-    live = index.live
-    keep = np.array([clip_id in wanted for clip_id in live.ids], bool)
-    part = replace(index)
-    part.clips = live.chosen(keep)
-    part.failures = {i: f for i, f in index.failures.items() if i in wanted}
-    return Cache(source.path, source.identity, part)

@@ -8,6 +8,7 @@ from functools import partial
 
 from cache.common.errors import CacheError
 from cache.common.plain import read_plain
+from cache.common.side_by_side import side_by_side
 from cache.format.identity import IDENTITY_FILE, refusal, render_identity
 from cache.format.index import Index, joined, summarize
 from cache.format.index_file import INDEX_FILE, render_index
@@ -17,16 +18,8 @@ from cache.labels.store import LABELS_FILE, MAX_LABEL_BYTES
 from cache.reader import Cache
 from cache.remote.cache import RemoteCache
 from cache.remote.store import Remote
-from cache.share.choose import Group, check_readable
-from cache.share.merge import write_group
-from cache.share.transfer import (
-    Move,
-    plan_move,
-    preference,
-    rows_bytes,
-    side_by_side,
-    takes_labels,
-)
+from cache.share.merge_labels import plan_labels
+from cache.share.plan import CopyPlan, NewShard, WholeShard, plan_copy, preferred
 
 # Each further round means that yet another push ended in between.
 _ROUNDS = 20
@@ -45,8 +38,8 @@ class PushOptions:
     read_back: bool = True
 
 
-def plan_push(cache: Cache, there: RemoteCache, options: PushOptions) -> Move:
-    """What a push would move; raises CacheError when it is refused."""
+def plan_push(cache: Cache, there: RemoteCache, options: PushOptions) -> CopyPlan:
+    """What a push would copy; raises CacheError when it is refused."""
     if cache.packed:
         raise CacheError(f"{cache.path}: a packed file; copy it as it is, or unpack it to push")
     if there.remote.read_only:
@@ -55,52 +48,52 @@ def plan_push(cache: Cache, there: RemoteCache, options: PushOptions) -> Move:
             "object storage"
         )
     there.remote.refuse_link()
-    check_readable(cache)
-    side, newest = preference(options.prefer, giver="here", receiver="there")
+    cache.refuse_damaged()
     with there.named():
         _check_same(cache, there)
         receiver = there.completed(cache.identity, cache.index)
-        move = plan_move(cache, receiver, side, newest)
-        move.labels = takes_labels(cache, there.cache, side, move, "here")
-    return move
+        prefer = preferred(options.prefer, {"here": cache, "there": receiver})
+        plan = plan_copy(receiver, [cache], prefer, options.prefer == "newest")
+        plan_labels(plan, cache, there.cache, prefer, "here")
+    return plan
 
 
 def push(
     cache: Cache,
     there: RemoteCache,
-    move: Move,
+    plan: CopyPlan,
     options: PushOptions,
     on_bytes: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Move what `plan_push` planned. Cut short, the next push goes on from there."""
+    """Send what `plan_push` planned. Cut short, the next push goes on from there."""
     remote = there.remote
     remote.remove_leftovers()
 
-    def send(name: str) -> Index:
-        path = cache.path / SHARD_FOLDER / name
-        data = read_plain(path, cache.index.shards[name].size)
-        if not is_named_by(name, data):
+    def send(shard: WholeShard) -> Index:
+        path = cache.shard_path(shard.name)
+        data = read_plain(path, shard.size)
+        if not is_named_by(shard.name, data):
             raise CacheError(
                 f"{path}: damaged here; run `python -m cache repair {cache.path}`, then `make "
                 "features`, and push again"
             )
-        remote.put(f"{SHARD_FOLDER}/{name}", data, on_bytes, options.read_back)
-        return cache.index.restricted({name})
+        remote.put(f"{SHARD_FOLDER}/{shard.name}", data, on_bytes, options.read_back)
+        return cache.index.restricted({shard.name})
 
-    def send_rows(group: Group) -> Index:
-        written = write_group(there.scratch, cache.identity, group, cache.read_members)
+    def send_rows(new: NewShard) -> Index:
+        written = new.write(there.scratch, cache.identity, cache.read_members)
         path = there.scratch / SHARD_FOLDER / written.name
         quietly(f"{SHARD_FOLDER}/{written.name}", path.read_bytes())
         index = summarize(path, cache.identity)
         path.unlink()
-        on_bytes(rows_bytes(cache, [i for _, members in group.parts for _, i, _ in members]))
+        on_bytes(new.bytes)
         return index
 
     quietly = partial(remote.put, on_bytes=lambda count: None, read_back=options.read_back)
-    tasks = [partial(send, name) for name in move.whole]
-    rows = [partial(send_rows, group) for group in move.parts]
-    sent = side_by_side(options.jobs, [*tasks, *rows])
-    if move.labels:
+    tasks = [partial(send, shard) for shard in plan.whole]
+    tasks += [partial(send_rows, new) for new in plan.new]
+    sent = side_by_side(options.jobs, tasks)
+    if plan.labels:
         quietly(LABELS_FILE, read_plain(cache.path / LABELS_FILE, MAX_LABEL_BYTES))
     _write_index(cache, remote, joined(cache.config, [cache.index, *sent]), quietly)
 

@@ -16,9 +16,8 @@ from cache.format.shard import Array, Clip, clip_problem
 from extract.config import ExtractConfig
 from extract.features.audio import audio_features
 from extract.features.video import encode_jpegs, load_backbone, preprocess
-from extract.media.decode import decode
-from extract.media.decoded import Decoded
-from extract.sources import Source
+from extract.media.decode import Decoded, decode
+from extract.sources import MediaSource
 
 
 class Extractor:
@@ -40,7 +39,7 @@ class Extractor:
         """Digest of the network's weights; "" where no video is extracted."""
         return self._backbone.weights_sha256 if self._backbone else ""
 
-    def __call__(self, source: Source) -> Clip:
+    def __call__(self, source: MediaSource) -> Clip:
         """Decode and compute; raises MediaError naming the file, also where numbers overflow."""
         decoded = decode(source, self.config)
         if decoded.note:
@@ -68,7 +67,7 @@ class Extractor:
         return clip
 
 
-def _unstorable(source: Source, decoded: Decoded, problem: str) -> MediaError:
+def _unstorable(source: MediaSource, decoded: Decoded, problem: str) -> MediaError:
     """What to do about numbers that a row can't hold."""
     if problem.startswith("video/maps"):
         advice = (
@@ -108,7 +107,11 @@ def pad_steps(values: Array, spec: Field) -> Array:
 
 
 def _row(
-    source: Source, decoded: Decoded, features: dict[str, Array], jpegs: list[bytes], steps: int
+    source: MediaSource,
+    decoded: Decoded,
+    features: dict[str, Array],
+    jpegs: list[bytes],
+    steps: int,
 ) -> Clip:
     return Clip(
         id=source.id,

@@ -22,7 +22,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from cache.common.cli import say
 from cache.common.errors import CacheError, ConfigError
-from extract.sources import Source
+from extract.sources import MediaSource
 from extract.work.job import Done, ShardJob
 from extract.work.pipeline import groups_of
 
@@ -45,7 +45,7 @@ class Task:
     def __name__(self) -> str:
         return f"shard-{self.number}"
 
-    def __call__(self, sources: Sequence[Source]) -> tuple[int, Done]:
+    def __call__(self, sources: Sequence[MediaSource]) -> tuple[int, Done]:
         """The shard's number with what its worker reports."""
         return self.number, self.job(sources)
 
@@ -53,7 +53,7 @@ class Task:
 @contextlib.contextmanager
 def cluster_engine(
     job: ShardJob, address: str
-) -> Iterator[Callable[[list[Source]], Iterator[Done]]]:
+) -> Iterator[Callable[[list[MediaSource]], Iterator[Done]]]:
     """A function that turns sources into shards on the cluster at `address`."""
     client = _connect(address)
     logging.disable(logging.ERROR)  # what it logs, with tracebacks, `Watch` tells in a sentence
@@ -95,12 +95,14 @@ def _ready_workers(client: Any, address: str) -> int:
     return len(workers)
 
 
-def _all_shards(job: ShardJob, todo: list[Source], client: Any, address: str) -> Iterator[Done]:
+def _all_shards(
+    job: ShardJob, todo: list[MediaSource], client: Any, address: str
+) -> Iterator[Done]:
     """Every clip of `todo` in some shard, whatever becomes of the workers."""
     from distributed.scheduler import KilledWorker
 
     left = dict(enumerate(groups_of(todo, max(1, len(client.nthreads())))))
-    doubtful: list[Source] = []
+    doubtful: list[MediaSource] = []
     while left:
         try:
             for number, done in _watched(job, dict(left), client, address):
@@ -131,7 +133,7 @@ def _number_of(killed: Any) -> int:
 
 
 def _watched(
-    job: ShardJob, groups: dict[int, list[Source]], client: Any, address: str
+    job: ShardJob, groups: dict[int, list[MediaSource]], client: Any, address: str
 ) -> Iterator[tuple[int, Done]]:
     """Results as they come; looks after the scheduler meanwhile, which joblib doesn't."""
     answers: queue.SimpleQueue[tuple[int, Done] | BaseException | None] = queue.SimpleQueue()
@@ -152,7 +154,7 @@ def _watched(
 
 def _pump(
     job: ShardJob,
-    groups: dict[int, list[Source]],
+    groups: dict[int, list[MediaSource]],
     client: Any,
     answers: queue.SimpleQueue[tuple[int, Done] | BaseException | None],
 ) -> None:

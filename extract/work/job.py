@@ -28,7 +28,7 @@ from cache.format.index import Index
 from cache.format.schema import MAX_ID_BYTES, SHARD_FOLDER
 from cache.format.shard import Clip, Failure, Written, write_shard
 from extract.config import FEATURE_VERSION, ExtractConfig
-from extract.sources import Source
+from extract.sources import MediaSource
 from extract.work.workers import pick_device
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class ShardJob:
     store: str = ""
     note: str = ""
 
-    def __call__(self, sources: Sequence[Source]) -> Done:
+    def __call__(self, sources: Sequence[MediaSource]) -> Done:
         """Extract some clips and write them as one shard."""
         from extract.features.extractor import Extractor, one_thread
 
@@ -132,7 +132,7 @@ class ShardJob:
         _remote(self.store).put(f"{SHARD_FOLDER}/{written.name}", data, lambda count: None)
         return written
 
-    def finished(self, source: Source, index: Index) -> bool:
+    def finished(self, source: MediaSource, index: Index) -> bool:
         """Whether this job has left a row or a failure of the clip; an older failure is neither."""
         failure = index.failures.get(source.id)
         if failure is not None:
@@ -141,17 +141,17 @@ class ShardJob:
         entry = index.clips.get(source.id)
         return entry is not None and source.made(entry)
 
-    def failure(self, source: Source, stage: str, message: str) -> Failure:
+    def failure(self, source: MediaSource, stage: str, message: str) -> Failure:
         """A failure row for a clip, counting its attempts."""
         attempt = self.attempts.get(source.id, 0) + 1
         return Failure(source.id, stage, message, attempt, source.size, source.mtime_ns)
 
-    def killed(self, source: Source) -> Done:
+    def killed(self, source: MediaSource) -> Done:
         """The failure of a clip that takes its worker with it, in a shard of its own."""
         message = f"{source.path}: the process died while it worked on this clip"
         return Done(self.write([], [self.failure(source, "find", message)]), "", 0.0)
 
-    def _check_worker(self, sources: Sequence[Source]) -> None:
+    def _check_worker(self, sources: Sequence[MediaSource]) -> None:
         """Refuse work whose failures would be this worker's, not the clips'."""
         if self.identity["feature_version"] != FEATURE_VERSION:
             raise CacheError(

@@ -19,7 +19,7 @@ from cache.common.progress import Progress
 from cache.format.index import Index
 from cache.format.index_file import load_index, save_index
 from extract.config import ExtractConfig
-from extract.sources import Source
+from extract.sources import MediaSource
 from extract.work.job import WORKING, Done, ShardJob, interrupted
 from extract.work.workers import Workers
 
@@ -29,7 +29,7 @@ _SHOWN_NOTES = 12
 
 
 def run(
-    todo: Sequence[Source],
+    todo: Sequence[MediaSource],
     folder: Path,
     identity: dict[str, Any],
     workers: Workers,
@@ -89,7 +89,7 @@ def newest_ns(index: Index, ids: Iterable[str]) -> dict[str, int]:
     return {clip_id: when for clip_id, when in found.items() if clip_id in wanted}
 
 
-Engine = Callable[[list[Source]], Iterator[Done]]
+Engine = Callable[[list[MediaSource]], Iterator[Done]]
 
 
 @contextlib.contextmanager
@@ -151,7 +151,7 @@ class Tally:
             say(f"worker    and {len(rates) - _SHOWN_WORKERS} more, none slower")
 
 
-def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
+def _all_shards(job: ShardJob, todo: list[MediaSource], jobs: int) -> Iterator[Done]:
     """Every clip of `todo` in some shard, whatever becomes of the workers."""
     remaining = list(todo)
     while remaining:
@@ -174,13 +174,13 @@ def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
                 yield _alone(job, source)
 
 
-def groups_of(todo: list[Source], jobs: int) -> list[list[Source]]:
+def groups_of(todo: list[MediaSource], jobs: int) -> list[list[MediaSource]]:
     """The clips of each shard: few enough that all workers have some to the end."""
     size = max(1, min(SHARD_CLIPS, -(-len(todo) // (4 * jobs))))
     return [todo[place : place + size] for place in range(0, len(todo), size)]
 
 
-def _parallel(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[Done]:
+def _parallel(job: ShardJob, groups: list[list[MediaSource]], jobs: int) -> Iterator[Done]:
     parallel = Parallel(
         n_jobs=min(jobs, len(groups)),
         return_as="generator_unordered",
@@ -191,7 +191,7 @@ def _parallel(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[
     yield from parallel(delayed(job)(group) for group in groups)
 
 
-def _alone(job: ShardJob, source: Source) -> Done:
+def _alone(job: ShardJob, source: MediaSource) -> Done:
     """Try a clip that may have killed a worker, in a process of its own."""
     executor = get_reusable_executor(max_workers=1, reuse=False)
     try:

@@ -7,16 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cache.common.errors import CacheError
+from cache import CacheError, open_cache
 from cache.common.progress import Progress
+from cache.common.side_by_side import side_by_side
 from cache.format.identity import refusal
 from cache.format.index import shard_files
 from cache.format.index_file import save_index
-from cache.reader import open_cache
 from cache.remote.cache import RemoteCache
 from cache.remote.store import Remote
 from cache.share.push import PushOptions, plan_push, push
-from cache.share.transfer import side_by_side
 
 FETCHES = 4
 

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cache import Cache, open_cache
 from cache.common.atomic import plain_folder
 from cache.common.cli import say
 from cache.common.errors import ConfigError
 from cache.labels.store import labels_sha256
-from cache.reader import Cache, open_cache
-from train.data.dataset import Dataset, load_clips, load_dataset
-from train.data.rows import choose_rows
-from train.fit.loop import predict
+from train.data.dataset import Dataset, choose_rows, load_dataset
+from train.data.features import load_features
 from train.model.fusion import FusionModel
 from train.report import page, plots, run_plots
 from train.report.attention import choose, gallery, hardest, look
@@ -37,6 +36,7 @@ from train.runs.evaluate import (
 from train.runs.record import Record
 from train.score.decode import ensemble
 from train.score.metrics import Predictions
+from train.score.predict import predict
 
 _GATES = 6  # clips drawn from either end of the list
 Guesses = Mapping[str, Predictions]
@@ -139,7 +139,7 @@ def predict_cache(
         raise ConfigError(f"{cache.path}: no clip in this cache; nothing to predict")
     model, about = loaded[0].model, loaded[0].about
     config = about.config if device is None else about.config.revised(device=device)
-    clips = load_clips(cache, config, cache.ids, len(about.classes))
+    clips = load_features(cache, config, cache.ids, len(about.classes))
     rows = torch.arange(len(clips.ids), device=clips.device)
     guesses = [predict(one.model.to(clips.device), clips, rows) for one in loaded]
     answers, decoding = guesses[0], str(about.decoding)

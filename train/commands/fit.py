@@ -9,19 +9,19 @@ from pathlib import Path
 
 import torch
 
+from cache import Cache, open_cache
 from cache.common.atomic import replace_file
 from cache.common.cli import printable, say
 from cache.common.errors import ConfigError
-from cache.reader import Cache, open_cache
 from train.commands.evaluate import Loaded, Member, report, score_one, together
 from train.config import TrainConfig
-from train.data.dataset import Dataset, load_dataset, pick_device, resolve
-from train.data.rows import Rows, choose_rows
-from train.distributed import World, joined
+from train.data.dataset import Dataset, Rows, choose_rows, load_dataset, resolve
+from train.data.features import torch_device
+from train.distributed import ProcessGroup, process_group
 from train.fit.loop import best_epoch
 from train.fit.loop import fit as train_model
-from train.fit.normalize import standardise
-from train.fit.resume import History
+from train.fit.normalize import normalize
+from train.fit.state import History
 from train.model.fusion import FusionModel
 from train.report import plots, run_plots
 from train.runs import checkpoint, code, record
@@ -51,12 +51,12 @@ def fit(
     streams, of audio alone and of video alone, which are trained the same way. Of the processes
     that `torchrun` started all train together, and the first does the rest.
     """
-    with joined(pick_device(config.device)) as world:
-        return _fit(world, cache_path, run, config, resume, seeds, ablations, pictures)
+    with process_group(torch_device(config.device)) as group:
+        return _fit(group, cache_path, run, config, resume, seeds, ablations, pictures)
 
 
 def _fit(
-    world: World,
+    group: ProcessGroup,
     cache_path: Path,
     run: Path | None,
     config: TrainConfig,
@@ -77,16 +77,16 @@ def _fit(
     if ablations:
         configs = {name: config.revised(modality=name) for name in ABLATIONS}
     rows = choose_rows(cache, config)
-    _check_plan(cache, rows, config, world)
+    _check_plan(cache, rows, config, group)
     with ExitStack() as held:
-        if world.leads:
+        if group.is_main_process:
             members = [f"{part}/{name}" for part in configs for name in _names(seeds)]
             run = held.enter_context(runs.claimed(run, members, resume))
             for place in (run / member for member in members if resume):
                 _check_resumed(cache, place, rows)
         top = run or runs.new_run()
         dataset = load_dataset(cache, config, ("train", "val"), rows)
-        if world.leads:
+        if group.is_main_process:
             say(f"{describe(cache, dataset)}\n{_code()}")
         results = []
         for part, settings in configs.items():
@@ -97,12 +97,12 @@ def _fit(
                     top / part / name,
                     _about(cache, narrowed, settings.revised(seed=seed)),
                 )
-                history = _train_one(cache, narrowed, place, about, resume, world)
-                if world.leads:
+                history = _train_one(cache, narrowed, place, about, resume, group)
+                if group.is_main_process:
                     done.append(_finish_one(cache, narrowed, place, history, pictures))
             results += [member.result for member in done]
             together(top / part, done, narrowed, "val")
-        if ablations and world.leads:
+        if ablations and group.is_main_process:
             say(f"\n{report([top / name for name in ABLATIONS], 'val')}")
     return results
 
@@ -112,7 +112,7 @@ def _names(seeds: Sequence[int]) -> list[str]:
     return [f"seed-{seed}" for seed in seeds] or ["."]
 
 
-def _check_plan(cache: Cache, rows: Rows, config: TrainConfig, world: World) -> None:
+def _check_plan(cache: Cache, rows: Rows, config: TrainConfig, group: ProcessGroup) -> None:
     """Refuse what can't be trained before anything is made or read."""
     for name in ("train", "val"):
         if not len(rows.kept[name]):
@@ -120,8 +120,8 @@ def _check_plan(cache: Cache, rows: Rows, config: TrainConfig, world: World) -> 
                 f"{cache.path}: the split {name!r} has no rows with features; can't train. See "
                 "`python -m cache info`; `python -m cache relabel` gives the cache other labels"
             )
-    if config.batch_size < world.size:
-        raise ConfigError(f"batch_size: {config.batch_size}, for {world.size} processes")
+    if config.batch_size < group.size:
+        raise ConfigError(f"batch_size: {config.batch_size}, for {group.size} processes")
 
 
 def _check_resumed(cache: Cache, run: Path, rows: Rows) -> None:
@@ -166,25 +166,25 @@ def _about(cache: Cache, dataset: Dataset, config: TrainConfig) -> About:
 
 
 def _train_one(
-    cache: Cache, dataset: Dataset, run: Path, about: About, resume: bool, world: World
+    cache: Cache, dataset: Dataset, run: Path, about: About, resume: bool, group: ProcessGroup
 ) -> History:
     config, device = about.config, dataset.clips.device
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config).to(device)
-    standardise(model, dataset.clips, dataset.splits["train"], world)
+    normalize(model, dataset.clips, dataset.splits["train"], group)
     again = resume and (run / checkpoint.LAST).exists()
-    if world.leads:
+    if group.is_main_process:
         count = sum(parameter.numel() for parameter in model.parameters())
-        where = device.type if world.size == 1 else f"{world.size} processes, {device.type}"
+        where = device.type if group.size == 1 else f"{group.size} processes, {device.type}"
         say(f"run {run}: {count:,} parameters on {where}, seed {config.seed}")
         before = record.read(run, about) if again else None
         if before is not None or not again:  # a run of an older version stays without
             making = None if before is None else before.making
-            record.start(run, dataset.rows.used(), device, world.size, making)
+            record.start(run, dataset.rows.used(), device, group.size, making)
         replace_file(run / runs.CONFIG_FILE, config.to_json().encode())
         runs.write_json(run / runs.FEATURES_FILE, runs.features_of(cache))
-    history = train_model(model, dataset, about, run, again, world)
-    if world.leads:
+    history = train_model(model, dataset, about, run, again, group)
+    if group.is_main_process:
         record.end(run)
     return history
 

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.reader import Cache
-from train.data.clips import Clips
+from cache import Cache
 from train.data.dataset import Dataset
-from train.fit.step import autocast
-from train.model.fusion import FusionModel
+from train.data.features import FeatureStore
+from train.model.fusion import FusionModel, autocast
 from train.report import plots
 from train.runs.evaluate import prediction
 from train.score.metrics import Array, Predictions, tiou
@@ -32,7 +31,7 @@ def choose(rows: Sequence[dict[str, Any]], clip_seconds: float, count: int) -> l
 def look(
     model: FusionModel,
     cache: Cache,
-    clips: Clips,
+    clips: FeatureStore,
     clip: int,
     guesses: Mapping[str, Predictions],
     decoding: str,

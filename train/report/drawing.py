@@ -15,8 +15,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cache import CacheError
 from cache.common.cli import printable
-from cache.common.errors import CacheError
 
 # Okabe and Ito's colours: told apart with every common colour blindness.
 TRUE, PREDICTED, GREY = "#0072B2", "#E69F00", "#777777"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from cache import Cache
 from cache.common.cli import printable
 from cache.common.errors import ConfigError
-from cache.reader import Cache
-from train.fit.loop import CRITERION
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST, About
 from train.runs.record import Record
+from train.score.metrics import CRITERION
 
 _WORTH_TELLING_S = 0.5  # sound and pictures of one recording end that far apart
 _NAMED = 10

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cache import Cache
 from cache.common.errors import CacheError, ConfigError
 from cache.common.strict_json import read_json
 from cache.format.schema import FIRST_FEATURE_VERSION, config_differences, fingerprint
-from cache.reader import Cache
 from train.config import TrainConfig
 from train.runs import folders as runs
 from train.runs.checkpoint import About

@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from cache import Labels
 from cache.common.atomic import append_line
 from cache.common.cli import say
 from cache.common.errors import CacheError, ConfigError
 from cache.common.plain import read_plain
 from cache.common.strict_json import read_json
-from cache.labels.annotations import Labels
 from train.data.dataset import Dataset
-from train.fit.loop import events
 from train.runs import folders as runs
 from train.runs.checkpoint import About
 from train.runs.code import digests, one_digest
 from train.runs.record import Record, seen
 from train.score.metrics import Events, Predictions, Scores, confusion
+from train.score.predict import events
 from train.score.summary import baselines, per_class, score
 
 TEST_RECORD = "test_evaluations.jsonl"

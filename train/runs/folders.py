@@ -23,13 +23,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cache import Cache
 from cache.common.atomic import plain_folder, replace_file, writing
 from cache.common.errors import CacheError, ConfigError
 from cache.common.plain import read_plain
 from cache.common.strict_json import loads
 from cache.format.identity import IDENTITY_FILE
 from cache.format.lock import LOCK_FILE, writer_lock
-from cache.reader import Cache
 from train.runs.checkpoint import BEST, LAST
 from train.runs.stored import read_scores
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from cache import Labels
 from cache.common.atomic import replace_file
 from cache.common.errors import CacheError, ConfigError
 from cache.common.plain import open_hdf5
@@ -26,7 +27,6 @@ from cache.common.settings import Settings
 from cache.common.strict_json import read_json
 from cache.format.names import one_form
 from cache.format.sealed import check_seal, sealed_image
-from cache.labels.annotations import Labels
 from cache.labels.store import fill_labels, labels_of
 from train.runs import code
 from train.runs import folders as runs

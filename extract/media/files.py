@@ -1,4 +1,4 @@
-"""Open files of strangers: regular files only, and pictures of a bounded size.
+"""Open files of strangers: regular files only, and pictures of a bounded size, alone or in folders.
 
 Links to regular files are followed (git-annex and data sets on other disks are made of them); a
 folder, a pipe or a device that has a picture's name is refused before anything is read from it.
@@ -17,12 +17,19 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from cache.common.errors import MediaError
+from extract.config import ExtractConfig
+from extract.sources import centres_s, pictures
+
+Picture = npt.NDArray[np.uint8]
+"""(height, width, 3) RGB, upright."""
 
 MAX_PIXELS = 1 << 26
 """Largest picture, still or moving, that is decoded: 8,192 × 8,192, twice 8K video."""
 MAX_PICTURE_BYTES = 1 << 28
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?s?")
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 _JPEG_SCAN = b"\xda"
 _JPEG_FRAMES = frozenset(bytes([kind]) for kind in range(0xC0, 0xD0) if kind % 4 or kind == 0xC0)
@@ -42,6 +49,48 @@ def media_sha256(path: Path) -> bytes:
     """SHA-256 of a file's bytes; raises OSError as `open_media` does."""
     with open_media(path) as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def read_pictures(
+    folder: Path, valid_s: float, length_s: float, config: ExtractConfig, digest: Any
+) -> tuple[list[Picture], npt.NDArray[np.float64], str]:
+    """A folder's pictures on screen at the sampled moments of a clip, each with its time in s.
+
+    The pictures divide `length_s`, the recording's whole length, evenly; those after `valid_s`,
+    the clip's end, are not looked at. The bytes of those read are added to `digest`. The last
+    value is a sentence on what their names say otherwise, "" for nothing. Raises MediaError
+    naming the folder or the picture.
+    """
+    try:
+        paths = pictures(folder)
+    except OSError as error:
+        raise MediaError(folder, "video", f"expected pictures, found: {error}") from None
+    if not paths:
+        raise MediaError(folder, "video", "expected .jpg or .png pictures, found none")
+    targets_s = centres_s(valid_s, config.num_frames)
+    chosen = np.minimum((targets_s / length_s * len(paths)).astype(int), len(paths) - 1)
+    frames = [np.asarray(read_picture(paths[place], digest), np.uint8) for place in chosen]
+    return frames, chosen * (length_s / len(paths)), _disagreement(paths, length_s)
+
+
+def _disagreement(paths: list[Path], length_s: float) -> str:
+    """What the pictures' names say against the length they divide; "" where they say nothing.
+
+    Names tell a time only where all of them are seconds, one at least with a decimal point.
+    """
+    if max(path.name.count(".") for path in paths) < 2:
+        return ""
+    if not all(_SECONDS.fullmatch(path.stem) for path in paths):
+        return ""
+    times_s = sorted(float(path.stem.rstrip("s")) for path in paths)
+    step_s = (times_s[-1] - times_s[0]) / max(1, len(paths) - 1)
+    end_s = times_s[-1] - times_s[0] + step_s
+    if abs(end_s - length_s) <= step_s:
+        return ""
+    return (
+        f"{paths[0].parent}: the names of its pictures span {end_s:.2f} s, the sound lasts "
+        f"{length_s:.2f} s; the pictures were spread evenly over the sound"
+    )
 
 
 def read_picture(path: Path, digest: Any) -> cv2.typing.MatLike:

@@ -1,4 +1,4 @@
-"""Time reversal and the average of the weights."""
+"""Time reversal, and what training changes: the average of the weights, the optimizer's groups."""
 
 import copy
 import math
@@ -6,8 +6,9 @@ import math
 import torch
 from test_train_model import CONFIG, N, make_batch, make_model
 
-from train.fit.step import Average, Step, make_optimizer, reverse_time
-from train.score.decode import gate_targets
+from train.data.batch import reverse_time
+from train.fit.loop import gate_targets
+from train.fit.state import ModelEma, TrainState
 
 INTERVAL = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
 ALL = torch.ones(N, dtype=torch.bool)
@@ -44,27 +45,38 @@ def test_frames_and_targets_stay_together():
 
 def test_the_average_follows_the_weights_and_forgets():
     model = make_model()
-    average = Average(model, epochs=2, steps_per_epoch=5)
-    assert math.isclose(average.keep, math.exp(-1 / 10))
+    ema = ModelEma(model, epochs=2, steps_per_epoch=5)
+    assert math.isclose(ema.decay, math.exp(-1 / 10))
     first = copy.deepcopy(dict(model.named_parameters()))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 1.0
-    average.update(model)
+    ema.update(model)
     moved = 1 - 2 / 11  # few steps so far: much of the newest
-    for name, parameter in average.model.named_parameters():
+    for name, parameter in ema.model.named_parameters():
         torch.testing.assert_close(parameter, first[name] + moved)
     for _ in range(200):
-        average.update(model)
-    for name, parameter in average.model.named_parameters():
+        ema.update(model)
+    for name, parameter in ema.model.named_parameters():
         torch.testing.assert_close(parameter, first[name] + 1.0)
 
 
 def test_without_averaging_the_model_is_its_own():
     model = make_model()
-    average = Average(model, 0.0, 5)
-    assert average.model is model
-    step = Step(model, make_optimizer(model, CONFIG), CONFIG, torch.device("cpu"), average)
-    before = model.classify.weight.detach().clone()
-    step(make_batch(), torch.tensor([0, 1, 2]), INTERVAL)
-    assert not torch.equal(before, model.classify.weight)
+    ema = ModelEma(model, 0.0, 5)
+    assert ema.model is model
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        model.classify.weight += 1.0
+    ema.update(model)
+    assert torch.equal(model.classify.weight, before["classify.weight"] + 1.0)
+    assert ema.steps == 0
+
+
+def test_matrices_decay_and_the_rest_does_not():
+    state = TrainState.begin(make_model(), CONFIG, 10)
+    decay, no_decay = state.optimizer.param_groups
+    assert {parameter.ndim for parameter in no_decay["params"]} == {1}
+    assert min(parameter.ndim for parameter in decay["params"]) == 2
+    assert (decay["weight_decay"], no_decay["weight_decay"]) == (CONFIG.weight_decay, 0.0)
+    assert state.learning_rate == CONFIG.learning_rate

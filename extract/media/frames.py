@@ -14,10 +14,15 @@ from av.video.reformatter import VideoReformatter
 
 from cache.common.errors import MediaError
 from extract.config import ExtractConfig
-from extract.media.decoded import Decoded, Picture
-from extract.media.media_file import MAX_PIXELS
-from extract.media.streams import Streams, declared_end_s, decoded, seconds
-from extract.media.track_ends import track_end_s, whole_avi
+from extract.media.files import MAX_PIXELS, Picture
+from extract.media.streams import (
+    Streams,
+    declared_end_s,
+    decoded,
+    seconds,
+    track_end_s,
+    whole_avi,
+)
 from extract.sources import centres_s
 
 MINIMUM_S = 0.08
@@ -27,8 +32,13 @@ LONG_STEPS = 10
 USUAL_RATE = Fraction(25)
 
 
-def decode_video(path: Path, streams: Streams, config: ExtractConfig, clip: Decoded) -> None:
-    """Fill in the frames. Decodes again over a shorter extent when a packet turns out damaged."""
+def decode_frames(
+    path: Path, streams: Streams, config: ExtractConfig
+) -> tuple[list[Picture], npt.NDArray[np.float64], float]:
+    """F frames, their times (F,) in s, and how much of the clip has pictures, in s.
+
+    Decodes again over a shorter extent when a packet turns out damaged.
+    """
     if not streams.video:
         _check_first(path, streams.next_s - streams.start_s, config)
     packets = presented(streams)
@@ -51,16 +61,15 @@ def decode_video(path: Path, streams: Streams, config: ExtractConfig, clip: Deco
             chosen, good = _frames_in_passing(packets, targets_s)
             packets, whole = packets[: min(good, len(packets) - 1)], False
     # What was on screen before the clip begins is there from its beginning.
-    clip.frame_time_s = np.array([max(time_s - streams.start_s, 0.0) for time_s, _ in chosen])
-    _check_first(path, clip.frame_time_s[0], config)
+    times_s = np.array([max(time_s - streams.start_s, 0.0) for time_s, _ in chosen])
+    _check_first(path, times_s[0], config)
     upright: dict[int, Picture] = {}
     reformatter = VideoReformatter()
     for _, frame in chosen:
         if id(frame) not in upright:
             picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
             upright[id(frame)] = np.ascontiguousarray(np.rot90(picture, (frame.rotation // 90) % 4))
-    clip.frames = [upright[id(frame)] for _, frame in chosen]
-    clip.valid_s = max(clip.valid_s, extent_s)
+    return [upright[id(frame)] for _, frame in chosen], times_s, extent_s
 
 
 def _check_first(path: Path, first_s: float, config: ExtractConfig) -> None:

@@ -1,23 +1,26 @@
-"""What servers and their libraries raise, as one sentence that says what to do."""
+"""Servers of each kind: connected to safely, never waited for without end, and explained.
+
+What they and their libraries raise becomes one sentence that says what to do.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 from cache.common.atomic import advice
 from cache.common.errors import AvelError, CacheError
-from cache.common.url import hidden
+from cache.common.url import SSH, hidden
 
+# Seconds without a sign of life after which a server is given up.
+WAIT_S = 60.0
 _KEPT = "What was moved before is kept; run the same command again."
 _CUT = {"ConnectionLost", "SFTPConnectionLost", "SFTPNoConnection"}
 _CUT |= {"ClientPayloadError", "ServerDisconnectedError", "IncompleteReadError"}
-
-
-class Interrupted(CacheError):
-    """A connection was cut: the same once more may well succeed."""
 
 
 # By the name of the exception's class: the libraries need not be installed to be named.
@@ -47,6 +50,27 @@ _HTTP = {
     429: f"the server asks to slow down; wait, or use --jobs 1. {_KEPT}",
 }
 _PASSING = {500, 502, 503, 504}
+
+
+def connection_options(protocol: str) -> dict[str, Any]:
+    """What fsspec is told besides the address; of web servers see `client_options`."""
+    if protocol in SSH:
+        # asyncio's warnings of a lost connection; the error that follows says it all.
+        logging.getLogger("asyncio").addHandler(logging.NullHandler())
+        # sshfs alone would accept any host key; () means the user's own known_hosts.
+        waits = {"login_timeout": WAIT_S / 2, "keepalive_interval": WAIT_S / 4}
+        # A connection that was lost is not taken up again by the next Remote.
+        return {"known_hosts": (), "keepalive_count_max": 4, "skip_instance_cache": True, **waits}
+    if protocol in {"s3", "s3a"}:
+        # s3fs itself tries up to five times five; botocore need not do so as well.
+        waits = {"connect_timeout": WAIT_S / 12, "read_timeout": WAIT_S / 4}
+        config = {**waits, "retries": {"max_attempts": 0}}
+        return {"config_kwargs": config, "skip_instance_cache": True}
+    return {}
+
+
+class Interrupted(CacheError):
+    """A connection was cut: the same once more may well succeed."""
 
 
 @contextlib.contextmanager
