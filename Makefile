@@ -119,7 +119,7 @@ lint: $(READY) ## ruff and mypy
 check: lint ## lint, then all tests but the slow ones: what must pass before a change is handed in
 	@$(with_args) $(tests) -m "not slow"
 
-bench: $(READY) ## measure what the README's table says, in under 10 minutes → bench/bench.json, bench.md
+bench: $(READY) ## measure the table of docs/performance.md, in under 10 minutes → bench/bench.json, bench.md
 	@$(with_args) benchmarks/bench_all.py $(weights)
 
 clean: ## delete demo/ and what the tools left; never .venv, features/ or runs/
