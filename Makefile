@@ -40,6 +40,8 @@ os.execv(sys.argv[1], sys.argv[1:] + words(os.environ["ARGS"]))
 endef
 export APPEND_ARGS
 with_args := $(PY) -c "$$APPEND_ARGS" $(PY)
+# A worker for each core; one that is done takes over the rear half of what another has left.
+tests := -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 jobs := $${JOBS:+--jobs="$$JOBS"}
 weights := $${WEIGHTS:+--weights="$$WEIGHTS"}
 where := $${DASK:+--dask="$$DASK"} $${STORE:+--store="$$STORE"} $${PART:+--part="$$PART"}
@@ -106,17 +108,18 @@ predict: $(READY) ## CLIP=file.mp4 → class, confidence, start, end and a pictu
 	@test -e "$$CLIP" || { printf '%s\n' "Name a media file: make predict CLIP=file.mp4 (found: '$$CLIP')"; exit 2; }
 	@set -e; clip="$$CLIP"; $(call predict_clip,$(with_args))
 
-test: $(READY) ## run the tests (ARGS="-m slow", ARGS="-k audio", ...)
-	@$(with_args) -m pytest
+test: $(READY) ## run the tests but those of whole systems (ARGS="-m system", ARGS="-k audio", ...)
+	@$(with_args) $(tests)
 
 lint: $(READY) ## ruff and mypy
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
 
-check: lint test ## lint, then test: what must pass before a change is handed in
+check: lint ## lint, then all tests but the slow ones: what must pass before a change is handed in
+	@$(with_args) $(tests) -m "not slow"
 
-bench: $(READY) ## measure what the README's table says, in under 10 minutes → bench/bench.json, bench.md
+bench: $(READY) ## measure the table of docs/performance.md, in under 10 minutes → bench/bench.json, bench.md
 	@$(with_args) benchmarks/bench_all.py $(weights)
 
 clean: ## delete demo/ and what the tools left; never .venv, features/ or runs/

@@ -39,13 +39,13 @@ from synthetic_cache import CONFIG, labels_for, make_cache, picture  # noqa: E40
 
 import cache.format.shard as shard_module  # noqa: E402
 from cache import Cache, open_cache  # noqa: E402
-from cache.format.identity import claim, make_identity, read_identity  # noqa: E402
+from cache.format.identity import Identity, claim, read_identity  # noqa: E402
 from cache.format.index_file import load_index, save_index  # noqa: E402
 from cache.format.rows import read_clips  # noqa: E402
-from cache.format.schema import feature_fields  # noqa: E402
 from cache.format.shard import Clip, write_shard  # noqa: E402
 from cache.labels.store import write_labels  # noqa: E402
 from extract.config import FEATURE_VERSION, ExtractConfig  # noqa: E402
+from extract.features.declare import declare  # noqa: E402
 
 SHARD_CLIPS = 32
 PARTIAL_CLIPS = 1000
@@ -104,9 +104,8 @@ def bench_read(cache: Cache, folder: Path, repeats: int) -> dict[str, Any]:
 
 def bench_load(cache: Cache, repeats: int) -> dict[str, Any]:
     """What the trainer does before its first epoch."""
-    from train.data.dataset.dataset import load_dataset, resolve
-
     from train.config import TrainConfig
+    from train.data.dataset import load_dataset, resolve
 
     config = resolve(TrainConfig(device="cpu"), cache, cache.labels.classes)
     took = [seconds(lambda: load_dataset(cache, config)) for _ in range(repeats)]
@@ -152,13 +151,14 @@ def bench_write(cache: Cache, folder: Path, repeats: int) -> dict[str, Any]:
 
 def make_large(folder: Path, clips: int) -> dict[str, Any]:
     """A cache of many clips with small tensors, whose labels are an annotation file as well."""
-    config = ExtractConfig.parse(SMALL).resolved("0" * 64)
-    identity = make_identity(config, FEATURE_VERSION, {"weights": "random:0"})
+    config = ExtractConfig.parse(SMALL)
+    declared, made_by = declare(config), {"weights": "random:0"}
+    identity = Identity(FEATURE_VERSION, config.resolved("0" * 64), declared, made_by)
     labels = replace(labels_for(clips, 28), source="synthetic")
     rng = np.random.default_rng(0)
     features = {
         spec.name: 0.1 * rng.random(spec.shape, np.float32).astype(spec.dtype)
-        for spec in feature_fields(config)
+        for spec in declared.fields
     }
     shown = picture(False, 0, SMALL["frame_size_px"])
     row = Clip("", features, [shown], valid_s=0.1, media_s=0.1, audio_steps=5)
@@ -187,7 +187,7 @@ def make_large(folder: Path, clips: int) -> dict[str, Any]:
 _OPEN = "from cache import open_cache; open_cache({cache!r})"
 _TRAIN = (
     "from cache import open_cache; from train.config import TrainConfig; "
-    "from train.data.dataset.dataset import load_dataset, resolve; c = open_cache({cache!r}); "
+    "from train.data.dataset import load_dataset, resolve; c = open_cache({cache!r}); "
     "t = TrainConfig(device='cpu', audio_rate_hz=10); "
     "load_dataset(c, resolve(t, c, c.labels.classes))"
 )

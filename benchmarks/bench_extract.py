@@ -43,18 +43,18 @@ from plain_path import extract_container, extract_processed, load_network  # noq
 from torch import nn  # noqa: E402
 
 from cache.common.errors import MediaError  # noqa: E402
-from cache.format.identity import make_identity  # noqa: E402
+from cache.format.identity import Identity  # noqa: E402
 from cache.format.lock import claimed  # noqa: E402
 from cache.labels.annotations import read_annotations  # noqa: E402
-from extract.config import FEATURE_VERSION, ExtractConfig  # noqa: E402
+from extract.config import ExtractConfig  # noqa: E402
 from extract.demo.__main__ import make_demo_set  # noqa: E402
 from extract.features.extractor import Extractor  # noqa: E402
 from extract.finding import find_annotations, find_sources  # noqa: E402
-from extract.identity import provenance  # noqa: E402
+from extract.identity import new_identity  # noqa: E402
 from extract.media.decode import decode  # noqa: E402
-from extract.sources import Source  # noqa: E402
+from extract.sources import MediaSource  # noqa: E402
+from extract.work.job import Workers  # noqa: E402
 from extract.work.pipeline import run  # noqa: E402
-from extract.work.workers import Workers  # noqa: E402
 
 LAYOUTS = ("wav_jpeg", "container")
 JOBS = (1, 2)
@@ -65,19 +65,19 @@ class Bench:
     """What is timed: clips of one layout, with the folder they came from."""
 
     data: Path
-    sources: list[Source]
+    sources: list[MediaSource]
     weights: str
     scratch: Path
     config: ExtractConfig
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """A cache identity for these settings."""
         config = self.config
         digest = Extractor(config, self.weights, "cpu").weights_sha256
-        return make_identity(config.resolved(digest), FEATURE_VERSION, provenance(self.weights, ""))
+        return new_identity(config, self.weights, digest)
 
-    def ours(self, identity: dict[str, Any], jobs: int) -> float:
+    def ours(self, identity: Identity, jobs: int) -> float:
         """Seconds of our path into an empty cache, in workers that may be running already."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             cache = Path(folder)
@@ -118,9 +118,9 @@ class Bench:
         return seconds
 
 
-def clips_of(folders: list[Path], count: int) -> dict[str, tuple[Path, list[Source]]]:
+def clips_of(folders: list[Path], count: int) -> dict[str, tuple[Path, list[MediaSource]]]:
     """The first `count` clips of each layout that decode, and the folder they are in."""
-    found: dict[str, tuple[Path, list[Source]]] = {}
+    found: dict[str, tuple[Path, list[MediaSource]]] = {}
     for folder in folders:
         labels = read_annotations(find_annotations(folder), ExtractConfig().clip_seconds)
         every = list(find_sources(folder, dict.fromkeys(labels.ids)).values())
@@ -132,7 +132,7 @@ def clips_of(folders: list[Path], count: int) -> dict[str, tuple[Path, list[Sour
     return found
 
 
-def decodes(source: Source) -> bool:
+def decodes(source: MediaSource) -> bool:
     """Whether a clip has sound and pictures that decode; the others have nothing to time."""
     try:
         decode(source, ExtractConfig())

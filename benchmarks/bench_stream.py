@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
-from bench_train import epoch_of  # noqa: E402
+from bench_train import trainer_of  # noqa: E402
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
 from cache import open_cache  # noqa: E402
@@ -34,8 +34,7 @@ from cache.format.identity import read_identity  # noqa: E402
 from cache.format.index_file import load_index, save_index  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
-from train.fit.loop import train_epoch  # noqa: E402
-from train.fit.normalize import standardise  # noqa: E402
+from train.fit.normalize import normalize  # noqa: E402
 from train.model.fusion import FusionModel  # noqa: E402
 
 # 12 kB a clip instead of 0.6 MB: as many rows, shards and steps as in earnest.
@@ -63,15 +62,15 @@ def train_once(path: Path, memory_gb: float | None, epochs: int, cold: bool) -> 
     config = resolve(config, cache, cache.labels.classes)
     data = load_dataset(cache, config, ("train",))
     model = FusionModel(data.clips.shapes, config)
-    standardise(model, data.clips, data.splits["train"])
+    normalize(model, data.clips, data.splits["train"])
     start_s = time.perf_counter() - started
-    epoch_step = epoch_of(model, config, data)
+    trainer = trainer_of(model, config, data)
     took = []
     for number in range(epochs):
         if cold:
             drop(path)
         begun = time.perf_counter()
-        train_epoch(epoch_step, number)
+        trainer.train_epoch(number)
         took.append(time.perf_counter() - begun)
     rows = len(data.splits["train"])
     found: dict[str, Any] = {

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import statistics
 import sys
@@ -49,16 +48,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
 from cache import Cache, open_cache  # noqa: E402
-from cache.format.schema import AUDIO_FEATURES  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.batch import Batch, Frames, Sound  # noqa: E402
 from train.data.dataset import Dataset as Loaded  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
-from train.data.pooling import pool_steps  # noqa: E402
-from train.fit.loop import train_epoch  # noqa: E402
-from train.fit.normalize import standardise  # noqa: E402
-from train.fit.step import Average, EpochStep, Step, autocast, losses, make_optimizer  # noqa: E402
-from train.model.fusion import FusionModel  # noqa: E402
+from train.data.fields import audio_of, rate_of  # noqa: E402
+from train.data.reader import pool_steps  # noqa: E402
+from train.fit.loop import Trainer, compute_losses  # noqa: E402
+from train.fit.normalize import normalize  # noqa: E402
+from train.fit.state import TrainState  # noqa: E402
+from train.model.fusion import FusionModel, autocast  # noqa: E402
 
 CLASSES = 28
 
@@ -86,35 +85,52 @@ def timed(device: torch.device, work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def epoch_of(model: FusionModel, config: TrainConfig, data: Loaded) -> EpochStep:
-    """An epoch's steps on the training split, with an optimizer and an average of their own."""
-    steps = math.ceil(len(data.splits["train"]) / config.batch_size)
-    average = Average(model, config.average_epochs, steps)
-    step = Step(model, make_optimizer(model, config), config, data.clips.device, average)
-    return EpochStep(step, data.clips, data.splits["train"])
+def trainer_of(model: FusionModel, config: TrainConfig, data: Loaded) -> Trainer:
+    """What trains a model on the training split, with an optimizer and an average of its own."""
+    train = data.splits["train"]
+    return Trainer(TrainState.begin(model, config, len(train)), config, data.clips, train)
 
 
-def stages(step: Step, data: Loaded) -> dict[str, float]:
+def plain_step(
+    trainer: Trainer, batch: Batch, category: torch.Tensor, interval: torch.Tensor
+) -> float:
+    """A step on a batch from elsewhere; its loss, waited for."""
+    model, optimizer = trainer.state.model, trainer.state.optimizer
+    with autocast(trainer.device):
+        output = model(batch)
+    steps = model.step_count(batch)
+    parts = compute_losses(output, category, interval, trainer.config, len(category), steps)
+    parts[0].backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.config.grad_clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    trainer.state.ema.update(model)
+    return parts[0].item()
+
+
+def stages(trainer: Trainer, data: Loaded) -> dict[str, float]:
     """Seconds per epoch of each part, timed apart over the epoch's batches."""
-    device, clips, train = step.device, data.clips, data.splits["train"]
+    device, clips, train = trainer.device, data.clips, data.splits["train"]
+    model, optimizer, config = trainer.state.model, trainer.state.optimizer, trainer.config
     seconds = dict.fromkeys(("select_convert", "forward", "backward", "clip_optimizer"), 0.0)
     held: dict[str, Any] = {}
-    for rows in torch.split(torch.arange(len(train), device=device), step.config.batch_size):
+    for rows in torch.split(torch.arange(len(train), device=device), config.batch_size):
 
         def select(rows: torch.Tensor = rows) -> None:
             held["batch"] = clips.batch(train.clip[rows])
 
         def forward(rows: torch.Tensor = rows) -> None:
             with autocast(device):
-                output = step.model(held["batch"])
-            held["loss"] = losses(output, train.category[rows], train.interval[rows], step.config)[
-                0
-            ]
+                output = model(held["batch"])
+            category, interval = train.category[rows], train.interval[rows]
+            steps = model.step_count(held["batch"])
+            losses = compute_losses(output, category, interval, config, len(rows), steps)
+            held["loss"] = losses[0]
 
         def update() -> None:
-            torch.nn.utils.clip_grad_norm_(step.model.parameters(), step.config.grad_clip)
-            step.optimizer.step()
-            step.optimizer.zero_grad()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad()
 
         seconds["select_convert"] += timed(device, select)
         seconds["forward"] += timed(device, forward)
@@ -123,17 +139,17 @@ def stages(step: Step, data: Loaded) -> dict[str, float]:
     return seconds
 
 
-def floor(step: Step, data: Loaded) -> dict[str, float]:
+def floor(trainer: Trainer, data: Loaded) -> dict[str, float]:
     """Seconds per epoch of the select-and-convert pass, and of the wide products alone."""
-    clips, train = data.clips, data.splits["train"]
-    size = min(step.config.batch_size, len(train))
+    clips, train, video = data.clips, data.splits["train"], trainer.state.model.video
+    size = min(trainer.config.batch_size, len(train))
     batches = len(train) / size
     frames = clips.batch(train.clip[:size]).frames
     assert frames is not None
-    assert step.model.video is not None
-    dtype = torch.bfloat16 if step.device.type == "cuda" else torch.float32
+    assert video is not None
+    dtype = torch.bfloat16 if trainer.device.type == "cuda" else torch.float32
     maps = frames.maps.to(dtype).flatten(0, 2)
-    weight = step.model.video.project.weight.detach().to(dtype)
+    weight = video.project.weight.detach().to(dtype)
     out = maps @ weight.T
 
     def products() -> None:
@@ -143,9 +159,9 @@ def floor(step: Step, data: Loaded) -> dict[str, float]:
     rows = train.clip[:size]
     return {
         "select_convert": batches
-        * statistics.median(timed(step.device, lambda: clips.batch(rows)) for _ in range(5)),
+        * statistics.median(timed(trainer.device, lambda: clips.batch(rows)) for _ in range(5)),
         "wide_products": batches
-        * statistics.median(timed(step.device, products) for _ in range(5)),
+        * statistics.median(timed(trainer.device, products) for _ in range(5)),
     }
 
 
@@ -154,7 +170,7 @@ class PlainClips(Dataset[dict[str, Any]]):
 
     def __init__(self, cache: Cache, data: Loaded) -> None:
         self.folder = cache.path / "shards"
-        self.hop_s = cache.config["hop_samples"] / cache.config["sample_rate_hz"]
+        self.clock, self.audio = rate_of(cache), [field.name for field in audio_of(cache)]
         self.entries = [cache.index.clips[clip_id] for clip_id in data.clips.ids]
         self.step_s, self.steps = data.clips.step_s, len(data.clips.step_time_s)
         self.train = data.splits["train"]
@@ -165,12 +181,12 @@ class PlainClips(Dataset[dict[str, Any]]):
     def __getitem__(self, place: int) -> dict[str, Any]:
         entry = self.entries[int(self.train.clip[place])]
         with h5py.File(self.folder / entry.shard, "r") as file:
-            audio = [file[f"audio/{name}"][entry.row] for name in AUDIO_FEATURES]
+            audio = [file[name][entry.row] for name in self.audio]
             maps = file["video/maps"][entry.row].astype(np.float32)
             time_s = file["video/frame_time_s"][entry.row].astype(np.float32)
             steps = file["rows/audio_steps"][entry.row]
         parts = [values[None] for values in audio]
-        pooled, valid = pool_steps(parts, np.array([steps]), self.hop_s, self.step_s, self.steps)
+        pooled, valid = pool_steps(parts, np.array([steps]), self.clock, self.step_s, self.steps)
         return {
             "audio": pooled[0],
             "valid": valid[0],
@@ -181,12 +197,12 @@ class PlainClips(Dataset[dict[str, Any]]):
         }
 
 
-def plain_epoch(step: Step, data: Loaded, cache: Cache, clips: int) -> float:
+def plain_epoch(trainer: Trainer, data: Loaded, cache: Cache, clips: int) -> float:
     """Seconds of `clips` items through the plain path, eager, the loss fetched each step."""
-    device = step.device
+    device = trainer.device
     loader = DataLoader(
         PlainClips(cache, data),
-        batch_size=step.config.batch_size,
+        batch_size=trainer.config.batch_size,
         sampler=torch.utils.data.SubsetRandomSampler(range(clips)),
     )
 
@@ -197,7 +213,7 @@ def plain_epoch(step: Step, data: Loaded, cache: Cache, clips: int) -> float:
             span_s = torch.full((len(maps),), 10.0 / maps.shape[1], device=device)
             sound = Sound(on["audio"], on["valid"], data.clips.step_time_s, data.clips.step_s)
             batch = Batch(sound, Frames(maps, on["time_s"], span_s))
-            step(batch, on["category"], on["interval"])[0].item()
+            plain_step(trainer, batch, on["category"], on["interval"])
 
     return timed(device, work)
 
@@ -221,27 +237,23 @@ def main() -> None:
         load_s = time.perf_counter() - started
         torch.manual_seed(0)
         model = FusionModel(data.clips.shapes, config).to(data.clips.device)
-        standardise_s = timed(
-            data.clips.device, lambda: standardise(model, data.clips, data.splits["train"])
+        normalize_s = timed(
+            data.clips.device, lambda: normalize(model, data.clips, data.splits["train"])
         )
-        epoch_step = epoch_of(model, config, data)
-        step = epoch_step.step
-        train_epoch(epoch_step, 0)
+        trainer = trainer_of(model, config, data)
+        trainer.train_epoch(0)
         epochs = [
-            timed(
-                step.device,
-                lambda number=number: train_epoch(epoch_step, number),
-            )
+            timed(trainer.device, lambda number=number: trainer.train_epoch(number))
             for number in range(1, options.epochs + 1)
         ]
         plain_clips = min(options.plain_clips, options.clips)
-        plain = plain_epoch(step, data, cache, plain_clips) * options.clips / plain_clips
+        plain = plain_epoch(trainer, data, cache, plain_clips) * options.clips / plain_clips
         ours = statistics.median(epochs)
         result = {
             "benchmark": "train",
             "clips": options.clips,
             "batch_size": config.batch_size,
-            "device": torch.cuda.get_device_name() if step.device.type == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "python": platform.python_version(),
@@ -255,9 +267,9 @@ def main() -> None:
             "load_GB_per_s": round(
                 sum(f.stat().st_size for f in cache.path.rglob("*.h5")) / load_s / 1e9, 3
             ),
-            "standardise_s": round(standardise_s, 3),
-            "stages_s": {k: round(v, 4) for k, v in stages(step, data).items()},
-            "floor_s": {k: round(v, 4) for k, v in floor(step, data).items()},
+            "normalize_s": round(normalize_s, 3),
+            "stages_s": {k: round(v, 4) for k, v in stages(trainer, data).items()},
+            "floor_s": {k: round(v, 4) for k, v in floor(trainer, data).items()},
         }
     print(json.dumps(result))
 

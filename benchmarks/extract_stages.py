@@ -24,39 +24,39 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import extract.media.decode.container_video
 import numpy as np
 import scipy.fft
 import soxr
 import torch
-from extract.media.decode.decode import decode
 from torch.utils.flop_counter import FlopCounterMode
 
 import cache.format.shard
 import extract.features.audio
 import extract.features.extractor
 import extract.features.video
-import extract.media.container
 import extract.media.decode
+import extract.media.files
+import extract.media.frames
+from cache.format.identity import Identity
 from cache.format.shard import Clip, write_shard
 from extract.config import ExtractConfig
 from extract.features.extractor import Extractor, one_thread
-from extract.sources import Source
+from extract.media.decode import decode
+from extract.sources import MediaSource
 
 WRAPPED: tuple[tuple[str, Any, str], ...] = (
     ("open and hash the container", extract.media.decode, "decode_container"),
-    ("demux", extract.media.container, "read_packets"),
-    ("decode pictures for their order", extract.media.decode.container_video, "presented"),
-    ("decode pictures", extract.media.decode.container_video, "_needed_frames"),
-    ("decode pictures again", extract.media.decode.container_video, "_frames_in_passing"),
-    ("pictures to RGB", extract.media.container, "decode_video"),
-    ("decode sound", extract.media.container, "_decode_audio"),
-    ("place sound", extract.media.container, "_placed"),
+    ("demux", extract.media.decode, "read_packets"),
+    ("decode pictures for their order", extract.media.frames, "presented"),
+    ("decode pictures", extract.media.frames, "_needed_frames"),
+    ("decode pictures again", extract.media.frames, "_frames_in_passing"),
+    ("pictures to RGB", extract.media.decode, "decode_frames"),
+    ("decode sound", extract.media.decode, "_decode_sound"),
+    ("place sound", extract.media.decode, "_placed"),
     ("read and hash WAV", extract.media.decode, "_read_sound"),
-    ("list pictures", extract.media.decode, "pictures"),
-    ("read, hash, decode pictures", extract.media.decode, "_read_pictures"),
-    ("cut and check sound (WAV)", extract.media.decode, "finish_waveform"),
-    ("cut and check sound (container)", extract.media.container, "finish_waveform"),
+    ("list pictures", extract.media.files, "pictures"),
+    ("read, hash, decode pictures", extract.media.decode, "read_pictures"),
+    ("cut and check sound", extract.media.decode, "finish_waveform"),
     ("resample", soxr, "resample"),
     ("STFT", extract.features.audio, "_power"),
     ("audio features", extract.features.extractor, "audio_features"),
@@ -104,7 +104,7 @@ class Clock:
 
 
 def stages_ms(
-    sources: list[Source], identity: dict[str, Any], weights: str, folder: Path, repeats: int
+    sources: list[MediaSource], identity: Identity, weights: str, folder: Path, repeats: int
 ) -> dict[str, float]:
     """Median ms per clip of each stage on one core; "all" is the wall time, wrapped or not."""
     extractor = Extractor(ExtractConfig.of(identity), weights, "cpu")
@@ -125,7 +125,7 @@ def stages_ms(
     }
 
 
-def audio_parts_ms(source: Source, config: ExtractConfig, repeats: int) -> dict[str, float]:
+def audio_parts_ms(source: MediaSource, config: ExtractConfig, repeats: int) -> dict[str, float]:
     """ms of each audio feature of one clip, from its power spectrum; they add up to about
     "audio features" of `stages_ms`.
     """
@@ -190,7 +190,7 @@ def machine_rates(folder: Path) -> dict[str, float]:
 
 
 def floors_ms(
-    source: Source, row: Clip, config: ExtractConfig, weights: str, rates: dict[str, float]
+    source: MediaSource, row: Clip, config: ExtractConfig, weights: str, rates: dict[str, float]
 ) -> dict[str, float]:
     """Least ms per clip of each stage, by the rates; sizes are those of the clip `source`."""
     decoded = decode(source, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,10 +10,9 @@ from pathlib import Path
 from cache.check.info import describe, facts_of
 from cache.check.repair import repair
 from cache.check.verify import verify, write_record
-from cache.common.cli import Parser, exit_code, say
+from cache.common.cli import Options, Parser, count, exit_code, local_path, say
 from cache.common.errors import CacheError
 from cache.common.progress import Progress
-from cache.common.url import local_path
 from cache.format.identity import read_identity
 from cache.format.index import shard_files
 from cache.format.lock import writer_lock
@@ -41,17 +39,16 @@ def _run(argv: Sequence[str] | None) -> int:
     return int(arguments.run(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m cache",
         description="Look at a feature cache, prove that it is whole, join, hand over, relabel it.",
         epilog=_EPILOG,
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def command(name: str, text: str) -> Parser:
+        return commands.add_parser(name, help=text, description=text)
 
     _add_looking(
         command("info", "what is in it, on one screen: size, origin, labels, health"), _info
@@ -66,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("a", type=local_path, metavar="A")
     _add_looking(one, _diff, name="B")
     one.add_argument(
-        "--limit", type=_count, default=10, help="clips shown of each kind (default 10)"
+        "--limit", type=count, default=10, help="clips shown of each kind (default 10)"
     )
     add_join_commands(command)
     _add_relabel(command)
@@ -74,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_relabel(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def _add_relabel(command: Callable[[str, str], Parser]) -> None:
     one = command("relabel", "put new annotations or splits onto a cache; features stay untouched")
     one.add_argument("folder", type=local_path, metavar="FOLDER")
     one.add_argument(
@@ -89,28 +86,20 @@ def _add_relabel(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     one.set_defaults(run=_relabel)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, found {text!r}")
-    return int(text)
-
-
-def _add_looking(
-    command: argparse.ArgumentParser, run: object, name: str = "CACHE", json_too: bool = True
-) -> None:
+def _add_looking(command: Parser, run: object, name: str = "CACHE", json_too: bool = True) -> None:
     command.add_argument("cache", type=local_path, metavar=name)
     if json_too:
         command.add_argument("--json", action="store_true", help="all of it as JSON, for scripts")
     command.set_defaults(run=run)
 
 
-def _info(arguments: argparse.Namespace) -> int:
+def _info(arguments: Options) -> int:
     cache = open_cache(arguments.cache)
     say(json.dumps(facts_of(cache), indent=2) if arguments.json else describe(cache))
     return 0
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def _verify(arguments: Options) -> int:
     path: Path = arguments.cache
     total = path.stat().st_size if path.is_file() else sum(shard_files(path).values())
     with Progress(total, "B", "verify", _QUIET_S) as progress:
@@ -131,7 +120,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 1 if report.problems else 0
 
 
-def _repair(arguments: argparse.Namespace) -> int:
+def _repair(arguments: Options) -> int:
     folder: Path = arguments.cache
     if folder.is_file():
         raise CacheError(f"{folder}: a packed file is never changed; get it anew from its maker")
@@ -155,7 +144,7 @@ def _repair(arguments: argparse.Namespace) -> int:
     return 1 if lost or report.unknown or after.problems else 0
 
 
-def _diff(arguments: argparse.Namespace) -> int:
+def _diff(arguments: Options) -> int:
     found = difference(open_cache(arguments.a), open_cache(arguments.cache))
     if arguments.json:
         say(json.dumps(asdict(found), indent=2))
@@ -164,7 +153,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
-def _relabel(arguments: argparse.Namespace) -> int:
+def _relabel(arguments: Options) -> int:
     folder: Path = arguments.folder
     if folder.is_file():
         raise CacheError(
@@ -175,7 +164,7 @@ def _relabel(arguments: argparse.Namespace) -> int:
         before, told = _labels_before(cache)
         labels = read_annotations(
             arguments.annotations,
-            cache.config["clip_seconds"],
+            cache.clip_seconds,
             DEFAULT_SEED if seed is None else seed,
             before if seed is None else None,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy.typing as npt
 
 from cache.common.errors import CacheError
 from cache.common.plain import open_hdf5, plain_dataset, read_attribute, reading, whole
-from cache.format.identity import IDENTITY_LIMIT_BYTES, parse_identity
+from cache.format.identity import IDENTITY_LIMIT_BYTES, Identity, parse_identity
 from cache.format.index import Index, index_of
-from cache.format.schema import FORMAT, feature_fields
+from cache.format.schema import FORMAT, Declaration
 from cache.format.shard_file import Shard
 from cache.labels.annotations import Labels
 from cache.labels.store import history_of, labels_of
@@ -22,25 +21,25 @@ PACKED_VERSION = 1
 LABELS_GROUP = "labels/"
 
 
-def read_pack(path: Path) -> tuple[dict[str, Any], Index]:
+def read_pack(path: Path) -> tuple[Identity, Index]:
     """Identity and index of a pack; CacheError when the file is none, or damaged."""
     identity = pack_identity(path)
     with Shard(path, identity) as shard:
         if len(set(shard.ids)) != len(shard.ids):
             raise CacheError(f"{path}: has an id in two rows, which no pack has; refused")
-        chunks = _chunk_tables(path, shard, identity["config"])
-        index = index_of(path.name, path.stat().st_size, shard, identity["config"], chunks)
+        chunks = _chunk_tables(path, shard, identity.declaration)
+        index = index_of(path.name, path.stat().st_size, shard, identity.declaration, chunks)
     return identity, index
 
 
 def _chunk_tables(
-    path: Path, shard: Shard, config: Mapping[str, Any]
+    path: Path, shard: Shard, declared: Declaration
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Where each compressed row is; empty for a pack that is not compressed."""
     if "chunks" not in shard:
         return {}
     found = {}
-    for spec in feature_fields(config):
+    for spec in declared.fields:
         shape = (len(shard.ids), 2)
         values = whole(shard.checked(f"chunks/{spec.name}", shape, np.dtype(np.int64)))
         # No sum of two numbers from a stranger: it may overflow.
@@ -52,7 +51,7 @@ def _chunk_tables(
     return found
 
 
-def pack_identity(path: Path) -> dict[str, Any]:
+def pack_identity(path: Path) -> Identity:
     """The `cache.json` that a pack carries."""
     with open_hdf5(path) as file:
         with reading(path, "format"):

@@ -5,7 +5,7 @@ Readers never write, never lock, and open files lazily.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from cache.common.cli import printable
 from cache.common.errors import CacheError
 from cache.common.plain import open_hdf5, plain_dataset, reading
 from cache.format.contents import pictures_problem
-from cache.format.identity import read_identity
+from cache.format.fields import Field
+from cache.format.identity import Identity, read_identity
 from cache.format.index import Index
 from cache.format.index_file import load_index
 from cache.format.row_table import RowPlace
 from cache.format.rows import RowFile, proved_clips, read_jpegs
-from cache.format.schema import SHARD_FOLDER, Field, feature_fields, row_layout
+from cache.format.schema import SHARD_FOLDER
 from cache.format.shard import Clip, Origin
 from cache.labels.annotations import Labels
 from cache.labels.store import read_label_history, read_labels
@@ -39,22 +40,24 @@ class Cache:
     Attributes
     ----------
     path, packed: the folder or the packed file, and whether it is one.
+    identity, declaration: the whole content of its `cache.json`, and what a row holds.
     fingerprint, config, provenance: what the features depend on, and what made them.
+    clip_seconds: length of a clip, s.
     ids: the N finished clips, sorted; row n of everything below is clip ids[n].
     fields: name → Field of each feature dataset (shapes without the leading N).
     index: where each clip is, and the failures.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], index: Index) -> None:
+    def __init__(self, path: Path, identity: Identity, index: Index) -> None:
         self.path, self.packed = path, path.is_file()
-        self.identity = dict(identity)
-        self.fingerprint: str = identity["fingerprint"]
-        self.config: dict[str, Any] = identity["config"]
-        self.provenance: dict[str, Any] = identity["provenance"]
+        self.identity, self.declaration = identity, identity.declaration
+        self.fingerprint: str = identity.fingerprint
+        self.config: dict[str, Any] = dict(identity.config)
+        self.provenance: dict[str, Any] = dict(identity.provenance)
+        self.clip_seconds = float(identity.declaration.clip_seconds)
         self.index = index
         self.ids = index.live.ids
-        self.fields: dict[str, Field] = {spec.name: spec for spec in feature_fields(self.config)}
-        self._stored = {spec.name: spec for spec in row_layout(self.config)}
+        self.fields: dict[str, Field] = {spec.name: spec for spec in self.declaration.fields}
         self._shards = list(index.shards)
         self._id_places: dict[str, tuple[int, int]] = {}
 
@@ -138,7 +141,7 @@ class Cache:
         return [places for _, _, places in self._by_shard(self._wanted(rows))]
 
     def jpegs(self, clip_id: str) -> list[bytes]:
-        """The F pictures, JPEG-encoded, of exactly what the network saw of a clip.
+        """The pictures, JPEG-encoded, of exactly what the network saw of a clip.
 
         Raises CacheError where one is anything but a JPEG of the declared size: what draws them
         need not fear them.
@@ -147,7 +150,7 @@ class Cache:
         entry = self.index.clips[clip_id]
         with self._opened(entry.shard, np.array([entry.row]), np.array([row])) as file:
             pictures = read_jpegs(file.fetch, file.layout, entry.row, str(file.path))
-        problem = pictures_problem(pictures, len(pictures), self.config)
+        problem = pictures_problem(pictures, self.declaration.pictures)
         if problem:
             raise CacheError(f"{file.path}: the clip {clip_id!r}: {problem}; refused")
         return pictures
@@ -226,7 +229,7 @@ class Cache:
         return self.path if self.packed else self.path / SHARD_FOLDER / shard
 
     def _spec(self, name: str) -> Field:
-        spec = self._stored.get(name)
+        spec = self.declaration.row_layout.get(name)
         if spec is None:
             raise CacheError(f"{self.path}: no dataset {name!r}; it has {', '.join(self.fields)}")
         return spec

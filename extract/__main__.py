@@ -6,15 +6,17 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from cache.check.repair import damaged_shards, repair, without
 from cache.common.cli import exit_code, say
+from cache.common.cores import cores
 from cache.common.errors import CacheError, ConfigError
 from cache.common.settings import command_line
 from cache.common.url import shown
+from cache.format.identity import Identity
 from cache.format.index import Index
 from cache.format.index_file import load_index, save_index
 from cache.format.lock import claimed
@@ -25,11 +27,10 @@ from extract.features.weights import check_weights
 from extract.finding import find_annotations, find_sources
 from extract.identity import identity_for
 from extract.one_clip import one_clip
-from extract.plan import Plan, describe_plan, make_plan
-from extract.sources import Source
-from extract.work.job import WORKING, interrupted
-from extract.work.part import ids_of_part, parse_part
-from extract.work.workers import Workers, jobs_here, pick_device
+from extract.plan import Plan, describe_plan, ids_of_part, make_plan, parse_part
+from extract.sources import MediaSource
+from extract.work.guard import WORKING, interrupted
+from extract.work.job import Workers, pick_device
 
 
 class Command(ExtractConfig):
@@ -85,12 +86,12 @@ class Command(ExtractConfig):
             {name: getattr(self, name) for name in ExtractConfig.model_fields}
         )
 
-    def workers(self, needed: bool) -> Workers:
+    def workers(self, extracting: bool) -> Workers:
         """Who extracts; the workers of a cluster choose their devices themselves."""
-        device: str = self.device if self.dask else "not needed"
-        if needed and not self.dask:
-            device = pick_device(self.device, self.features)
-        jobs = jobs_here(self.jobs)
+        device: str = self.device
+        if extracting and not self.dask:
+            device = pick_device(device, self.features)
+        jobs = self.jobs or cores()
         return Workers(self.weights, device, jobs, self.stall_seconds, self.dask, self.store)
 
     @model_validator(mode="after")
@@ -152,7 +153,7 @@ class Task:
 
     command: Command
     labels: Labels
-    sources: dict[str, Source]
+    sources: dict[str, MediaSource]
     wanted: frozenset[str] | None
     workers: Workers
 
@@ -180,7 +181,7 @@ def _put_labels(task: Task, path: Path, known: Labels | None) -> None:
 
 
 def _part(
-    task: Task, identity: dict[str, Any], index: Index, damaged: Collection[str]
+    task: Task, identity: Identity, index: Index, damaged: Collection[str]
 ) -> tuple[Index, bool]:
     """Do a part, beside others that may run at the same time."""
     folder = task.command.cache
@@ -212,7 +213,7 @@ def _stored_labels(folder: Path) -> Labels | None:
         return None
 
 
-def _work(task: Task, identity: dict[str, Any]) -> tuple[Index, bool]:
+def _work(task: Task, identity: Identity) -> tuple[Index, bool]:
     """Do what is left now that nobody else can write."""
     folder, store = task.command.cache, task.command.store
     interrupted(folder, WORKING)  # what killed runs and parts noted says nothing any more

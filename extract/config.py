@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from cache.common.settings import Settings
+from cache.format.identity import Identity
 
 FEATURE_VERSION = 2
 """Raised whenever the code gives other numbers for the same settings; see CHANGELOG.md."""
@@ -16,6 +16,8 @@ FEATURE_VERSION = 2
 LOWEST_BAND_HZ = 200
 """Width of spectral contrast's lowest bands, in librosa and here; its highest begins at
 6,400, so the sample rate must be above 12,800."""
+DELTA_WIDTH_STEPS = 9
+"""librosa.feature.delta's default window; the shortest sound that has differences."""
 
 
 class ExtractConfig(Settings):
@@ -84,13 +86,18 @@ class ExtractConfig(Settings):
         """STFT steps of a whole clip, T: step k is centred on sample k × hop_samples."""
         return 1 + self.clip_samples // self.hop_samples
 
+    @property
+    def shortest_samples(self) -> int:
+        """Fewest samples that give every feature (the differences need 9 steps)."""
+        return (DELTA_WIDTH_STEPS - 1) * self.hop_samples
+
     def resolved(self, weights_sha256: str) -> dict[str, Any]:
         """The settings as stored and fingerprinted; `weights_sha256` is "" without video."""
         values = self.model_dump(mode="json")
         return {**values, "resize_px": self.shorter_side_px, "weights_sha256": weights_sha256}
 
     @classmethod
-    def of(cls, identity: Mapping[str, Any]) -> ExtractConfig:
+    def of(cls, identity: Identity) -> ExtractConfig:
         """The settings that a cache's identity records."""
-        values = {name: v for name, v in identity["config"].items() if name != "weights_sha256"}
+        values = {name: v for name, v in identity.config.items() if name != "weights_sha256"}
         return cls.parse(values, "the cache's settings")

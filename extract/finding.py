@@ -18,7 +18,7 @@ from pathlib import Path
 from cache.common.errors import AnnotationError, MediaError
 from cache.format.names import one_form
 from cache.labels.files import AVE_FILE, SPLIT_FILES
-from extract.sources import PICTURE_SUFFIXES, Source, entries, picture_files, signature
+from extract.sources import PICTURE_SUFFIXES, MediaSource, entries, picture_files, signature
 
 # In the order in which they are preferred where a clip has several.
 VIDEO_SUFFIXES = (
@@ -70,7 +70,9 @@ def find_annotations(data: Path) -> Path:
     )
 
 
-def find_sources(data: Path, ids: Iterable[str], modalities: str = "both") -> dict[str, Source]:
+def find_sources(
+    data: Path, ids: Iterable[str], modalities: str = "both"
+) -> dict[str, MediaSource]:
     """The media of each id that has any: with the streams wanted, then with less to decode.
 
     Looks in DATA, DATA/AVE_Dataset and DATA/AVE_Processed for `AVE/<id>.<container>`,
@@ -110,7 +112,7 @@ def elsewhere(data: Path, ids: Collection[str]) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class _Offer:
-    """One way to get a clip: its files by their names in Source, and others of the same kind."""
+    """One way to get a clip: its files as MediaSource names them, and others of the same kind."""
 
     parts: dict[str, _File]
     passed_over: list[_File]
@@ -122,10 +124,12 @@ class _Offer:
             return {"sound"} if _sound_alone(self.parts["container"]) else {"sound", "frames"}
         return set(self.parts)
 
-    def source(self, clip_id: str, wanted: Collection[str]) -> Source:
+    def source(self, clip_id: str, wanted: Collection[str]) -> MediaSource:
         """As a source; what isn't wanted isn't looked at."""
         paths = {name: Path(file.path) for name, file in self.parts.items()}
-        source = Source(clip_id, paths.get("container"), paths.get("sound"), paths.get("frames"))
+        source = MediaSource(
+            clip_id, paths.get("container"), paths.get("sound"), paths.get("frames")
+        )
         facts: list[tuple[str, os.stat_result | None]] = []
         try:
             for name, file in self.parts.items():
@@ -199,7 +203,7 @@ class _Folder:
         return processed + whole if len(parts) == 2 else whole + processed
 
 
-def _usable(sources: Iterator[Source]) -> Source:
+def _usable(sources: Iterator[MediaSource]) -> MediaSource:
     """The first source without a problem; where each has one, the first."""
     first = next(sources)
     if first.problem:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cache.common.cli import Parser, say
 from cache.common.errors import ConfigError
 from cache.common.strict_json import read_json
+from cache.format.identity import Identity, config_differences
 from cache.format.lock import claimed
-from cache.format.schema import FIRST_FEATURE_VERSION, FORMAT, config_differences, fingerprint
 from extract.config import ExtractConfig
 from extract.features.weights import check_weights
 from extract.identity import load_digest, new_identity
-from extract.sources import Source, file_source, picture_files
-from extract.work.workers import Workers, pick_device
+from extract.sources import MediaSource, file_source, picture_files
+from extract.work.job import Workers, pick_device
 
 _NO_WEIGHTS = "imagenet"  # what a cache without video names; no network is loaded for it
 _NEEDS = {
@@ -49,7 +48,7 @@ def one_clip(argv: Sequence[str]) -> int:
         check_weights(weights)
         digest = load_digest(config.backbone, weights)
     identity = new_identity(config, weights, digest)
-    if identity["fingerprint"] != like["fingerprint"]:
+    if identity.numbers != like.numbers:
         raise ConfigError(_other_features(arguments.like, identity, like))
     from extract.work.pipeline import run
 
@@ -64,9 +63,9 @@ def one_clip(argv: Sequence[str]) -> int:
     return 0 if finished else 130
 
 
-def _other_features(path: Path, identity: Mapping[str, Any], like: Mapping[str, Any]) -> str:
-    lines = config_differences(identity["config"], like["config"])
-    then, now = like.get("feature_version", FIRST_FEATURE_VERSION), identity["feature_version"]
+def _other_features(path: Path, identity: Identity, like: Identity) -> str:
+    lines = config_differences(identity.config, like.config)
+    then, now = like.feature_version, identity.feature_version
     if then != now:
         lines.append(
             f"features of version {now} here, {then} there: some are computed otherwise since (see "
@@ -77,7 +76,7 @@ def _other_features(path: Path, identity: Mapping[str, Any], like: Mapping[str, 
     )
 
 
-def _source(file: Path, modalities: str) -> Source:
+def _source(file: Path, modalities: str) -> MediaSource:
     needed = _NEEDS[modalities]
     try:
         kind = file.stat().st_mode
@@ -96,24 +95,14 @@ def _source(file: Path, modalities: str) -> Source:
     return source
 
 
-def _like(path: Path) -> dict[str, Any]:
+def _like(path: Path) -> Identity:
     """The identity that a features.json or cache.json holds; it may come from a stranger."""
-    like = read_json(path, "expected a run's features.json or a cache's cache.json")
-    parts = {"config": dict, "fingerprint": str, "provenance": dict}
-    if not isinstance(like, dict) or any(
-        not isinstance(like.get(name), kind) for name, kind in parts.items()
-    ):
-        raise ConfigError(
-            f"{path}: expected a {FORMAT} identity with config, fingerprint, provenance"
-        )
-    version = like.get("feature_version", FIRST_FEATURE_VERSION)
-    if type(version) is not int or fingerprint(like["config"], version) != like["fingerprint"]:
-        raise ConfigError(f"{path}: its fingerprint doesn't match its settings: it was edited")
-    return like
+    expected = "expected a run's features.json or a cache's cache.json"
+    return Identity.parse(read_json(path, expected), str(path))
 
 
-def _weights(like: dict[str, Any], path: Path) -> str:
-    weights = like["provenance"].get("weights")
+def _weights(like: Identity, path: Path) -> str:
+    weights = like.provenance.get("weights")
     if not isinstance(weights, str):
         raise ConfigError(f"{path}: names no weights; name them with --weights")
     return weights

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from cache import CacheError
+from cache.common.atomic import check_room
 from cache.common.cli import printable
+from cache.common.errors import ConfigError
 from cache.format.index import Index
-from cache.format.schema import feature_fields
 from cache.format.shard import Failure
 from cache.labels.annotations import Labels, some
 from extract.config import ExtractConfig
+from extract.features.declare import declare
 from extract.finding import LOOKED_FOR, elsewhere
-from extract.sources import Source
-from extract.work.workers import Workers
+from extract.sources import MediaSource
+from extract.work.job import Workers
 
 JPEG_BYTES_GUESS = 9_000
 _SHOWN = 5
+_PART = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 
 @dataclass
@@ -39,17 +40,36 @@ class Plan:
     """
 
     wanted: list[str]
-    sources: dict[str, Source]
+    sources: dict[str, MediaSource]
     done: list[str] = field(default_factory=list)
     failed: dict[str, Failure] = field(default_factory=dict)
-    todo: list[Source] = field(default_factory=list)
+    todo: list[MediaSource] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     changed: int = 0
 
 
+def parse_part(text: str) -> tuple[int, int]:
+    """(K, N) of "K/N", one job of an array; ConfigError unless 1 ≤ K ≤ N."""
+    found = _PART.fullmatch(text)
+    numbers = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= numbers[0] <= numbers[1]:
+        raise ConfigError(f"--part {text}: expected K/N with 1 ≤ K ≤ N, for example 3/16")
+    return numbers
+
+
+def ids_of_part(ids: Iterable[str], part: str) -> frozenset[str]:
+    """The ids of a part: every Nth of the sorted ids, from the Kth on.
+
+    They depend on the annotated ids alone, not on what is done, so that the parts are disjoint
+    and complete whenever and wherever they run.
+    """
+    number, count = parse_part(part)
+    return frozenset(sorted(set(ids))[number - 1 :: count])
+
+
 def make_plan(
     labels: Labels,
-    sources: dict[str, Source],
+    sources: dict[str, MediaSource],
     index: Index,
     retry: bool,
     part: Collection[str] | None = None,
@@ -86,22 +106,21 @@ def describe_plan(
 ) -> str:
     """The plan as text: counts, disk, device, workers; what was chosen among several files."""
     needed = len(plan.todo) * bytes_per_clip(config)
-    free = shutil.disk_usage(_existing(folder)).free
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
     found = sum(clip_id in plan.sources for clip_id in plan.wanted)
     lines = [
         f"clips     {len(plan.wanted)}: media found {found}, missing {len(plan.missing)}",
         f"          done {len(plan.done)}, failed before {len(plan.failed)}, to do {len(plan.todo)}"
         + (f" ({plan.changed} of them because their media changed)" if plan.changed else ""),
         f"disk      {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}",
-        f"device    {workers.device}, {workers.described}",
     ]
+    if plan.todo:
+        lines.append(f"device    {workers.device}, {workers.described}")
     # A name may have a line end in it, but no line of its own.
     lines += [printable(line) for line in (*_choices(plan), *_missing(plan, data))]
-    if needed > free:
-        raise CacheError(
-            f"{folder}: {needed / 1e9:.2f} GB needed for {len(plan.todo)} clips, only "
-            f"{free / 1e9:.2f} GB free; make room or choose another CACHE folder"
-        )
+    need = f"{needed / 1e9:.2f} GB needed for {len(plan.todo)} clips"
+    check_room(place, needed, need, " or choose another CACHE folder")
     return "\n".join(lines)
 
 
@@ -140,12 +159,6 @@ def _missing(plan: Plan, data: Path) -> list[str]:
 
 def bytes_per_clip(config: ExtractConfig) -> int:
     """About how many bytes a clip's row takes."""
-    fields = feature_fields(config.model_dump(mode="json"))
-    arrays = sum(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for spec in fields)
-    frames = config.num_frames if config.modalities != "audio" else 0
-    return arrays + frames * JPEG_BYTES_GUESS
-
-
-def _existing(folder: Path) -> Path:
-    """The nearest folder that exists, to ask for its free space."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    declared = declare(config)
+    pictures = declared.pictures.count if declared.pictures else 0
+    return declared.row_bytes + pictures * JPEG_BYTES_GUESS

@@ -1,12 +1,15 @@
-"""One clip's media: its files, whether they changed, and which moments of it are looked at."""
+"""One clip's media: its files, whether they changed, their order in time, the moments looked at."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +19,17 @@ from cache.format.names import check_id
 from cache.format.row_table import Entry
 from cache.format.schema import MAX_ID_BYTES
 from cache.format.shard import Failure
-from extract.frame_order import in_order
 
 PICTURE_SUFFIXES = frozenset({"jpg", "jpeg", "png"})
 _SECOND_NS = 10**9
 _TIMES_NS = range(-(2**62), 2**62)
+# Of 1.0.25, the last two belong together: a number, and a time after it.
+_NUMBER = re.compile(r"([0-9]+(?:[.,][0-9]+(?![0-9]|[.,][0-9]))?)")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+(?:[.,][0-9]+)?")
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaSource:
     """One clip's media.
 
     Either `container` (a file with both streams), or `sound` (WAV) and `frames` (a folder of
@@ -73,7 +78,7 @@ def signature(files: Sequence[tuple[str, os.stat_result | None]]) -> tuple[int, 
     return size, newest_ns // _SECOND_NS * _SECOND_NS + checksum
 
 
-def file_source(path: Path) -> Source:
+def file_source(path: Path) -> MediaSource:
     """A single media file, or a folder of pictures, as a source.
 
     Its id is the name without the suffix. A WAV is read as those beside pictures are.
@@ -81,9 +86,9 @@ def file_source(path: Path) -> Source:
     if path.is_dir():
         states = [(entry.name, entry.stat()) for entry in picture_files(path)]
         size, mtime_ns = signature(states)
-        return Source(safe_id(path.absolute().name), frames=path, size=size, mtime_ns=mtime_ns)
+        return MediaSource(safe_id(path.absolute().name), frames=path, size=size, mtime_ns=mtime_ns)
     size, mtime_ns = signature([(path.name, path.stat())])
-    source = Source(safe_id(path.stem), size=size, mtime_ns=mtime_ns)
+    source = MediaSource(safe_id(path.stem), size=size, mtime_ns=mtime_ns)
     is_wav = path.suffix.lower() == ".wav"
     return replace(source, sound=path) if is_wav else replace(source, container=path)
 
@@ -104,7 +109,7 @@ def safe_id(name: str) -> str:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """A frame folder's pictures in natural order, see `frame_order.in_order`."""
+    """A frame folder's pictures in the order that their names give, see `in_order`."""
     return [folder / name for name in in_order(entry.name for entry in picture_files(folder))]
 
 
@@ -118,6 +123,57 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as found:
         shown = [entry for entry in found if not entry.name.startswith(".")]
     return sorted(shown, key=lambda entry: entry.name)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of pictures in natural order: frame_2 before frame_10, 0.25 before 0.5 before 10.0.
+
+    A point (or comma) between digits is a decimal one, unless what follows it shows that it
+    counts: take1.9, take1.10. A minus is a sign where all names are numbers, some of them not
+    negative. Capital letters count as small ones. Of one name with several suffixes (1.jpg,
+    1.png) the first is taken: it is one picture twice.
+    """
+    stems = {name.rpartition(".")[0]: name for name in sorted(names, reverse=True)}
+    parts = {stem: _NUMBER.split(stem) for stem in stems}
+    counting = _counting(parts.values())
+    signed = all(map(_WHOLE_NUMBER.fullmatch, stems)) and not all(s[0] == "-" for s in stems)
+
+    def key(stem: str) -> tuple[list[str | tuple[Decimal, Decimal]], str]:
+        found: list[str | tuple[Decimal, Decimal]] = []
+        for place, part in enumerate(parts[stem]):
+            found.append(_value(part, place in counting) if place % 2 else part.casefold())
+        if signed and found[0] == "-":
+            found[:2] = ["", _value(f"-{parts[stem][1]}", counts=False)]
+        return found, stem
+
+    return [stems[stem] for stem in sorted(stems, key=key)]
+
+
+def _value(text: str, counts: bool) -> tuple[Decimal, Decimal]:
+    """A number as something to sort by; where its fraction counts, 1.9 is less than 1.10."""
+    whole, _, fraction = text.replace(",", ".").partition(".")
+    if counts:
+        return Decimal(whole), Decimal(fraction or -1)
+    return Decimal(f"{whole}.{fraction or 0}"), Decimal(0)
+
+
+def _counting(names: Iterable[list[str]]) -> set[int]:
+    """The places in split names whose "fractions" count: of several lengths, and one ends in 0.
+
+    Times are written with a fixed number of digits or without zeros at the end.
+    """
+    fractions: dict[int, set[str]] = defaultdict(set)
+    for parts in names:
+        for place, part in enumerate(parts):
+            fraction = part.replace(",", ".").partition(".")[2]
+            if place % 2 and fraction:
+                fractions[place].add(fraction)
+    return {
+        place
+        for place, found in fractions.items()
+        if len({len(text) for text in found}) > 1
+        and any(len(text) > 1 and text.endswith("0") for text in found)
+    }
 
 
 def centres_s(extent_s: float, count: int) -> npt.NDArray[np.float64]:

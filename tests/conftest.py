@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before anything imports matplotlib or torch; child processes inherit them.
+# Before anything imports matplotlib or torch; child processes inherit them. Tests run side by side,
+# one process for each core: more threads would only wait for one another.
 os.environ["MPLBACKEND"] = "Agg"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from matplotlib.figure import Figure
 
 from extract.config import ExtractConfig
 from extract.demo.__main__ import DemoClip, make_demo_set, plan_demo_set
@@ -30,14 +33,40 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 
+LEFT_OUT = "not slow and not system"  # pyproject.toml
 DEMO_CLIPS = 6
 DEMO_SEED = 0
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_librosa() -> None:
-    """Compile librosa's parts once, before tests start processes that would do so side by side."""
-    warm_up(ExtractConfig(audio_profile="librosa"))
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile librosa's parts once, before workers start that would do so side by side."""
+    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+        warm_up(ExtractConfig(audio_profile="librosa"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out if nobody chose."""
+    if terminalreporter.config.option.markexpr == LEFT_OUT:
+        terminalreporter.write_line(
+            "left out: tests of whole systems (clusters, servers, the demo); `make check` runs all"
+        )
+
+
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> Path:
+    """A folder for all tests of all workers: the first that asks for it calls `make` on it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # which the workers have in common
+    folder, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a maker that failed left
+            make(folder)
+            done.touch()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -49,32 +78,11 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def few_pictures() -> Iterator[None]:
-    """Runs draw hardly anything: that takes most of a tiny run's time, and is tested elsewhere."""
-    from matplotlib import pyplot as plt
-
-    from train.commands import evaluate as commands
-    from train.report import page, plots
-
-    def unsaved(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
-        for figure in figures.values():
-            plt.close(figure)
-        return [folder / f"{name}.png" for name in figures]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "GALLERY", 1)
-        patch.setattr(commands, "_GATES", 1)
-        patch.setattr(plots, "save_figures", unsaved)
-        yield
-
-
 @pytest.fixture(scope="session")
 def demo_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a six-clip set in both layouts. Shared: tests that change it must copy it."""
-    folder = tmp_path_factory.mktemp("demo") / "set"
-    make_demo_set(folder, DEMO_CLIPS, DEMO_SEED, jobs=1)
-    return folder
+    make = functools.partial(make_demo_set, clips=DEMO_CLIPS, seed=DEMO_SEED, jobs=1)
+    return made_once(tmp_path_factory, "demo-set", make)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import extract.work.pipeline
 from cache.format.shard import Clip
 from extract.__main__ import main
 from extract.features.extractor import Extractor
-from extract.sources import Source
+from extract.sources import MediaSource
 from extract.work.job import Done, ShardJob
 
 
@@ -48,10 +48,10 @@ class Held:
 class HeldJob(ShardJob):
     """Waits at the clip, wherever it runs."""
 
-    def __call__(self, sources: Sequence[Source]) -> Done:
+    def __call__(self, sources: Sequence[MediaSource]) -> Done:
         works = Extractor.__call__
 
-        def held(extractor: Extractor, source: Source) -> Clip:
+        def held(extractor: Extractor, source: MediaSource) -> Clip:
             while source.id == os.environ["HELD_CLIP"] and Path(os.environ["HELD_GATE"]).exists():
                 time.sleep(0.02)
             return works(extractor, source)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
-from servers import HttpServer, S3Server, SshServer
+from servers import HttpServer, S3Server, Server, SshServer
 from small_media import TinyCache, tiny_cache
 from synthetic_cache import make_cache
 
@@ -18,7 +18,6 @@ from cache import Labels, open_cache
 from cache.__main__ import main
 from cache.common.atomic import TEMPORARY
 from cache.format.index_file import save_index
-from cache.format.schema import row_bytes, row_layout
 from cache.format.shard import Failure
 
 LABELS = Labels(
@@ -48,31 +47,52 @@ class Counted:
     sums: list[int] = field(default_factory=list)
 
 
-# For what needs to be seen at each kind of server in every run; S3 takes its time.
-everywhere = pytest.mark.parametrize("place", ["file", "ssh", "s3"], indirect=True)
+S3 = pytest.param("s3", marks=pytest.mark.system)  # whose server takes its time
+# For what needs to be seen at each kind of server by `make check`, not by the slow tests alone.
+everywhere = pytest.mark.parametrize("place", ["file", "ssh", S3], indirect=True)
+
+
+@pytest.fixture
+def ssh(ssh_server: SshServer, monkeypatch: pytest.MonkeyPatch) -> SshServer:
+    """The ssh server, and an environment that is let in."""
+    pytest.importorskip("sshfs")
+    _set_all(monkeypatch, ssh_server)
+    return ssh_server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The S3 server, and an environment with credentials."""
+    _set_all(monkeypatch, s3_server)
+    return s3_server
+
+
+def _set_all(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+
+
+def url_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
+    """The address of a folder on this machine: its path, or its URL where `kind` is "ssh"."""
+    if kind == "file":
+        return str(folder)
+    server: SshServer = request.getfixturevalue("ssh")
+    return server.url(folder)
 
 
 @pytest.fixture(params=["file", "ssh", pytest.param("s3", marks=pytest.mark.slow)])
-def place(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A new, empty place at each kind of server that takes uploads."""
     if request.param == "s3":
-        s3: S3Server = request.getfixturevalue("s3_server")
-        for name, value in s3.env.items():
-            monkeypatch.setenv(name, value)
+        s3: S3Server = request.getfixturevalue("s3")
         bucket = s3.bucket(f"b{abs(hash(tmp_path)):x}")
-        yield Place(f"{bucket}/far/cache", lambda: objects_at(s3, f"{bucket}/far/cache"))
-        return
+        return Place(f"{bucket}/far/cache", lambda: objects_at(s3, f"{bucket}/far/cache"))
     far = tmp_path / "far" / "cache"
     url = f"file://{far}"
     if request.param == "ssh":
-        pytest.importorskip("sshfs")
-        ssh: SshServer = request.getfixturevalue("ssh_server")
-        for name, value in ssh.env.items():
-            monkeypatch.setenv(name, value)
+        ssh: SshServer = request.getfixturevalue("ssh")
         url = ssh.url(far)
-    yield Place(url, lambda: files_at(far))
+    return Place(url, lambda: files_at(far))
 
 
 @pytest.fixture
@@ -148,7 +168,7 @@ def row_size(folder: Path, clip_id: str) -> int:
     """What a clip's row takes: arrays and pictures."""
     found = open_cache(folder)
     jpegs = sum(map(len, found.jpegs(clip_id)))
-    return row_bytes(row_layout(found.config)) + jpegs
+    return found.declaration.row_bytes + jpegs
 
 
 def bytes_told(text: str) -> int:

@@ -6,7 +6,8 @@ The media is real (WAV and JPEG or H.264 and AAC), the settings are extraction's
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ import soundfile
 
 from cache import Cache, Labels
 from cache.check.examine import intact_clips
-from cache.format.identity import claim, make_identity
+from cache.common.settings import canonical_json
+from cache.format.identity import Identity, claim
 from cache.format.index_file import INDEX_FILE, load_index, save_index
-from cache.format.schema import ROW_FIELDS, feature_fields
+from cache.format.schema import ROW_FIELDS
 from cache.format.shard import Clip, Failure, Written, hashed_arrays, write_shard
 from cache.format.shard_file import Shard
 from cache.labels.store import write_labels
 from extract.config import ExtractConfig
-from extract.demo.__main__ import write_mp4
+from extract.features.declare import declare
 
 RATE_HZ = 22_050
 SMALL = {
@@ -60,6 +62,8 @@ def grey_frames(levels: Sequence[int], height: int = 48, width: int = 64) -> np.
 
 def write_set(folder: Path, clips: int = 8, mp4: int = 0) -> list[str]:
     """Write a CSV set of `clips` one-second clips, the last `mp4` of them as mp4; returns ids."""
+    from extract.demo.__main__ import write_mp4  # heavy: processes that tests start need no set
+
     sounds, pictures = folder / "audio_wav", folder / "video_frames"
     sounds.mkdir(parents=True)
     rows, ids = ["id,category,start,end,split"], []
@@ -87,7 +91,7 @@ class TinyCache:
     """A cache folder that tests write shards into."""
 
     folder: Path
-    identity: dict[str, Any]
+    identity: Identity
 
     def write(self, *ids: str, seed: int = 0, failures: Sequence[Failure] = ()) -> Written:
         """One shard of random rows with these ids."""
@@ -114,17 +118,32 @@ class TinyCache:
 def tiny_cache(folder: Path, labels: Labels | None = None, **changes: object) -> TinyCache:
     """An empty cache of tiny rows."""
     config = CONFIG.revised(**changes) if changes else CONFIG
-    identity = make_identity(config.resolved("0" * 64), 1, {"weights": "random:0"})
+    identity = Identity(1, config.resolved("0" * 64), declare(config), {"weights": "random:0"})
     claim(folder, identity)
     if labels is not None:
         write_labels(folder, labels)
     return TinyCache(folder, identity)
 
 
+def version1_record(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `cache.json` said in format version 1, without a fingerprint: see `resealed`."""
+    record = {"format": "avel-cache", "format_version": 1, "feature_version": 1}
+    return {**record, "fingerprint": "", "config": dict(config), "provenance": {}}
+
+
+def resealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A `cache.json` with the fingerprint that belongs to it, whatever it says."""
+    names = {"config", "feature_version", "format_version"}
+    if record["format_version"] != 1:
+        names |= {"clip_seconds", "fields", "pictures"}
+    text = canonical_json({name: record[name] for name in names})
+    return {**record, "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
+
+
 def random_row(clip_id: str, seed: int, config: ExtractConfig = CONFIG) -> Clip:
     """A row of seeded noise in the format's shapes and dtypes."""
     rng = np.random.default_rng(seed)
-    fields = feature_fields(config.model_dump(mode="json"))
+    fields = declare(config).fields
     features = {spec.name: rng.standard_normal(spec.shape).astype(spec.dtype) for spec in fields}
     steps = int(rng.integers(1, 44))
     for name, values in features.items():

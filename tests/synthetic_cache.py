@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from cache import Labels
-from cache.format.identity import claim, make_identity
-from cache.format.schema import feature_fields
+from cache.format.identity import Identity, claim
 from cache.format.shard import Clip, write_shard
 from cache.labels.store import write_labels
+from extract.config import ExtractConfig
+from extract.features.declare import declare
 
 CONFIG: dict[str, Any] = {
     "modalities": "both",
@@ -69,7 +70,8 @@ def make_cache(
     """
     rng = np.random.default_rng(seed)
     settings = {**CONFIG, **config}
-    identity = make_identity(settings, 1, {"made_by": "synthetic_cache"})
+    declared = declare(ExtractConfig.parse(settings))
+    identity = Identity(1, settings, declared, {"made_by": "synthetic_cache"})
     claim(folder, identity)
     labels = labels or labels_for(clips, classes, seed)
     write_labels(folder, labels)
@@ -103,7 +105,7 @@ def _clip(
     pictures: list[bytes] = []
     steps = 0
     at = 0
-    for field in feature_fields(settings):
+    for field in declare(ExtractConfig.parse(settings)).fields:
         if field.name.startswith("audio/"):
             steps, width = field.shape
             time_s = np.arange(steps) * settings["hop_samples"] / settings["sample_rate_hz"]

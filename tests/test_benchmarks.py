@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture
 def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.name)
+def test_every_module_that_is_named_exists(path: Path) -> None:
+    """Also inside functions, and in the code that is handed to other processes as text."""
+    source = path.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:from|import) ((?:cache|extract|train)(?:\.\w+)*)", source))
+    files = (ROOT.joinpath(*name.split(".")) for name in named)
+    gone = [file for file in files if not (file.is_dir() or file.with_suffix(".py").is_file())]
+    assert not gone
 
 
 @pytest.mark.usefixtures("benchmarks")

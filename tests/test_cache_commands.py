@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from cache import CacheError, Labels, open_cache
 from cache.__main__ import _parser, main
 from cache.check.verify import verify
 from cache.common.cli import exit_code
-from cache.format.identity import claim, make_identity
+from cache.format.identity import Identity, claim
 from cache.format.shard import Failure, write_shard
 from cache.labels.store import write_labels
 from cache.share.diff import difference
@@ -75,7 +76,9 @@ class TestInfo:
         tiny = tiny_cache(tmp_path / "cache", labels_for(60, 28))
         for number in range(8):
             failures = [Failure(f"f{number}-{n}", "audio", f"reason {number}") for n in range(9)]
-            made = {**tiny.identity, "provenance": {"machine": f"m{number}", "torch": "2.0"}}
+            made = dataclasses.replace(
+                tiny.identity, provenance={"machine": f"m{number}", "torch": "2.0"}
+            )
             clips = [random_row(f"clip{number:05}", number)]
             write_shard(tiny.folder, made, clips, failures)
         notes = [f"note {n}" for n in range(30)]
@@ -95,8 +98,8 @@ class TestInfo:
         facts = json.loads(said(capsys, "info", tiny.folder, "--json"))
         assert (facts["clips"], facts["shards"], facts["form"]) == (2, 1, "folder")
         assert facts["bytes"] == sum(p.stat().st_size for p in (tiny.folder / "shards").iterdir())
-        assert facts["fingerprint"] == tiny.identity["fingerprint"]
-        assert facts["config"] == tiny.identity["config"]
+        assert facts["fingerprint"] == tiny.identity.fingerprint
+        assert facts["config"] == tiny.identity.config
         assert facts["made_by"] == [{"weights": "random:0", "clips": 2}]
         assert facts["labels"]["classes"]["Bark"] == {"events": 1, "train": 1, "val": 0, "test": 0}
         assert facts["labels"]["splits"] == {"train": 1, "val": 1, "test": 0, "none": 0}
@@ -134,7 +137,7 @@ class TestInfo:
 def stranger(folder: Path) -> TinyCache:
     """A cache whose every free text tries to steer the terminal."""
     tiny = tiny_cache(folder)
-    made = {**tiny.identity, "provenance": {ESCAPE: ESCAPE, "list": [ESCAPE]}}
+    made = dataclasses.replace(tiny.identity, provenance={ESCAPE: ESCAPE, "list": [ESCAPE]})
     failures = [Failure("f", f"s{ESCAPE}", f"m{ESCAPE}"), Failure("g", "audio", ESCAPE)]
     write_shard(folder, made, [random_row("a", 0)], failures)
     write_labels(folder, labels(["a"], source=f"old {ESCAPE}"))
@@ -183,8 +186,8 @@ class TestTerminal:
 
     def test_an_error_is_printable_too(self, tmp_path: Path, capsys: Capture) -> None:
         mine = tiny_cache(tmp_path / "mine")
-        config = {**mine.identity["config"], ESCAPE: 1}
-        claim(tmp_path / "stranger", make_identity(config, 1, {}))
+        config = {**mine.identity.config, ESCAPE: 1}
+        claim(tmp_path / "stranger", Identity(1, config, mine.identity.declaration, {}))
         where = [mine.folder, tmp_path / "stranger", "--into", tmp_path / "new"]
         text = said(capsys, "merge", *where, code=2)
         assert "owned" in text

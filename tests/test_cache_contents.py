@@ -17,8 +17,9 @@ import cache.format.shard
 from cache import CacheError, open_cache
 from cache.format.pictures import picture_limit, picture_problem
 from cache.format.shard import Clip, clip_problem, write_shard
+from extract.features.declare import declare
 
-SETTINGS = CONFIG.resolved("0" * 64)
+DECLARED = declare(CONFIG)
 
 
 def bent(name: str, place: Any, value: float) -> Callable[[Clip], Clip]:
@@ -78,7 +79,7 @@ def test_a_row_with_a_problem_is_named_and_not_written(tmp_path: Path, kind: str
 
 def test_what_a_clip_may_be() -> None:
     """A repeated frame, stamps rounded by less than a millisecond, silence, a full clip."""
-    assert clip_problem(row(), SETTINGS) == ""
+    assert clip_problem(row(), DECLARED) == ""
     for change in (
         bent("video/frame_time_s", 0, -1e-6),
         bent("video/frame_time_s", 1, 1.0),
@@ -87,13 +88,13 @@ def test_what_a_clip_may_be() -> None:
         field(valid_s=1.0 + 1e-5, media_s=NAN),
         field(audio_start_s=0.9),
     ):
-        assert clip_problem(change(row()), SETTINGS) == ""
+        assert clip_problem(change(row()), DECLARED) == ""
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_numbers_are_checked(seed: int) -> None:
-    assert clip_problem(random_row("a", seed), SETTINGS) == ""
-    assert clip_problem(bent("audio/mel", (0, 0), INF)(row()), SETTINGS).startswith("audio/mel")
+    assert clip_problem(random_row("a", seed), DECLARED) == ""
+    assert clip_problem(bent("audio/mel", (0, 0), INF)(row()), DECLARED).startswith("audio/mel")
 
 
 def encoded(size: tuple[int, int] = (32, 32), mode: str = "RGB", **how: Any) -> bytes:

@@ -17,18 +17,18 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from small_media import CONFIG, TinyCache, tiny_cache
+from small_media import CONFIG, TinyCache, resealed, tiny_cache, version1_record
 
 from cache import CacheError, Labels, open_cache
 from cache.check.repair import damaged_shards, repair, without
 from cache.check.verify import RECORD_FILE, read_record, verify
 from cache.common.strict_json import loads
 from cache.format.compression import deflate, inflate
-from cache.format.identity import make_identity, read_identity, render_identity
+from cache.format.fields import Field
+from cache.format.identity import read_identity
 from cache.format.index import Index
 from cache.format.index_file import load_index, parse_index
 from cache.format.lock import writer_lock
-from cache.format.schema import Field, fingerprint
 from cache.format.sealed import write_seal
 from cache.format.shard import Failure, file_sha256, shard_name
 from cache.labels.store import read_labels
@@ -486,13 +486,8 @@ def test_json_in_labels(stored: TinyCache, name: str, text: str) -> None:
     ],
 )
 def test_absurd_settings(stored: TinyCache, name: str, value: object) -> None:
-    config = {**stored.identity["config"], name: value}
-    identity = {
-        **stored.identity,
-        "config": config,
-        "fingerprint": fingerprint(config, 1),
-    }
-    (stored.folder / "cache.json").write_bytes(render_identity(identity))
+    config = {**stored.identity.config, name: value}
+    (stored.folder / "cache.json").write_text(json.dumps(resealed(version1_record(config))))
     for use in (open_cache, verify):
         with pytest.raises(CacheError, match="not a cache identity"):
             use(stored.folder)
@@ -521,8 +516,8 @@ def test_identity_that_is_none(stored: TinyCache, text: str) -> None:
 
 @pytest.mark.parametrize("provenance", [[], "x", None])
 def test_provenance_that_is_no_object(stored: TinyCache, provenance: object) -> None:
-    identity = {**stored.identity, "provenance": provenance}
-    (stored.folder / "cache.json").write_bytes(render_identity(identity))
+    record = {**stored.identity.record(), "provenance": provenance}
+    (stored.folder / "cache.json").write_text(json.dumps(record))
     with pytest.raises(CacheError, match="provenance"):
         open_cache(stored.folder)
 
@@ -749,10 +744,8 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     with (cache("json").folder / "cache.json").open("r+b") as file:
         file.truncate(100 << 30)
     config = CONFIG.resolved("0" * 64)
-    identity = make_identity(config, 1, {})
-    identity["config"] = {**config, "clip_seconds": "x" * 900_000}
-    identity["fingerprint"] = fingerprint(identity["config"], 1)
-    (cache("text").folder / "cache.json").write_bytes(render_identity(identity))
+    text = json.dumps(resealed(version1_record({**config, "clip_seconds": "x" * 900_000})))
+    (cache("text").folder / "cache.json").write_text(text)
     for name in ("rows/id", "rows/valid_s"):
         tiny = cache(name.replace("/", "-"))
         claim_terabytes(only_shard(tiny), name, (1 << 30,), "S8" if name == "rows/id" else "f8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import cache.format.shard
 from cache import CacheError, Labels, open_cache
 from cache.check.verify import verify
 from cache.common.atomic import TEMPORARY, remove_leftovers, replace_file
-from cache.format.identity import claim, make_identity, read_identity
+from cache.format.identity import Identity, claim, read_identity
 from cache.format.index import Index
 from cache.format.index_file import INDEX_FILE, load_index, save_index
 from cache.format.lock import writer_lock
@@ -116,7 +117,7 @@ class TestStored:
         tiny, index = saved
         path = tiny.folder / INDEX_FILE
         good = path.read_bytes()
-        save_index(tiny.folder, {**tiny.identity, "fingerprint": "0" * 64}, index)
+        save_index(tiny.folder, dataclasses.replace(tiny.identity, feature_version=9), index)
         foreign = path.read_bytes()
         path.write_bytes(good)
         with h5py.File(path, "r+") as file:
@@ -212,7 +213,7 @@ class TestIdentity:
         [
             ('"n_mels": 8', '"n_mels": 16', "fingerprint doesn't match its settings"),
             ('"feature_version": 1', '"feature_version": 2', "fingerprint doesn't match"),
-            ('"format_version": 1', '"format_version": 99', "format version 99"),
+            ('"format_version": 2', '"format_version": 99', "format version 99"),
             ('"avel-cache"', '"other"', "not a feature cache"),
             ('"fingerprint"', '"fingerprnt"', "not a cache identity"),
             ("{", "", "not a cache identity"),
@@ -243,13 +244,13 @@ class TestIdentity:
             open_cache(tmp_path)
 
     def test_provenance_is_not_hashed(self, tiny: TinyCache) -> None:
-        identity = make_identity(tiny.identity["config"], 1, {"weights": "elsewhere"})
+        identity = dataclasses.replace(tiny.identity, provenance={"weights": "elsewhere"})
         assert claim(tiny.folder, identity) == tiny.identity
 
     def test_other_settings_are_refused_by_name(self, tiny: TinyCache) -> None:
-        config = {**tiny.identity["config"], "n_mels": 16, "backbone": "large"}
+        config = {**tiny.identity.config, "n_mels": 16, "backbone": "large"}
         with pytest.raises(CacheError) as caught:
-            claim(tiny.folder, make_identity(config, 2, {}))
+            claim(tiny.folder, Identity(2, config, tiny.identity.declaration, {}))
         text = str(caught.value)
         assert "n_mels: 16 here, 8 in the cache" in text
         assert "backbone: 'large' here, 'small' in the cache" in text

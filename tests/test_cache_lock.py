@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -130,7 +131,7 @@ class TestWriters:
             pass
 
     def test_other_settings_are_refused_before_the_lock(self, tiny: TinyCache) -> None:
-        other = {**tiny.identity, "fingerprint": "0" * 64}
+        other = dataclasses.replace(tiny.identity, feature_version=9)
         with pytest.raises(CacheError, match="other settings"), claimed(tiny.folder, other):
             pass
         assert not (tiny.folder / LOCK_FILE).exists()

@@ -57,7 +57,7 @@ def add(
 ) -> str:
     """A shard with a row of the given seed for each id, made at `when`; returns its name."""
     known = ExtractConfig.model_fields
-    config = ExtractConfig.parse({n: v for n, v in tiny.identity["config"].items() if n in known})
+    config = ExtractConfig.parse({n: v for n, v in tiny.identity.config.items() if n in known})
     clips = [random_row(clip_id, seed, config) for clip_id, seed in rows.items()]
     origins = dict.fromkeys([*rows, *(f.id for f in failures)], (when, maker))
     return write_shard(tiny.folder, tiny.identity, clips, failures, origins).name

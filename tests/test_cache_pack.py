@@ -50,7 +50,7 @@ def full_cache(folder: Path, **changes: object) -> TinyCache:
     """Superseded rows, failures (one retried, one since extracted), relabelled, two makers."""
     tiny = tiny_cache(folder, **changes)
     config = ExtractConfig.parse(
-        {n: v for n, v in tiny.identity["config"].items() if n in ExtractConfig.model_fields}
+        {n: v for n, v in tiny.identity.config.items() if n in ExtractConfig.model_fields}
     )
 
     def rows(seed: int, *ids: str) -> list[Any]:

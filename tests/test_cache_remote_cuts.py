@@ -23,6 +23,7 @@ from remote_places import (
     leftovers,
     objects_at,
     served,
+    url_of,
 )
 from servers import HttpServer, S3Server, SshServer
 from small_media import TinyCache, tiny_cache
@@ -105,7 +106,7 @@ def test_push_killed_shows_no_cache_and_goes_on(
     kind: str, many: Path, tmp_path: Path, request: pytest.FixtureRequest, counted: Counted
 ) -> None:
     far = tmp_path / "far"
-    url = place_of(kind, far, request)
+    url = url_of(kind, far, request)
     process = held("put", ["push", str(many), url, "--jobs", "2"])
     kill(process)
     assert not (far / "cache.json").exists()
@@ -124,7 +125,7 @@ def test_pull_killed_goes_on(
 ) -> None:
     back = tmp_path / "back"
     assert main(["push", str(many), str(tmp_path / "far")]) == 0
-    url = place_of("ssh", tmp_path / "far", request)
+    url = url_of("ssh", tmp_path / "far", request)
     process = held("get_shard", ["pull", url, str(back), "--jobs", "2"])
     kill(process)
     arrived = assert_whole_shards_only(back)
@@ -139,7 +140,7 @@ def test_ssh_session_lost_in_a_push(
     many: Path, tmp_path: Path, ssh_server: SshServer, request: pytest.FixtureRequest
 ) -> None:
     far = tmp_path / "far"
-    url = place_of("ssh", far, request)
+    url = url_of("ssh", far, request)
     process = held("put", ["push", str(many), url, "--jobs", "2"])
     ssh_server.hang_up()
     _, error = process.communicate("go on\n", timeout=300)
@@ -197,7 +198,7 @@ def test_leftovers_are_removed_by_the_next_push(
     kind: str, home: TinyCache, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     far = tmp_path / "far"
-    url = place_of(kind, far, request)
+    url = url_of(kind, far, request)
     (far / "shards").mkdir(parents=True)
     for place in (far, far / "shards"):
         for name, age_s in (("old", 90_000), ("new", 3600)):
@@ -245,13 +246,11 @@ def test_after_an_error_nothing_else_begins() -> None:
 
 @pytest.mark.slow
 def test_push_to_s3_killed_shows_no_cache_and_goes_on(
-    many: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    many: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name, value in s3_server.env.items():
-        monkeypatch.setenv(name, value)
-    bucket = s3_server.bucket("killed")
+    bucket = s3.bucket("killed")
     kill(held("put", ["push", str(many), f"{bucket}/far", "--jobs", "2"]))
-    found = objects_at(s3_server, f"{bucket}/far")
+    found = objects_at(s3, f"{bucket}/far")
     assert "cache.json" not in found
     whole = {f"shards/{path.name}": path.read_bytes() for path in many.glob("shards/*.h5")}
     assert all(whole[name] == data for name, data in found.items())
@@ -386,17 +385,6 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-
-
-def place_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
-    """The URL of a folder; the environment becomes what a client needs."""
-    if kind == "file":
-        return str(folder)
-    pytest.importorskip("sshfs")
-    server: SshServer = request.getfixturevalue("ssh_server")
-    for name, value in server.env.items():
-        request.getfixturevalue("monkeypatch").setenv(name, value)
-    return server.url(folder)
 
 
 def shards_in(folder: Path) -> set[str]:

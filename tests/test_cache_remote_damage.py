@@ -95,7 +95,12 @@ def test_a_shard_damaged_at_home_is_not_pushed(
 
 @pytest.mark.parametrize(
     ("place", "how"),
-    [("file", "missing"), ("file", "damaged"), ("ssh", "damaged"), ("s3", "missing")],
+    [
+        ("file", "missing"),
+        ("file", "damaged"),
+        ("ssh", "damaged"),
+        pytest.param("s3", "missing", marks=pytest.mark.system),
+    ],
     indirect=["place"],
 )
 def test_an_index_lost_there_comes_back_by_a_push(

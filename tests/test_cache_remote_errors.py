@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from remote_places import assert_same, files_at, leftovers, served
+from remote_places import assert_same, files_at, leftovers, served, url_of
 from servers import HttpServer, S3Server, Server, SshServer
 from small_media import TinyCache
 
@@ -43,21 +43,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     yield mount
     for path in made:
         subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-@pytest.fixture
-def ssh(ssh_server: SshServer, monkeypatch: pytest.MonkeyPatch) -> SshServer:
-    """The ssh server, and an environment that is let in."""
-    pytest.importorskip("sshfs")
-    set_all(monkeypatch, ssh_server)
-    return ssh_server
-
-
-@pytest.fixture
-def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The S3 server, and an environment with credentials."""
-    set_all(monkeypatch, s3_server)
-    return s3_server
 
 
 @pytest.mark.parametrize(
@@ -272,6 +257,7 @@ def test_a_file_stands_where_a_folder_belongs(
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.system
 def test_s3_without_bucket_or_credentials(
     s3: S3Server, home: TinyCache, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -322,24 +308,10 @@ def test_a_server_that_stops_answering_is_given_up(
     assert_same(home.folder, tmp_path / "back")
 
 
-def set_all(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    """Make the environment one that the server lets in."""
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
-
-
 def copy_of_home(ssh: SshServer, folder: Path) -> Path:
     """A home folder whose keys can be changed."""
     shutil.copytree(ssh.home, folder)
     return folder
-
-
-def url_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
-    """The URL of a folder on this machine."""
-    if kind == "file":
-        return str(folder)
-    server: SshServer = request.getfixturevalue("ssh")
-    return server.url(folder)
 
 
 def place_at(server: Server, home: TinyCache, tmp_path: Path) -> str:

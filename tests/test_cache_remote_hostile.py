@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from remote_places import assert_same, files_at, leftovers, served
+from remote_places import assert_same, files_at, leftovers, served, url_of
 from servers import HttpServer, SshServer
 from small_media import TinyCache, tiny_cache
 
@@ -63,6 +63,10 @@ def refused(capsys: Capture, *arguments: str | Path) -> str:
 
 
 class TestDripping:
+    @pytest.fixture(autouse=True)
+    def _impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cache.remote.web, "WINDOW_S", 2.0)
+
     @pytest.mark.parametrize("name", ["cache.json", "index.h5", "labels.h5", ".h5"])
     def test_is_given_up_and_what_came_before_kept(
         self,
@@ -74,7 +78,6 @@ class TestDripping:
         capsys: Capture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(cache.remote.web, "WINDOW_S", 2.0)
         shard = min(path.name for path in home.folder.glob("shards/*.h5"))
         only = shard if name == ".h5" else name
         with http_server.behaving(only=only, drip=1, says=5000):
@@ -92,9 +95,7 @@ class TestDripping:
         http_server: HttpServer,
         tmp_path: Path,
         capsys: Capture,
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(cache.remote.web, "WINDOW_S", 2.0)
         with http_server.behaving(only=one.shard, drip=1):
             error = refused(capsys, one.url, tmp_path / "back", "--ids", one.ids)
         assert "fewer than 1,000 a second: given up" in error
@@ -105,10 +106,8 @@ class TestDripping:
         http_server: HttpServer,
         tmp_path: Path,
         capsys: Capture,
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """(It ends here because 60 bytes are no cache.json.)"""
-        monkeypatch.setattr(cache.remote.web, "WINDOW_S", 2.0)
         with http_server.behaving(only="cache.json", drip=1, says=60):
             error = refused(capsys, web, tmp_path / "back", "--min-rate", "0")
         assert "not a cache identity" in error
@@ -372,13 +371,9 @@ class TestAddresses:
         name: str,
         home: TinyCache,
         tmp_path: Path,
-        ssh_server: SshServer,
-        monkeypatch: pytest.MonkeyPatch,
+        ssh: SshServer,
     ) -> None:
-        pytest.importorskip("sshfs")
-        for variable, value in ssh_server.env.items():
-            monkeypatch.setenv(variable, value)
-        url = ssh_server.url(tmp_path / "far") + "/" + name
+        url = ssh.url(tmp_path / "far") + "/" + name
         assert main(["push", str(home.folder), url]) == 0
         assert open_cache(tmp_path / "far" / name).ids == ["a", "b", "c", "d", "e", "f"]
         assert main(["pull", url, str(tmp_path / "back")]) == 0
@@ -435,16 +430,10 @@ def test_a_push_through_a_link_is_refused(
     home: TinyCache,
     tmp_path: Path,
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
 ) -> None:
-    far, url = tmp_path / "far", str(tmp_path / "far")
-    if kind == "ssh":
-        pytest.importorskip("sshfs")
-        server: SshServer = request.getfixturevalue("ssh_server")
-        for name, value in server.env.items():
-            monkeypatch.setenv(name, value)
-        url = server.url(far)
+    far = tmp_path / "far"
+    url = url_of(kind, far, request)
     (tmp_path / "elsewhere").mkdir()
     far.mkdir()
     (far / "shards").symlink_to(tmp_path / "elsewhere")

@@ -22,18 +22,17 @@ from cache.check.verify import verify
 from cache.common.atomic import TEMPORARY
 from cache.common.errors import AvelError, CacheError
 from cache.common.plain import encode_text
+from cache.format.identity import Identity, config_differences
 from cache.format.index import summarize
 from cache.format.index_file import load_index
 from cache.format.names import check_id
 from cache.format.schema import (
     ROW_FIELDS,
-    config_differences,
-    feature_fields,
-    fingerprint,
     row_digest,
 )
 from cache.format.shard import Clip, Failure, write_shard
 from cache.format.shard_file import Shard
+from extract.features.declare import declare
 
 
 @pytest.fixture
@@ -90,12 +89,12 @@ def test_reading_with_h5py_alone(tiny: TinyCache) -> None:
         assert ends.shape == (2, 2)
         begin, end = ends[1, 0], ends[1, 1]
         assert file["video/jpeg"][begin:end].tobytes() == rows[1].jpegs[1]
-        assert file.attrs["fingerprint"].decode() == tiny.identity["fingerprint"]
+        assert file.attrs["fingerprint"].decode() == tiny.identity.fingerprint
         names: list[str] = []
         file.visit(names.append)
         stored = {name for name in names if isinstance(file[name], h5py.Dataset)}
         assert all(file[name].chunks is None for name in stored)
-        expected = {spec.name for spec in (*feature_fields(tiny.identity["config"]), *ROW_FIELDS)}
+        expected = {spec.name for spec in (*tiny.identity.declaration.fields, *ROW_FIELDS)}
         texts = {"rows/id", "video/jpeg", "video/jpeg_end"}
         failures = {
             f"failures/{name}"
@@ -235,7 +234,7 @@ class TestDamage:
         """Offset and bytes a row of every dataset whose first axis is the clips."""
         found = {}
         with h5py.File(path) as file:
-            for spec in (*feature_fields(CONFIG.model_dump(mode="json")), *ROW_FIELDS):
+            for spec in (*declare(CONFIG).fields, *ROW_FIELDS):
                 dataset = file[spec.name]
                 found[spec.name] = dataset.id.get_offset(), dataset.nbytes // len(dataset)
         return found
@@ -472,13 +471,29 @@ def test_foreign_files_are_refused(tiny: TinyCache, tmp_path: Path) -> None:
 
 def test_fingerprint_and_differences() -> None:
     config = CONFIG.resolved("0" * 64)
+    base = Identity(1, config, declare(CONFIG), {})
     for name, value in config.items():
         changed = {**config, name: f"{value}x"}
-        assert fingerprint(changed, 1) != fingerprint(config, 1), name
+        assert dataclasses.replace(base, config=changed).fingerprint != base.fingerprint, name
         assert config_differences(changed, config) == [
             f"{name}: {value}x' here, {value!r} in the cache".replace(": ", ": '", 1)
         ]
-    assert fingerprint(config, 2) != fingerprint(config, 1)
-    assert fingerprint(dict(reversed(config.items())), 1) == fingerprint(config, 1)
+    declared = declare(CONFIG)
+    others = [
+        dataclasses.replace(base, feature_version=2),
+        dataclasses.replace(base, format_version=1),
+        dataclasses.replace(base, declaration=dataclasses.replace(declared, pictures=None)),
+        dataclasses.replace(base, declaration=dataclasses.replace(declared, clip_seconds=2.0)),
+        *(
+            dataclasses.replace(base, declaration=dataclasses.replace(declared, fields=fields))
+            for fields in (declared.fields[:-2], declared.fields[1:], declared.fields[::-1])
+        ),
+    ]
+    assert len({base.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)
+    alike = (
+        dataclasses.replace(base, config=dict(reversed(config.items()))),
+        dataclasses.replace(base, provenance={"machine": "another"}),
+    )
+    assert {one.fingerprint for one in alike} == {base.fingerprint}
     assert config_differences(config, config) == []
     assert config_differences({}, {"new": 1}) == ["new: 'absent' here, 1 in the cache"]

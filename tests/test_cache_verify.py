@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import time
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 from small_media import (
-    CONFIG,
     RATE_HZ,
     SMALL_FLAGS,
     TinyCache,
@@ -33,7 +33,7 @@ from cache.__main__ import main as cache_command
 from cache.check.examine import intact_clips
 from cache.check.repair import damaged_shards, repair, without
 from cache.check.verify import RECORD_FILE, Report, read_record, verify, write_record
-from cache.format.identity import make_identity, parse_identity, render_identity
+from cache.format.identity import parse_identity
 from cache.format.index import Index
 from cache.format.index_file import load_index, save_index
 from cache.format.lock import writer_lock
@@ -46,7 +46,7 @@ from cache.labels.store import write_labels
 from cache.share.merge import merge
 from cache.share.pack import pack
 from extract.__main__ import main
-from extract.sources import Source
+from extract.sources import MediaSource
 
 LABELS = Labels(
     ids=["a", "b", "f"],
@@ -140,8 +140,9 @@ def test_a_flip_of_the_seal_itself_is_found(stored: TinyCache) -> None:
             flip(path, place)
 
 
-def test_numbers_that_json_can_write_in_two_ways_are_covered() -> None:
-    text = render_identity(make_identity(CONFIG.resolved("0" * 64), 1, {"step": 1e-05}))
+def test_numbers_that_json_can_write_in_two_ways_are_covered(tmp_path: Path) -> None:
+    identity = tiny_cache(tmp_path / "cache").identity
+    text = dataclasses.replace(identity, provenance={"step": 1e-05}).render()
     assert b"1e-05" in text
     parse_identity(text, "x")
     with pytest.raises(CacheError, match="edited or damaged"):
@@ -685,7 +686,7 @@ def test_extraction_repeats_exactly_the_damaged_clip(
     extracted = []
     works = extract.features.extractor.Extractor.__call__
 
-    def note(self: extract.features.extractor.Extractor, source: Source) -> Clip:
+    def note(self: extract.features.extractor.Extractor, source: MediaSource) -> Clip:
         extracted.append(source.id)
         return works(self, source)
 

@@ -17,7 +17,7 @@ from small_media import SMALL_FLAGS, TinyCache, assert_same_rows, tiny_cache, wr
 
 from cache import Labels, open_cache
 from cache.__main__ import main as cache_main
-from cache.format.schema import fingerprint
+from cache.format import version1
 from cache.format.shard import Failure
 from extract.__main__ import Command, extract
 from extract.__main__ import main as extract_main
@@ -58,7 +58,7 @@ class TestCache:
         for part in (
             str(tiny.folder),
             "2 in 1 shards",
-            tiny.identity["fingerprint"][:16],
+            tiny.identity.fingerprint[:16],
             "n_mels=8",
             "weights random:0",
             "audio/mfcc 44×12 float16",
@@ -233,7 +233,8 @@ class TestOneClip:
         self, data: Path, extracted: Path, tmp_path: Path, capsys: Capture
     ) -> None:
         like = json.loads((extracted / "cache.json").read_text())
-        like |= {"feature_version": 1, "fingerprint": fingerprint(like["config"], 1)}
+        like |= {"feature_version": 1, "fingerprint": version1.fingerprint(like["config"], 1)}
+        like["format_version"] = 1
         (tmp_path / "like.json").write_text(json.dumps(like))
         assert self.run(next(data.glob("*.mp4")), tmp_path / "c", tmp_path / "like.json") == 2
         told = capsys.readouterr().err

@@ -47,6 +47,7 @@ def run(shell: str, *arguments: object, env: Mapping[str, str] | None = None) ->
     return done.returncode, done.stderr.decode()
 
 
+@pytest.mark.system
 class TestOutput:
     @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
     @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_media import noise, tone
 
-from cache.format.schema import feature_fields
 from extract.config import ExtractConfig
-from extract.features.audio import audio_features, shortest_samples
+from extract.features.audio import audio_features
+from extract.features.declare import audio_fields
 
 FAST = ExtractConfig()
 Array = np.ndarray
@@ -108,7 +108,7 @@ class TestFast:
         sound = music(1.2, samples, rate_hz)[:samples]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Empty filters", category=UserWarning)
-            sound = np.pad(sound, (0, max(0, shortest_samples(config) - len(sound))))
+            sound = np.pad(sound, (0, max(0, config.shortest_samples - len(sound))))
             assert_close(audio_features(sound, config), reference(sound, config))
 
     def test_step_k_is_centred_on_sample_k_hops(self) -> None:
@@ -124,7 +124,7 @@ class TestFast:
     def test_shape_is_the_formats(self) -> None:
         for seconds in (10.0, 0.5, 3.3):
             config = FAST.revised(clip_seconds=seconds)
-            fields = feature_fields(config.model_dump(mode="json"))[:5]
+            fields = audio_fields(config)
             found = audio_features(noise(seconds), config)
             assert {f"audio/{name}": (v.shape, v.dtype) for name, v in found.items()} == {
                 field.name: (field.shape, np.dtype(field.dtype)) for field in fields
@@ -168,7 +168,7 @@ def test_partly_silent_sound_is_finite_and_librosas() -> None:
 
 
 def test_the_shortest_sound() -> None:
-    sound = noise(1.0)[: shortest_samples(FAST)]
+    sound = noise(1.0)[: FAST.shortest_samples]
     found = audio_features(sound, FAST)
     assert {len(values) for values in found.values()} == {9}
     assert_close(found, reference(sound, FAST))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import shutil
@@ -29,9 +28,9 @@ from cache.format.lock import part_lock, writer_lock
 from cache.format.shard import Clip
 from extract.__main__ import main
 from extract.features.extractor import Extractor
-from extract.sources import Source
-from extract.work.job import Patience
-from extract.work.part import ids_of_part, parse_part
+from extract.plan import ids_of_part, parse_part
+from extract.sources import MediaSource
+from extract.work.guard import Patience
 
 ROOT = Path(__file__).parent.parent
 CLIPS = 24
@@ -126,6 +125,7 @@ class Gate:
         self._gate.unlink()
 
 
+@pytest.mark.system
 def test_a_cluster_makes_the_same_rows_though_a_worker_and_the_scheduler_die(
     cluster: Cluster, data: Path, whole: Cache, tmp_path: Path
 ) -> None:
@@ -159,6 +159,7 @@ def test_a_cluster_makes_the_same_rows_though_a_worker_and_the_scheduler_die(
     assert left == []
 
 
+@pytest.mark.system
 def test_a_host_that_is_cut_off_costs_its_shard(
     data: Path, whole: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +197,7 @@ if works.__name__ != "fatal":  # it is loaded by the nanny's process and again b
 """
 
 
+@pytest.mark.system
 def test_a_clip_that_kills_every_worker_is_a_failure(
     cluster: Cluster, data: Path, whole: Cache, tmp_path: Path
 ) -> None:
@@ -223,11 +225,10 @@ class TestRefusals:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.setattr("extract.work.cluster.CONNECT_S", 1)
-        with pytest.warns() if False else contextlib.nullcontext():
-            code = main(arguments(data, tmp_path / "cache", "--dask", "tcp://127.0.0.1:9"))
-        assert code == 2
+        assert main(arguments(data, tmp_path / "cache", "--dask", "tcp://127.0.0.1:9")) == 2
         assert "no scheduler answers there" in capsys.readouterr().err
 
+    @pytest.mark.system
     def test_workers_with_several_threads(
         self, cluster: Cluster, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -261,6 +262,7 @@ class TestParts:
         assert {len(part) for part in parts} == {14, 15}
         assert ids_of_part(ids, "1/1") == set(ids)
 
+    @pytest.mark.system
     def test_run_at_the_same_time_and_join(
         self, data: Path, whole: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -276,6 +278,7 @@ class TestParts:
         assert not load_index(cache, whole.identity).stale
         assert (cache / ".lock").read_text() == ""
 
+    @pytest.mark.system
     def test_a_part_that_is_killed_costs_nobody_else_anything(
         self, data: Path, whole: Cache, tmp_path: Path
     ) -> None:
@@ -317,6 +320,7 @@ cp -r {disk}/cache {out}
 """
 
 
+@pytest.mark.system
 def test_a_disk_that_fills_up_costs_what_was_under_way(
     data: Path, whole: Cache, tmp_path: Path
 ) -> None:
@@ -352,7 +356,7 @@ def test_a_clip_that_hangs_is_a_failure_and_the_others_finish(
     """It has little patience with the one that waits, and all the time for the others."""
     answers, works, call = threading.Event(), Extractor.__call__, Patience.call
 
-    def hanging(self: Extractor, source: Source) -> Clip:
+    def hanging(self: Extractor, source: MediaSource) -> Clip:
         if source.id == "clip 5":
             answers.wait()
         return works(self, source)

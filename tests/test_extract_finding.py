@@ -26,8 +26,7 @@ from cache.format.schema import MAX_ID_BYTES
 from cache.labels.annotations import read_annotations
 from extract.__main__ import main
 from extract.finding import elsewhere, find_annotations, find_sources
-from extract.frame_order import in_order
-from extract.sources import file_source, pictures, safe_id
+from extract.sources import file_source, in_order, pictures, safe_id
 
 ROOT = Path(__file__).parent.parent
 Capture = pytest.CaptureFixture[str]

@@ -23,10 +23,8 @@ from cache.common.errors import MediaError
 from extract.config import ExtractConfig
 from extract.demo.__main__ import write_jpegs, write_mp4
 from extract.finding import find_sources
-from extract.media.container import _placed
-from extract.media.decode import decode
-from extract.media.decoded import Decoded
-from extract.sources import Source, centres_s, file_source, pictures
+from extract.media.decode import Decoded, _placed, decode
+from extract.sources import MediaSource, centres_s, file_source, pictures
 
 RATE_HZ = 22_050
 BOTH = ExtractConfig.parse({"clip_seconds": 4.0})
@@ -47,7 +45,9 @@ def mp4(path: Path, config: ExtractConfig = BOTH) -> Decoded:
     return decode(file_source(path), config)
 
 
-def assert_error(source: Source, config: ExtractConfig, stage: str, why: str, name: str) -> None:
+def assert_error(
+    source: MediaSource, config: ExtractConfig, stage: str, why: str, name: str
+) -> None:
     with pytest.raises(MediaError, match=why) as caught:
         decode(source, config)
     assert caught.value.stage == stage
@@ -89,7 +89,7 @@ class TestContainer:
         write_jpegs(tmp_path / "frames", STAIRS)
         one = mp4(tmp_path / "clip.mp4")
         other = decode(
-            Source("clip", sound=tmp_path / "clip.wav", frames=tmp_path / "frames"), BOTH
+            MediaSource("clip", sound=tmp_path / "clip.wav", frames=tmp_path / "frames"), BOTH
         )
         assert one.waveform is not None
         assert other.waveform is not None
@@ -294,12 +294,14 @@ class TestPlacing:
 
 
 class TestProcessed:
-    def source(self, folder: Path, sound: np.ndarray | None, frames: np.ndarray | None) -> Source:
+    def source(
+        self, folder: Path, sound: np.ndarray | None, frames: np.ndarray | None
+    ) -> MediaSource:
         if sound is not None:
             soundfile.write(folder / "a.wav", sound, RATE_HZ, "FLOAT")
         if frames is not None:
             write_jpegs(folder / "a", frames)
-        return Source(
+        return MediaSource(
             "a",
             sound=None if sound is None else folder / "a.wav",
             frames=None if frames is None else folder / "a",
@@ -538,7 +540,7 @@ def test_media_error_survives_another_process() -> None:
     error = MediaError("a.mp4", "audio", "expected sound, found none")
     kind, arguments = error.__reduce__()
     assert str(kind(*arguments)) == "a.mp4: expected sound, found none"
-    assert dataclasses.asdict(Source("a"))["id"] == "a"
+    assert dataclasses.asdict(MediaSource("a"))["id"] == "a"
 
 
 CLIP = ExtractConfig()
@@ -561,9 +563,9 @@ ZOO = {
 
 @pytest.mark.data
 class TestZoo:
-    def source(self, folder: Path, name: str) -> Source:
+    def source(self, folder: Path, name: str) -> MediaSource:
         path = folder / "media-zoo" / name
-        return Source(path.stem, sound=path) if path.suffix == ".wav" else file_source(path)
+        return MediaSource(path.stem, sound=path) if path.suffix == ".wav" else file_source(path)
 
     @pytest.mark.parametrize("name", ZOO)
     def test_right_features_with_true_times(self, avel_data: Path, name: str) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_media import CONFIG, RATE_HZ, SMALL_FLAGS, grey_frames, tone, write_set
 
-import extract.media.media_file
+import extract.media.files
 from cache import open_cache
 from cache.common.errors import MediaError
 from extract.__main__ import main
@@ -26,31 +26,32 @@ from extract.config import ExtractConfig
 from extract.demo.__main__ import write_mp4
 from extract.features.extractor import Extractor
 from extract.features.video import BUILDERS
-from extract.media.decode import decode
-from extract.media.decoded import Decoded
-from extract.media.media_file import MAX_PIXELS, picture_size
-from extract.sources import Source, file_source
+from extract.media.decode import Decoded, decode
+from extract.media.files import MAX_PIXELS, picture_size
+from extract.sources import MediaSource, file_source
 
 BOTH = ExtractConfig()
 VIDEO = BOTH.revised(modalities="video")
 Change = Callable[[bytes], bytes]
 
 
-def processed(folder: Path, sound: np.ndarray | None, count: int) -> Source:
+def processed(folder: Path, sound: np.ndarray | None, count: int) -> MediaSource:
     """A WAV and `count` pictures of level 20, 25, …"""
     if sound is not None:
         soundfile.write(folder / "a.wav", sound, RATE_HZ, "PCM_16")
     (folder / "a").mkdir()
     for number in range(count):
         cv2.imwrite(str(folder / f"a/{number + 1:06}.jpg"), grey_frames([20 + 5 * number])[0])
-    return Source("a", sound=folder / "a.wav" if sound is not None else None, frames=folder / "a")
+    return MediaSource(
+        "a", sound=folder / "a.wav" if sound is not None else None, frames=folder / "a"
+    )
 
 
 def levels(clip: Decoded) -> list[float]:
     return [float(frame.mean()) for frame in clip.frames]
 
 
-def refused(source: Source, why: str, config: ExtractConfig = BOTH) -> MediaError:
+def refused(source: MediaSource, why: str, config: ExtractConfig = BOTH) -> MediaError:
     with pytest.raises(MediaError, match=why) as caught:
         decode(source, config)
     return caught.value
@@ -77,7 +78,7 @@ class TestLengths:
         clip = decode(processed(tmp_path, None, 20), VIDEO)
         assert clip.frame_time_s == pytest.approx(np.floor((np.arange(8) + 0.5) * 2.5) / 2)
 
-    def rename(self, source: Source, step_s: float) -> None:
+    def rename(self, source: MediaSource, step_s: float) -> None:
         assert source.frames is not None
         for number, path in enumerate(sorted(source.frames.iterdir())):
             path.rename(path.with_name(f"{number * step_s:.2f}.jpg"))
@@ -187,12 +188,16 @@ class TestPictures:
                 os.mkfifo(path)
             else:
                 path.symlink_to("/dev/zero")
-            source = Source("a", container=path) if name == "container" else Source("a", sound=path)
+            source = (
+                MediaSource("a", container=path)
+                if name == "container"
+                else MediaSource("a", sound=path)
+            )
             assert path.name in str(refused(source, "not a regular file"))
 
     def test_bytes_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         source = processed(tmp_path, tone(4.0), 8)
-        monkeypatch.setattr(extract.media.media_file, "MAX_PICTURE_BYTES", 100)
+        monkeypatch.setattr(extract.media.files, "MAX_PICTURE_BYTES", 100)
         refused(source, "at most 100 bytes")
 
     @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "bmp", "gif"])
@@ -298,7 +303,7 @@ class TestSound:
         whole = kind in ("WAVEX", "RF64", "W64")
         container, subtype = (kind, "PCM_16") if whole else ("WAV", kind)
         soundfile.write(path, tone(1.0), RATE_HZ, subtype, format=container)
-        clip = decode(Source("a", sound=path), BOTH.revised(modalities="audio"))
+        clip = decode(MediaSource("a", sound=path), BOTH.revised(modalities="audio"))
         assert clip.waveform is not None
         assert clip.waveform == pytest.approx(tone(1.0), abs=0.02)
 
@@ -311,7 +316,7 @@ class TestNotFinite:
         soundfile.write(path, 2 * level * tone(1.0), RATE_HZ, "FLOAT")
         config = CONFIG.revised(modalities="audio", audio_profile=profile)
         with pytest.raises(MediaError, match=r"peak is 1e\+\d\d where full scale is 1") as caught:
-            Extractor(config, "random:0", "cpu")(Source("a", sound=path))
+            Extractor(config, "random:0", "cpu")(MediaSource("a", sound=path))
         assert caught.value.stage == "audio"
         assert "loud.wav" in str(caught.value)
 
@@ -322,23 +327,23 @@ class TestNotFinite:
         soundfile.write(tmp_path / "a.wav", sound, RATE_HZ, "FLOAT")
         config = CONFIG.revised(modalities="audio", audio_profile=profile)
         with pytest.raises(MediaError, match=r"peak is 3e\+38"):
-            Extractor(config, "random:0", "cpu")(Source("a", sound=tmp_path / "a.wav"))
+            Extractor(config, "random:0", "cpu")(MediaSource("a", sound=tmp_path / "a.wav"))
 
     def test_levels_beyond_float32(self, tmp_path: Path) -> None:
         sound = np.stack([1e300 * tone(1.0).astype(float)] * 2, axis=1)
         soundfile.write(tmp_path / "a.wav", sound, RATE_HZ, "DOUBLE")
-        refused(Source("a", sound=tmp_path / "a.wav"), "beyond float32", CONFIG)
+        refused(MediaSource("a", sound=tmp_path / "a.wav"), "beyond float32", CONFIG)
 
     def test_channels_whose_sum_overflows(self, tmp_path: Path) -> None:
         sound = np.stack([6e38 * tone(1.0).astype(float)] * 2, axis=1)
         soundfile.write(tmp_path / "a.wav", sound, RATE_HZ, "FLOAT")
-        refused(Source("a", sound=tmp_path / "a.wav"), "beyond float32", CONFIG)
+        refused(MediaSource("a", sound=tmp_path / "a.wav"), "beyond float32", CONFIG)
 
     @pytest.mark.parametrize("level", [1e-38, 1e-44])
     def test_sound_below_what_counts_is_finite(self, tmp_path: Path, level: float) -> None:
         soundfile.write(tmp_path / "a.wav", 2 * level * tone(1.0), RATE_HZ, "FLOAT")
         config = CONFIG.revised(modalities="audio")
-        row = Extractor(config, "random:0", "cpu")(Source("a", sound=tmp_path / "a.wav"))
+        row = Extractor(config, "random:0", "cpu")(MediaSource("a", sound=tmp_path / "a.wav"))
         assert all(np.isfinite(values).all() for values in row.features.values())
 
     def test_weights_that_overflow_the_maps(self, tmp_path: Path) -> None:

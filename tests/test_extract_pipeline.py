@@ -39,16 +39,16 @@ from cache.format.index import Index
 from cache.format.index_file import load_index
 from cache.format.lock import writer_lock
 from cache.format.row_table import Entry
-from cache.format.schema import feature_fields
 from cache.format.shard import END_OF_TIME_NS, Clip, Failure, write_shard
 from cache.labels.annotations import read_annotations
 from extract.__main__ import main
 from extract.config import ExtractConfig
 from extract.demo.__main__ import DemoClip
+from extract.features.declare import declare
 from extract.finding import find_sources
 from extract.plan import make_plan
-from extract.sources import Source
-from extract.work.job import Done, ShardJob
+from extract.sources import MediaSource
+from extract.work.job import Done, ShardJob, Workers
 
 ROOT = Path(__file__).parent.parent
 CLIPS = 8
@@ -205,7 +205,7 @@ class TestPlan:
 
     def test_the_guess_of_bytes_is_near(self, whole: Cache) -> None:
         config = ExtractConfig.of(whole.identity)
-        fields = feature_fields(config.model_dump(mode="json"))
+        fields = declare(config).fields
         arrays = sum(np.zeros(f.shape, f.dtype).nbytes for f in fields)
         guess = extract.plan.bytes_per_clip(config)
         assert guess == arrays + config.num_frames * 9000
@@ -349,7 +349,7 @@ class TestFailures:
     ) -> None:
         works = extract.features.extractor.Extractor.__call__
 
-        def bug(self: extract.features.extractor.Extractor, source: Source) -> Clip:
+        def bug(self: extract.features.extractor.Extractor, source: MediaSource) -> Clip:
             if source.id == "clip 1":
                 raise ZeroDivisionError("a bug")
             return works(self, source)
@@ -423,7 +423,7 @@ def test_without_worker_processes_this_one_goes_on(
     """As with a full /dev/shm, where loky finds no room for its semaphores."""
     parallel = extract.work.pipeline._parallel
 
-    def full(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[Done]:
+    def full(job: ShardJob, groups: list[list[MediaSource]], jobs: int) -> Iterator[Done]:
         if jobs > 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return parallel(job, groups, jobs)
@@ -440,20 +440,20 @@ def test_one_process_compiles_librosa_before_the_workers_start(
 ) -> None:
     order: list[str] = []
     monkeypatch.setattr(extract.features.audio, "warm_up", lambda config: order.append("warm up"))
-    shards = extract.work.pipeline._all_shards
+    parallel = extract.work.pipeline._parallel
 
-    def first_shard(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
+    def start(job: ShardJob, groups: list[list[MediaSource]], jobs: int) -> Iterator[Done]:
         order.append("workers")
-        return shards(job, todo, jobs)
+        return parallel(job, groups, jobs)
 
-    monkeypatch.setattr(extract.work.pipeline, "_all_shards", first_shard)
+    monkeypatch.setattr(extract.work.pipeline, "_parallel", start)
     assert run()[0] == 0
     assert order == ["warm up", "workers"]
 
 
 def test_after_a_dead_worker_an_older_failure_is_no_result() -> None:
-    job = ShardJob(Path(), {}, ExtractConfig(), "random:0", "cpu", attempts={"a": 1})
-    source = Source("a", size=5, mtime_ns=7)
+    job = ShardJob(Path(), {}, ExtractConfig(), Workers("random:0"), attempts={"a": 1})
+    source = MediaSource("a", size=5, mtime_ns=7)
     index = Index({})
     index.clips = {}
     assert not job.finished(source, index)
@@ -501,10 +501,10 @@ class TestRefusals:
 class FatalJob(ShardJob):
     """In a worker, one clip kills the process, as a crashing decoder would."""
 
-    def __call__(self, sources: Sequence[Source]) -> Done:
+    def __call__(self, sources: Sequence[MediaSource]) -> Done:
         whole = extract.features.extractor.Extractor.__call__
 
-        def fatal(extractor: extract.features.extractor.Extractor, source: Source) -> object:
+        def fatal(extractor: extract.features.extractor.Extractor, source: MediaSource) -> object:
             if source.id == "clip 4" and multiprocessing.parent_process() is not None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return whole(extractor, source)
@@ -517,6 +517,7 @@ class FatalJob(ShardJob):
 
 
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs")
+@pytest.mark.system
 def test_a_clip_that_kills_its_worker_is_a_failure_and_the_others_finish(
     run: Run, cache: Path, whole: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -555,6 +556,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 LARGE = ("--resize-px", "256", "--frame-size-px", "224", "--num-frames", "8")
 
 
+@pytest.mark.system
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, cache = tmp_path / "set", tmp_path / "cache"
     ids = write_set(data, 24)
@@ -576,6 +578,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(("kills", "jobs"), [(1, 2), pytest.param(10, 2, marks=pytest.mark.slow)])
+@pytest.mark.system
 def test_killed_again_and_again_the_cache_is_the_same(
     tmp_path: Path, kills: int, jobs: int
 ) -> None:

@@ -49,6 +49,7 @@ def test_notebooks_are_stored_bare(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.system
 def test_notebooks_run_to_the_end(
     path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

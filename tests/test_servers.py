@@ -41,6 +41,7 @@ def test_http_server_cuts_connections_as_often_as_told(http_server: HttpServer) 
         assert fs.cat_file(path) == CONTENT
 
 
+@pytest.mark.system
 def test_s3_server_reads_ranges_and_takes_files(s3_server: S3Server, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(CONTENT)
     fs, root = fsspec.url_to_fs(s3_server.bucket("served"), **s3_server.options)

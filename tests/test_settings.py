@@ -126,6 +126,8 @@ def test_absent_json(tmp_path: Path) -> None:
         (["--mode", "slow"], "slow"),
         (["--preset", "unknown"], "classic"),
         (["stray"], "stray"),
+        (["--batch-size", "many"], "valid integer"),
+        (["--batch-siz=2"], "did you mean --batch-size?"),
     ],
 )
 def test_bad_flags_end_with_2(
@@ -135,6 +137,23 @@ def test_bad_flags_end_with_2(
         parse(*argv, presets=PRESETS)
     assert ended.value.code == 2
     assert why in "".join(capsys.readouterr())
+
+
+def test_flags_say_none_and_no(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(Sample(folder=Path("a"), verbose=True).to_json())
+    argv = ["--config", str(tmp_path / "a.json"), "--folder", "None", "--no-verbose"]
+    assert parse(*argv) == Sample()
+
+
+def test_the_command_line_s_library_is_known_in_one_place() -> None:
+    root = Path(__file__).parent.parent
+    knowing = {
+        path.relative_to(root).as_posix()
+        for package in ("cache", "extract", "train")
+        for path in (root / package).rglob("*.py")
+        if "argparse" in path.read_text("utf-8")
+    }
+    assert knowing == {"cache/common/cli.py", "cache/common/settings.py"}
 
 
 def test_frozen_and_revised() -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from servers import HttpServer, S3Server, SshServer
 from synthetic_cache import labels_for, make_cache
 
@@ -40,6 +41,7 @@ def make_caches(folder: Path) -> None:
     (folder / "wanted.txt").write_text("clip00001\nclip00005\n")
 
 
+@pytest.mark.system
 def test_the_page_runs_as_written(
     tmp_path: Path, ssh_server: SshServer, s3_server: S3Server, http_server: HttpServer
 ) -> None:

@@ -18,7 +18,7 @@ from train.fit import loop
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST, LAST
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread", "few_pictures")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_folder_that_somebody_trains_in_is_refused_with_who_and_since_when(
     cache, tmp_path, capsys, more
 ):
     run = tmp_path / "run"
-    with runs.claimed(run, ["."], False):
+    with runs.claimed_run(run, ["."], False):
         assert fit(cache, run, *more) == 2
         assert HERE.search(capsys.readouterr().err)
         assert {path.name for path in run.iterdir()} == {".lock"}
@@ -77,7 +77,10 @@ def test_a_live_run_is_not_resumed_and_a_part_of_one_is_not_trained_in(
 def test_two_runs_of_one_second_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "new_run", lambda: runs.ROOT / "20260101-000000")
-    with runs.claimed(None, ["."], False) as one, runs.claimed(None, ["seed-0"], False) as other:
+    with (
+        runs.claimed_run(None, ["."], False) as one,
+        runs.claimed_run(None, ["seed-0"], False) as other,
+    ):
         assert one != other
         assert one.is_dir()
         assert (other / "seed-0").is_dir()
@@ -128,7 +131,7 @@ def test_a_run_that_was_stopped_in_its_first_epoch_begins_again(
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.Step, "__call__", stop)
+    monkeypatch.setattr(loop.Trainer, "train_step", stop)
     assert fit(cache, tmp_path / "run") == 130
     monkeypatch.undo()
     assert not (tmp_path / "run" / BEST).exists()
@@ -175,7 +178,7 @@ def test_relabelled_and_then_trained(cache, tmp_path):
     [
         (["--seeds", "3", "1", "3"], "a seed is named twice"),
         (["--seeds", "1 1"], "a seed is named twice"),
-        (["--pictures", "-3"], "expected how many, 0 or more"),
+        (["--pictures", "-3"], "expected a whole number, 0 or more"),
     ],
 )
 def test_a_seed_twice_and_less_than_no_pictures_are_refused(cache, tmp_path, capsys, words, told):

@@ -12,11 +12,14 @@ import pytest
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
 
+from cache import open_cache
 from train import __main__ as cli
-from train.commands import evaluate as commands
 from train.commands import fit as fitting
+from train.commands.evaluate import evaluate_run
+from train.commands.predict import predict_cache
 from train.config import PRESETS, TrainConfig
-from train.report import plots
+from train.report.drawing import FOLDER
+from train.report.views import events_to_draw
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST
 
@@ -135,14 +138,14 @@ def test_a_run_folder_holds_what_it_promises(run, cache_path):
     names = {path.name for path in run.iterdir()}
     assert names == {
         *(runs.CONFIG_FILE, runs.FEATURES_FILE, runs.HISTORY_FILE, BEST, "last.pth"),
-        *("metrics_val.json", "predictions_val.json", "report.html", plots.FOLDER),
+        *("metrics_val.json", "predictions_val.json", "report.html", FOLDER),
         *("record.json", "trained_on.h5", ".lock"),
     }
     config = TrainConfig.from_json(run / runs.CONFIG_FILE)
     assert (config.num_classes, config.num_frames) == (3, 8)
     assert str(cache_path) not in (run / runs.CONFIG_FILE).read_text()
     features = json.loads((run / runs.FEATURES_FILE).read_text())
-    assert set(features) == {"fingerprint", "feature_version", "config", "provenance"}
+    assert features == open_cache(cache_path).identity.record()
     result = json.loads((run / "metrics_val.json").read_text())
     assert result["clips_without_features"] == ["clip00004"]
     other = {"gate": "interval", "interval": "gate"}[result["decoding"]]
@@ -156,10 +159,10 @@ def test_a_run_folder_holds_what_it_promises(run, cache_path):
 
 
 def test_pictures_are_drawn_and_not_blank(run):
-    drawn = sorted((run / plots.FOLDER).rglob("*.png"))
+    drawn = sorted((run / FOLDER).rglob("*.png"))
     kinds = {path.stem.split("_", 1)[-1] for path in drawn if path.parent.name == "val"}
     assert kinds == {"spatial", "temporal", "cross_modal", "timeline"}
-    top = {path.name for path in drawn if path.parent.name == plots.FOLDER}
+    top = {path.name for path in drawn if path.parent.name == FOLDER}
     assert top == {"curves.png", "intervals_val.png", "confusion_val.png", "gates_val.png"}
     for path in drawn:
         with Image.open(path) as picture:
@@ -201,7 +204,7 @@ def test_evaluate_writes_scores_and_records_every_look_at_test(run, cache_path, 
 def test_predict_needs_no_labels_and_agrees_with_evaluate(run, cache_path, tmp_path, capsys):
     other = make_cache(tmp_path / "c", clips=30, classes=3, missing=["clip00004"])
     (other / "labels.h5").unlink()
-    found = commands.predict_cache(run, other, out=tmp_path / "out", pictures=1)
+    found = predict_cache(run, other, out=tmp_path / "out", pictures=1)
     assert found == json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(list((tmp_path / "out").rglob("*_spatial.png"))) == 1
     by_id = {entry["id"]: entry for entry in found}
@@ -245,7 +248,7 @@ def test_one_number_says_how_many_seeds_and_ablations_train_three_models(
     place = tmp_path / "three"
     argv = ["fit", "--cache", str(cache_path), "--run", str(place), *FLAGS, "--pictures", "0"]
     assert cli.main([*argv, "--epochs", "1", "--seeds", "2", "--ablations"]) == 0
-    table = capsys.readouterr().out.rsplit("which event:", 1)[0].splitlines()[-1]
+    table = capsys.readouterr().out.rsplit("top-1 accuracy", 1)[0].splitlines()[-1]
     for name in ("both", "audio", "video"):
         found = sorted(path.parent.name for path in (place / name).glob(f"*/{BEST}"))
         assert found == ["seed-0", "seed-1"]
@@ -278,11 +281,11 @@ def test_leaked_ids_are_scored_apart(tmp_path, capsys):
     cache = make_cache(tmp_path / "c", labels=dataclasses.replace(labels, ids=ids))
     config = SMALL.revised(epochs=1)
     fitting.fit(cache, tmp_path / "run", config, pictures=0)
-    result = commands.evaluate_run(tmp_path / "run", cache, "test", pictures=0)[0]
+    result = evaluate_run(tmp_path / "run", cache, "test", pictures=0)[0]
     assert "model, without 1 seen" in result["scores"]
     assert "stand in both train and test" in capsys.readouterr().out
     fitting.fit(cache, tmp_path / "other", config.revised(drop_leaks=True), pictures=0)
-    result = commands.evaluate_run(tmp_path / "other", cache, "test", pictures=0)[0]
+    result = evaluate_run(tmp_path / "other", cache, "test", pictures=0)[0]
     assert not any("seen" in name for name in result["scores"])
     refused(
         capsys, "labels of the training rows",
@@ -369,5 +372,5 @@ def test_events_to_draw_are_short_ones_of_each_class_first():
         {"category": c, "start_s": 0, "end_s": end}
         for c, end in [("a", 10), ("a", 3), ("a", 4), ("b", 5), ("b", 10)]
     ]
-    assert commands.choose(rows, 10.0, 3) == [1, 3, 2]
-    assert commands.choose(rows, 10.0, 99) == [1, 3, 2, 0, 4]
+    assert events_to_draw(rows, 10.0, 3) == [1, 3, 2]
+    assert events_to_draw(rows, 10.0, 99) == [1, 3, 2, 0, 4]

@@ -9,12 +9,13 @@ from synthetic_cache import CONFIG, labels_for, make_cache
 
 from cache import open_cache
 from cache.common.errors import CacheError, ConfigError
-from cache.format.schema import AUDIO_FEATURES
+from cache.format.fields import Rate
 from cache.labels.store import write_labels
 from train.config import TrainConfig
-from train.data.dataset import load_clips, load_dataset, pick_device, resolve
-from train.data.pooling import pool_steps
-from train.fit.normalize import standardise
+from train.data.dataset import load_dataset, resolve
+from train.data.features import load_features, torch_device
+from train.data.reader import pool_steps
+from train.fit.normalize import normalize
 from train.model.fusion import FusionModel
 
 CPU = TrainConfig(device="cpu")
@@ -32,7 +33,7 @@ def resolved(cache, **changes):
 def test_pooling_gives_mean_and_deviation_of_the_valid_steps_in_each_window():
     features = np.arange(10, dtype=np.float32)[None, :, None].repeat(2, 0)
     features[1, 5:] = np.nan
-    pooled, valid = pool_steps([features], np.array([10, 5]), hop_s=0.25, window_s=1.0, windows=3)
+    pooled, valid = pool_steps([features], np.array([10, 5]), Rate(4.0), window_s=1.0, windows=3)
     np.testing.assert_allclose(pooled[0, :, 0], [1.5, 5.5, 8.5])
     np.testing.assert_allclose(pooled[1, :, 0], [1.5, 4.0, 0.0])
     np.testing.assert_allclose(pooled[0, :, 1], [np.std(range(4)), np.std(range(4)), 0.5])
@@ -48,7 +49,7 @@ def test_pooling_takes_parts_as_stored_and_leaves_them_alone():
     for part in parts:
         part[1, 20:] = part[2, 1:] = np.nan
     before = [part.copy() for part in parts]
-    pooled, valid = pool_steps(parts, steps, hop_s=0.1, window_s=0.5, windows=8)
+    pooled, valid = pool_steps(parts, steps, Rate(10.0), window_s=0.5, windows=8)
     together = np.concatenate(parts, axis=2).astype(np.float64)
     window = np.minimum(np.arange(43) * 0.1 / 0.5, 7).astype(int)
     for clip, length in enumerate(steps):
@@ -64,7 +65,7 @@ def test_pooling_takes_parts_as_stored_and_leaves_them_alone():
 
 
 def test_features_arrive_as_cached(cache):
-    clips = load_clips(cache, resolved(cache), cache.ids, 3)
+    clips = load_features(cache, resolved(cache), cache.ids, 3)
     row = 7
     maps = cache.read("video/maps", [row])[0]
     assert clips.maps.dtype == torch.float16
@@ -76,7 +77,7 @@ def test_features_arrive_as_cached(cache):
     hop_s = CONFIG["hop_samples"] / CONFIG["sample_rate_hz"]
     in_third = [k for k in range(431) if 1.0 <= k * hop_s < 1.5]
     at = 0
-    for name in AUDIO_FEATURES:
+    for name in ("mfcc", "mel", "chroma", "contrast", "tonnetz"):
         raw = cache.read(f"audio/{name}", [row])[0].astype(np.float32)
         found = clips.audio[row, 2, at : at + raw.shape[1]].numpy()
         np.testing.assert_allclose(found, raw[in_third].mean(0), atol=2e-3)
@@ -89,7 +90,7 @@ def test_features_arrive_as_cached(cache):
 
 
 def test_batches_are_selections_and_reuse_one_buffer(cache):
-    clips = load_clips(cache, resolved(cache), cache.ids, 3)
+    clips = load_features(cache, resolved(cache), cache.ids, 3)
     rows = torch.tensor([5, 0, 5])
     batch = clips.batch(rows)
     assert batch.frames.maps.dtype == torch.float32
@@ -101,7 +102,7 @@ def test_batches_are_selections_and_reuse_one_buffer(cache):
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
 def test_one_modality_loads_one_stream(cache, modality):
-    clips = load_clips(cache, resolved(cache, modality=modality), cache.ids, 3)
+    clips = load_features(cache, resolved(cache, modality=modality), cache.ids, 3)
     batch = clips.batch(torch.tensor([0]))
     assert (batch.sound is None) is (modality == "video")
     assert (batch.frames is None) is (modality == "audio")
@@ -153,11 +154,11 @@ def test_leaks_are_reported_and_dropped_on_demand(tmp_path):
     assert any("2 row(s) of train dropped" in note for note in dropped.rows.notes)
 
 
-def test_standardising_uses_the_training_rows_alone(cache):
+def test_normalizing_uses_the_training_rows_alone(cache):
     config = resolved(cache)
     dataset = load_dataset(cache, config)
     model = FusionModel(dataset.clips.shapes, config)
-    standardise(model, dataset.clips, dataset.splits["train"])
+    normalize(model, dataset.clips, dataset.splits["train"])
     train = dataset.splits["train"].clip
     audio = dataset.clips.audio[train].flatten(0, 1)
     torch.testing.assert_close(model.audio.mean, audio.mean(0))
@@ -200,10 +201,10 @@ def test_a_cache_without_usable_rows_is_refused(tmp_path):
 
 def test_too_little_memory_says_how_much_is_needed(cache):
     with pytest.raises(ConfigError, match=r"memory_gb.*stream them takes 0\.\d+ GB at least"):
-        load_clips(cache, resolved(cache, memory_gb=0.001), cache.ids, 3)
+        load_features(cache, resolved(cache, memory_gb=0.001), cache.ids, 3)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="cuda"):
-        pick_device("cuda")
+        torch_device("cuda")

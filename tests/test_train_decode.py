@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.score.decode import best_run, gate_targets, second_probability
+from train.fit.loop import gate_targets
+from train.score.decode import best_run, second_probability
 from train.score.metrics import Events, Predictions, second_count, segments
 from train.score.summary import score
 

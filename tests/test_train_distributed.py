@@ -22,10 +22,13 @@ SETTINGS = """
     --map-channels 16 --dropout 0 --input-dropout 0 --pictures 0
 """.split()  # noqa: SIM905
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="this torch has no gloo",
-)
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(
+        not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+        reason="this torch has no gloo",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ LAUNCHER = f"""
 import sys
 sys.path[:0] = [{str(ROOT)!r}]
 from train.__main__ import main
-from train.model.fusion import VideoStream
+from train.model.layers import VideoStream
 VideoStream._partly_even = lambda self, weights: (weights + 1 / weights.shape[-1]) / 2
 sys.exit(main())
 """
@@ -130,21 +133,22 @@ def test_each_process_streams_its_own_shards_and_an_error_ends_all(cache, tmp_pa
         "import sys, torch\n"
         f"sys.path[:0] = [{str(ROOT)!r}]\n"
         "from pathlib import Path\n"
-        "import train.data.clips, train.data.dataset, train.data.stream\n"
+        "import train.data.features, train.data.reader, train.data.stream\n"
         "from cache import open_cache\n"
+        "from train.data.dataset import load_dataset, resolve\n"
         "from train.config import TrainConfig\n"
-        "from train.distributed import joined\n"
-        "for module in (train.data.clips, train.data.dataset, train.data.stream):\n"
+        "from train.distributed import process_group\n"
+        "for module in (train.data.features, train.data.reader, train.data.stream):\n"
         "    module.PART_CLIPS = 4\n"
-        "train.data.dataset._where = lambda *_: (30, 'streamed', False)\n"
-        "with joined(torch.device('cpu')) as world:\n"
+        "train.data.features._where = lambda *_: (30, 'streamed', False)\n"
+        "with process_group(torch.device('cpu')) as group:\n"
         "    cache = open_cache(sys.argv[1])\n"
-        "    config = train.data.resolve(TrainConfig(device='cpu'), cache, cache.labels.classes)\n"
-        "    data = train.data.load_dataset(cache, config)\n"
+        "    config = resolve(TrainConfig(device='cpu'), cache, cache.labels.classes)\n"
+        "    data = load_dataset(cache, config)\n"
         "    rows = data.splits['train']\n"
         "    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))\n"
-        "    found = [(c.tolist(), n) for c, n in data.clips.epoch(order, rows.clip, 8, world)]\n"
-        "    Path(sys.argv[2], f'{world.rank}.json').write_text(__import__('json').dumps(found))\n"
+        "    found = [(c.tolist(), n) for c, n in data.clips.epoch(order, rows.clip, 8, group)]\n"
+        "    Path(sys.argv[2], f'{group.rank}.json').write_text(__import__('json').dumps(found))\n"
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
     subprocess.run([*launch, str(probe), str(cache), str(tmp_path)], check=True, timeout=200)

@@ -12,15 +12,15 @@ from synthetic_cache import CONFIG, labels_for
 from cache import Cache, CacheError, open_cache
 from cache.format import shard
 from cache.format.finite import all_finite
-from cache.format.identity import claim, make_identity
-from cache.format.schema import feature_fields
+from cache.format.identity import Identity, claim
 from cache.format.shard import Clip
 from cache.labels.store import write_labels
+from extract.config import ExtractConfig
+from extract.features.declare import declare
 from train.config import TrainConfig
-from train.data import clips as clips_module
-from train.data import dataset as data
-from train.data.dataset import load_clips, load_dataset
-from train.data.stream import Streamed
+from train.data import features, reader
+from train.data.dataset import load_dataset
+from train.data.features import load_features
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 SMALL = TrainConfig(
@@ -32,15 +32,15 @@ CLIPS, BAD = 12, "clip00007"
 def cache_with(folder: Path, name: str, value: float, place: int = 0) -> Cache:
     """A cache of ones in which one number of one clip is `value`."""
     settings = {**CONFIG, **TINY, "audio_profile": "librosa"}
-    fields = feature_fields(settings)
+    declared = declare(ExtractConfig.parse(settings))
     labels = labels_for(CLIPS, 2)
     labels.start_s[:], labels.end_s[:] = 0.0, 2.0
-    identity = make_identity(settings, 1, {"made_by": "test"})
+    identity = Identity(1, settings, declared, {"made_by": "test"})
     claim(folder, identity)
     write_labels(folder, labels)
     made = []
     for clip_id in labels.ids:
-        features = {field.name: np.ones(field.shape, field.dtype) for field in fields}
+        features = {field.name: np.ones(field.shape, field.dtype) for field in declared.fields}
         if clip_id == BAD:
             features[name].reshape(-1)[place] = value
         pictures = [b"\xff\xd8\xff\xd9"] * 2
@@ -67,13 +67,13 @@ def test_training_names_the_clip(
 ) -> None:
     cache = cache_with(tmp_path, name, value)
     if streamed:
-        for module in (clips_module, data):
+        for module in (reader, features):
             monkeypatch.setattr(module, "PART_CLIPS", 3)
-        monkeypatch.setattr(data, "_where", lambda *_: (6, "streamed", False))
+        monkeypatch.setattr(features, "_where", lambda *_: (6, "streamed", False))
 
     def read() -> None:
         dataset = load_dataset(cache, SMALL)
-        assert isinstance(dataset.clips, Streamed), "all in memory would have been read by now"
+        assert dataset.clips.stream, "all in memory would have been read by now"
         list(dataset.clips.batches(torch.arange(len(dataset.clips.ids)), 4))
 
     with pytest.raises(CacheError, match=rf"the clip {BAD}: .*not finite.*cache verify"):
@@ -82,7 +82,7 @@ def test_training_names_the_clip(
 
 def test_steps_that_a_clip_does_not_have_may_hold_anything(tmp_path: Path) -> None:
     cache = cache_with(tmp_path, "audio/mel", np.nan, -1)
-    assert load_clips(cache, SMALL, cache.ids, 2).audio.isfinite().all()
+    assert load_features(cache, SMALL, cache.ids, 2).audio.isfinite().all()
 
 
 def test_a_number_too_large_to_be_squared_names_the_clip_too(tmp_path: Path) -> None:

@@ -16,25 +16,31 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from small_media import resealed
 from synthetic_cache import labels_for, make_cache
 
 from cache import Cache, open_cache
 from cache.common.errors import AvelError, CacheError, ConfigError
 from cache.common.strict_json import MAX_JSON_BYTES, parse_json
-from cache.format.schema import fingerprint
+from cache.format.identity import Identity
 from cache.labels.store import write_labels
 from extract.config import FEATURE_VERSION, ExtractConfig
+from extract.features.declare import declare
 from extract.features.weights import check_weights
 from extract.one_clip import _like, _weights
 from train import __main__ as cli
-from train.commands import evaluate as commands
 from train.commands import fit as fitting
+from train.commands.evaluate import evaluate_run
+from train.commands.predict import predict_cache
+from train.commands.report import report
 from train.config import TrainConfig
-from train.data import dataset as data
-from train.data.dataset import Dataset, load_clips, load_dataset, resolve
+from train.data import reader
+from train.data.dataset import Dataset, load_dataset, resolve
+from train.data.features import load_features
 from train.fit import loop
 from train.model.fusion import FusionModel
-from train.report import page, plots, run_plots
+from train.report import page, run_plots
+from train.report.drawing import FOLDER
 from train.runs import checkpoint, record, stored
 from train.runs.checkpoint import BEST, LAST, CheckpointError, load
 from train.runs.clip_features import check_same_features
@@ -65,7 +71,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def trained(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     fitting.fit(cache.path, run, SMALL, pictures=0)
-    commands.evaluate_run(run, cache.path, SPLIT, pictures=0)
+    evaluate_run(run, cache.path, SPLIT, pictures=0)
     return run
 
 
@@ -89,7 +95,7 @@ def test_links_in_a_run_are_replaced_or_refused_and_never_followed(
         (run / name).unlink(missing_ok=True)
         (run / name).symlink_to(outside / name)
     before = {path.name: path.read_bytes() for path in outside.iterdir()}
-    commands.evaluate_run(run, cache.path, SPLIT, pictures=1)
+    evaluate_run(run, cache.path, SPLIT, pictures=1)
     assert {path.name: path.read_bytes() for path in outside.iterdir()} == before
     assert not (run / page.FILE).is_symlink()
     assert json.loads((run / f"metrics_{SPLIT}.json").read_text())["split"] == SPLIT
@@ -99,8 +105,8 @@ def test_links_in_a_run_are_replaced_or_refused_and_never_followed(
     "name",
     [
         "test_evaluations.jsonl",
-        plots.FOLDER,
-        f"{plots.FOLDER}/{SPLIT}",
+        FOLDER,
+        f"{FOLDER}/{SPLIT}",
         "history.json",
         "metrics_val.json",
         BEST,
@@ -116,6 +122,7 @@ def test_links_that_would_be_read_or_added_to_are_refused(
         path.rename(outside)
     if not outside.exists():
         outside.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.symlink_to(outside)
     before = outside.read_bytes() if outside.is_file() else sorted(outside.iterdir())
     argv = ["evaluate", "--run", str(run), "--cache", str(cache.path), "--split", SPLIT]
@@ -133,11 +140,11 @@ def test_a_seed_or_a_folder_of_answers_that_is_a_link_is_refused(
     seeds.mkdir()
     (seeds / "seed-0").symlink_to(run)
     with pytest.raises(ConfigError, match="seed-0: a link"):
-        commands.evaluate_run(seeds, cache.path, "val")
+        evaluate_run(seeds, cache.path, "val")
     (tmp_path / "elsewhere").mkdir()
     (run / "predictions").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CacheError, match="predictions: a link"):
-        commands.predict_cache(run, cache.path, pictures=0)
+        predict_cache(run, cache.path, pictures=0)
     assert not any((tmp_path / "elsewhere").iterdir())
 
 
@@ -289,18 +296,19 @@ def test_features_json_is_taken_or_refused(run: Path) -> None:
     fuzz(run / "features.json", as_like, 300, 1)
 
 
-def test_features_json_that_was_sealed_anew_is_taken_or_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_features_json_that_was_sealed_anew_is_taken_or_refused(
+    tmp_path: Path, version: int
+) -> None:
     path, rng, taken = tmp_path / "features.json", random.Random(2), 0
-    like = {
-        "config": ExtractConfig().resolved("0" * 64),
-        "provenance": {"weights": "random:0", "python": "3.11"},
-        "fingerprint": "",
-        "feature_version": FEATURE_VERSION,
-    }
+    config, provenance = ExtractConfig(), {"weights": "random:0", "python": "3.11"}
+    like = Identity(
+        FEATURE_VERSION, config.resolved("0" * 64), declare(config), provenance, version
+    ).record()
     for _ in range(400):
         odd = mutate(like, rng)
         with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
-            odd["fingerprint"] = fingerprint(odd["config"], odd["feature_version"])
+            odd = resealed(odd)
         path.write_text(json.dumps(odd))
         with contextlib.suppress(AvelError):
             as_like(path)
@@ -314,7 +322,7 @@ def test_config_json_is_taken_or_refused(run: Path) -> None:
 
 def test_scores_are_taken_or_refused(run: Path) -> None:
     def read(path: Path) -> None:
-        commands.report([path.parent], "val")
+        report([path.parent], "val")
         page._scores(stored.read_scores(path))
 
     fuzz(run / "metrics_val.json", read, 400, 4)
@@ -418,7 +426,7 @@ def test_a_model_of_other_shapes_than_the_cache_is_refused(cache: Cache, run: Pa
     about["shapes"]["cells"] = 3
     torch.save({**payload, "about": json.dumps(about)}, path)
     with pytest.raises(CacheError, match="cells: the model expects 3, the cache gives 2"):
-        commands.predict_cache(run, cache.path, pictures=0)
+        predict_cache(run, cache.path, pictures=0)
 
 
 _ODD_STATES: list[Any] = [
@@ -464,14 +472,14 @@ def test_what_is_stored_of_an_object_does_not_replace_its_attributes(
     original = loop.restore
 
     def watch(*arguments: Any) -> Any:
-        found = original(*arguments)
-        seen.extend(arguments[-2:])
-        return found
+        seen.append(arguments[1])
+        return original(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "restore", watch)
         resume(dataset, run)
-    optimizer, scheduler = seen
+    (state,) = seen
+    optimizer, scheduler = state.optimizer, state.scheduler
     assert (scheduler.mode, scheduler.factor) == ("max", SMALL.scheduler_factor)
     assert callable(scheduler.step)
     assert scheduler.optimizer is optimizer
@@ -486,16 +494,16 @@ def test_what_is_stored_of_an_object_does_not_replace_its_attributes(
 def test_a_run_that_diverges_says_so_and_can_be_scored(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loop.train_epoch
+    original = loop.Trainer.train_epoch
 
-    def diverging(epoch_step: Any, epoch: int) -> list[float]:
-        losses = original(epoch_step, epoch)
+    def diverging(trainer: loop.Trainer, epoch: int) -> list[float]:
+        losses = original(trainer, epoch)
         if epoch == 3:  # in its last step: the epoch's losses are finite still
             with torch.no_grad():
-                epoch_step.step.average.model.gate.weight.fill_(torch.nan)
+                trainer.state.ema.model.gate.weight.fill_(torch.nan)
         return losses
 
-    monkeypatch.setattr(loop, "train_epoch", diverging)
+    monkeypatch.setattr(loop.Trainer, "train_epoch", diverging)
     run = tmp_path / "run"
     with pytest.raises(loop.TrainingError) as caught:
         fitting.fit(cache.path, run, SMALL.revised(epochs=5), pictures=0)
@@ -504,7 +512,7 @@ def test_a_run_that_diverges_says_so_and_can_be_scored(
     assert "--learning-rate" in str(caught.value)
     assert "weights of the epochs before are kept" in str(caught.value)
     assert load(run / LAST)[1].epoch == 2
-    (result,) = commands.evaluate_run(run, cache.path, "val", pictures=0)
+    (result,) = evaluate_run(run, cache.path, "val", pictures=0)
     assert result["epoch"] in (1, 2)
 
 
@@ -526,8 +534,8 @@ def test_one_class_alone_trains_and_is_scored_drawn_and_predicted(
     (result,) = fitting.fit(cache.path, run, SMALL.revised(epochs=1), pictures=1)
     assert result["scores"]["model"]["auc"] is None
     assert result["scores"]["model"]["top1"] == 1.0
-    assert "AUC" in commands.report([run], "val")
-    found = commands.predict_cache(run, cache.path, pictures=1)
+    assert "AUC" in report([run], "val")
+    found = predict_cache(run, cache.path, pictures=1)
     assert {row["predicted"] for row in found} == {"Class 0"}
     assert {row["confidence"] for row in found} == {1.0}
 
@@ -574,8 +582,8 @@ def test_settings_that_no_file_or_machine_can_hold_are_refused(field: str, value
 def test_a_rate_that_makes_too_many_steps_is_refused_before_anything_is_read(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "_MAX_STEPS", 16)
-    rate = 16 / cache.config["clip_seconds"]
-    load_clips(cache, SMALL.revised(audio_rate_hz=rate), cache.ids, 3)
+    monkeypatch.setattr(reader, "_MAX_STEPS", 16)
+    rate = 16 / cache.clip_seconds
+    load_features(cache, SMALL.revised(audio_rate_hz=rate), cache.ids, 3)
     with pytest.raises(ConfigError, match=r"audio_rate_hz: .* 17 steps .* expected at most 16;"):
-        load_clips(cache, SMALL.revised(audio_rate_hz=17 / 16 * rate), cache.ids, 3)
+        load_features(cache, SMALL.revised(audio_rate_hz=17 / 16 * rate), cache.ids, 3)

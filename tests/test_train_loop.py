@@ -14,10 +14,11 @@ from cache.common.errors import ConfigError
 from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
 from train.fit import loop
-from train.fit.normalize import standardise
-from train.fit.step import Average, EpochStep, Step, make_optimizer
+from train.fit.cuda_graph import StepGraph
+from train.fit.loop import Trainer
+from train.fit.normalize import normalize
+from train.fit.state import TrainState
 from train.model.fusion import FusionModel
-from train.runs import checkpoint
 from train.runs.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.score.metrics import Predictions, classification, localization
 
@@ -45,15 +46,13 @@ def prepare(cache, config):
     dataset = load_dataset(cache, config, ("train", "val"))
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config)
-    standardise(model, dataset.clips, dataset.splits["train"])
-    about = About(
-        config=config,
-        classes=dataset.classes,
-        shapes=checkpoint.shapes_as_json(dataset.clips.shapes),
-        fingerprint=cache.fingerprint,
-        features=cache.config,
-    )
-    return model, dataset, about
+    normalize(model, dataset.clips, dataset.splits["train"])
+    return model, dataset, About.of(config, dataset, cache)
+
+
+def trainer_of(model, dataset, config):
+    rows = dataset.splits["train"]
+    return Trainer(TrainState.begin(model, config, len(rows)), config, dataset.clips, rows)
 
 
 def train(cache, config, run, resume=False):
@@ -79,12 +78,10 @@ def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(tmp_path, mo
     torch.manual_seed(0)
     model = FusionModel(dataset.clips.shapes, config)
     rows = dataset.splits["train"]
-    standardise(model, dataset.clips, rows)
-    optimizer = make_optimizer(model, config)
-    step = Step(model, optimizer, config, dataset.clips.device, Average(model, 0, 1))
-    epoch_step = EpochStep(step, dataset.clips, rows)
+    normalize(model, dataset.clips, rows)
+    trainer = trainer_of(model, dataset, config)
     for epoch in range(150):
-        loop.train_epoch(epoch_step, epoch)
+        trainer.train_epoch(epoch)
     truth = loop.events(rows, 10.0)
     for name, guess in loop.predict(model, dataset.clips, rows.clip).items():
         assert classification(truth, guess)["top1"] == 1.0
@@ -127,7 +124,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(cache, tmp_path):
 
 def test_a_run_that_is_stopped_within_an_epoch_loses_only_that_epoch(cache, tmp_path, monkeypatch):
     whole, _ = train(cache, SMALL, tmp_path / "whole")
-    original, calls = loop.Step.__call__, []
+    original, calls = Trainer.train_step, []
 
     def stop_later(self, *arguments):
         calls.append(1)
@@ -135,7 +132,7 @@ def test_a_run_that_is_stopped_within_an_epoch_loses_only_that_epoch(cache, tmp_
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(loop.Step, "__call__", stop_later)
+    monkeypatch.setattr(Trainer, "train_step", stop_later)
     with pytest.raises(KeyboardInterrupt):
         train(cache, SMALL, tmp_path / "parts")
     monkeypatch.undo()
@@ -199,11 +196,10 @@ def test_validation_chooses_the_decoding(cache, tmp_path, monkeypatch):
 
 def test_gradients_are_clipped(cache):
     model, dataset, about = prepare(cache, SMALL.revised(grad_clip=1e-3))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    trainer = trainer_of(model, dataset, about.config)
+    trainer.state.optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    step = Step(model, optimizer, about.config, dataset.clips.device, Average(model, 0, 1))
-    rows = dataset.splits["train"]
-    step(dataset.clips.batch(rows.clip[:8]), rows.category[:8], rows.interval[:8])
+    trainer.train_step(torch.arange(8), 8)
     moved = torch.stack(
         [(p.detach() - b).norm() for p, b in zip(model.parameters(), before, strict=True)]
     ).norm()
@@ -330,30 +326,23 @@ def test_a_captured_step_trains_like_a_plain_one(cache, monkeypatch):
     config = SMALL.revised(device="cuda", dropout=0.0, batch_size=4)
     found = []
     for warm_up in (3, 10**9):  # the second never captures
-        monkeypatch.setattr(EpochStep, "_WARM_UP", warm_up)
+        monkeypatch.setattr(StepGraph, "_WARM_UP", warm_up)
         model, dataset, about = prepare(cache, config)
         model.cuda()
-        step = Step(
-            model,
-            make_optimizer(model, about.config),
-            about.config,
-            dataset.clips.device,
-            Average(model, 2, 5),
-        )
-        epoch_step = EpochStep(step, dataset.clips, dataset.splits["train"])
-        found.append([loop.train_epoch(epoch_step, epoch)[0] for epoch in range(4)])
-        assert (epoch_step._graph is not None) is (warm_up == 3)
+        trainer = trainer_of(model, dataset, about.config)
+        found.append([trainer.train_epoch(epoch)[0] for epoch in range(4)])
+        assert (trainer._step._graph is not None) is (warm_up == 3)
     assert found[0] == pytest.approx(found[1], rel=2e-2)
 
 
 def test_each_epoch_takes_every_row_once_in_an_order_of_its_own(cache, tmp_path, monkeypatch):
-    original, seen = EpochStep.__call__, []
+    original, seen = Trainer.train_step, []
 
-    def watch(self, chosen, rows):
+    def watch(self, chosen, count):
         seen.extend(chosen.tolist())
-        return original(self, chosen, rows)
+        return original(self, chosen, count)
 
-    monkeypatch.setattr(EpochStep, "__call__", watch)
+    monkeypatch.setattr(Trainer, "train_step", watch)
     train(cache, SMALL.revised(epochs=2), tmp_path / "run")
     half = len(seen) // 2
     assert sorted(seen[:half]) == sorted(seen[half:]) == list(range(18))

@@ -8,9 +8,10 @@ import torch
 
 from train.config import PRESETS, TrainConfig
 from train.data.batch import Batch, Frames, Shapes, Sound
-from train.fit.step import losses
-from train.model.fusion import FusionModel, InputDropout, at_frames, at_steps
+from train.fit.loop import compute_losses
+from train.model.fusion import FusionModel, at_frames, at_steps
 from train.model.fusion import gated_interval as interval_of
+from train.model.layers import Attention, InputDropout
 
 SHAPES = Shapes(audio_features=20, map_channels=24, cells=7, classes=5, clip_seconds=10.0)
 CONFIG = TrainConfig(
@@ -55,10 +56,11 @@ def test_output_shapes_and_interval_law(modality):
 
 @pytest.mark.parametrize("modality", ["both", "audio", "video"])
 def test_every_parameter_gets_a_gradient(modality):
-    model = make_model(modality=modality)
-    output = model(make_batch())
+    model, batch = make_model(modality=modality), make_batch()
     target = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
-    losses(output, torch.tensor([0, 1, 2]), target, CONFIG)[0].backward()
+    steps = model.step_count(batch)
+    losses = compute_losses(model(batch), torch.tensor([0, 1, 2]), target, CONFIG, N, steps)
+    losses[0].backward()
     idle = [
         name
         for name, parameter in model.named_parameters()
@@ -87,12 +89,21 @@ def test_attention_shapes_and_sums():
 
 
 @pytest.mark.parametrize("modality", ["both", "audio", "video"])
-def test_open_attention_gives_the_fast_path_s_numbers(modality):
+def test_being_looked_at_changes_no_answer(modality):
     model = make_model(modality=modality).eval()
     batch = make_batch(steps_valid=13)
     fast, open_ = model(batch), model(batch, return_attention=True)
-    torch.testing.assert_close(fast.logits, open_.logits)
-    torch.testing.assert_close(fast.interval, open_.interval)
+    for name in ("logits", "interval", "gate_logits"):
+        assert torch.equal(getattr(fast, name), getattr(open_, name))
+
+
+def test_the_map_is_the_weights_of_the_values():
+    block = Attention(16, 8, 4)
+    x, context = torch.rand(N, 5, 16), torch.rand(N, 6, 8)
+    valid = torch.arange(6).expand(N, 6) < 4
+    out, shown = block(x, context, valid, weights=True)
+    value = block.key_value(context).chunk(2, dim=-1)[1].view(N, 6, 4, 4).transpose(1, 2)
+    torch.testing.assert_close(block.out((shown @ value).transpose(1, 2).flatten(2)), out)
 
 
 def test_padded_steps_get_no_weight_and_change_nothing():
@@ -188,7 +199,7 @@ def test_sound_that_is_missing_under_a_frame_guides_nothing():
     assert (heard[:, 4:] == 0).all()
 
 
-def test_standardising_is_folded_into_the_projection():
+def test_normalizing_is_folded_into_the_projection():
     model = make_model(modality="video").eval()
     batch = make_batch()
     plain = model(batch).logits
@@ -207,11 +218,13 @@ def test_size_at_the_defaults_and_classic():
 
 
 def test_losses_are_cross_entropy_weighted_l1_and_the_gates_own():
-    output = make_model().eval()(make_batch())
+    model, batch = make_model().eval(), make_batch(steps_valid=13)
+    output, steps = model(batch), model.step_count(batch)
     target = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
     category = torch.tensor([0, 1, 2])
     config = CONFIG.revised(label_smoothing=0.0, interval_weight=0.3, gate_weight=0.7)
-    total, classes, spans, gate = losses(output, category, target, config).tolist()
+    losses = compute_losses(output, category, target, config, N, steps)
+    total, classes, spans, gate = losses.tolist()
     log_probability = output.logits.log_softmax(1)[range(3), category]
     assert classes == pytest.approx(-log_probability.mean().item())
     assert spans == pytest.approx(np.abs((output.interval - target).detach().numpy()).mean())
@@ -219,7 +232,8 @@ def test_losses_are_cross_entropy_weighted_l1_and_the_gates_own():
     middle = output.steps.mean(dim=-1).numpy()
     on = (middle >= target[:, :1].numpy()) & (middle < target[:, 1:].numpy())
     real = np.isfinite(output.gate_logits.detach().numpy())
-    surprise = -np.log(np.where(on, chance, 1 - chance))[real].mean()
+    assert steps == real.sum()
+    surprise = -np.log(np.where(on, chance, 1 - chance)[real]).mean()
     assert gate == pytest.approx(surprise, rel=1e-5)
     assert total == pytest.approx(classes + 0.3 * spans + 0.7 * gate)
 

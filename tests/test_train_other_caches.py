@@ -13,20 +13,21 @@ from tiny_runs import FLAGS, TINY, copied, score, tiny_labels
 from cache.common.errors import AvelError, CacheError
 from cache.labels.store import write_labels
 from train import __main__ as cli
-from train.commands import evaluate as commands
-from train.report import plots
+from train.commands.evaluate import evaluate_run
+from train.commands.report import report
+from train.report.drawing import FOLDER
 from train.runs import evaluate
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread", "few_pictures")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, few_pictures):
+def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     make_cache(folder / "cache", labels=tiny_labels(), **TINY)
     words = ["fit", "--cache", str(folder / "cache"), "--run", str(folder / "run"), *FLAGS]
     assert cli.main(words) == 0
-    commands.evaluate_run(folder / "run", folder / "cache", "test", pictures=0)
+    evaluate_run(folder / "run", folder / "cache", "test", pictures=0)
     return folder
 
 
@@ -100,7 +101,7 @@ def only_split(labels, split, **changes):
 def test_a_test_set_alone_is_scored_beside_the_runs_own_baselines(run, cache):
     before = stored(run)
     write_labels(cache, only_split(tiny_labels(), "test"))
-    result = score(run, cache)
+    result = score(run, cache, pictures=1)
     assert result["scores"] == before["scores"]
     assert result["training_rows"] == before["training_rows"]
     assert result["other_cache"] == "cache"
@@ -197,14 +198,15 @@ def test_report_tells_of_each_run_what_was_seen(made, cache, tmp_path, capsys):
     assert "one, without 1 seen" in shown
     path = tmp_path / "one" / "metrics_test.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "code": "0" * 16}))
-    commands.report([tmp_path / "one", tmp_path / "two"], "test")
+    report([tmp_path / "one", tmp_path / "two"], "test")
     assert "not all were scored by the same code" in capsys.readouterr().err
 
 
 def test_pictures_of_another_cache_do_not_replace_the_runs_own(run, cache):
-    own = {path: path.stat().st_mtime_ns for path in (run / plots.FOLDER).rglob("*")}
+    score(run, cache, pictures=1)
+    own = {path: path.stat().st_mtime_ns for path in (run / FOLDER).rglob("*")}
     page = (run / "report.html").read_bytes()
     write_labels(cache, only_split(tiny_labels(), "test"))
-    score(run, cache)
-    assert own == {path: path.stat().st_mtime_ns for path in (run / plots.FOLDER).rglob("*")}
+    score(run, cache, pictures=1)
+    assert own == {path: path.stat().st_mtime_ns for path in (run / FOLDER).rglob("*")}
     assert (run / "report.html").read_bytes() == page

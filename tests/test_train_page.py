@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
 
-from train.commands import evaluate as commands
 from train.commands import fit as fitting
+from train.commands.evaluate import evaluate_run
 from train.config import TrainConfig
-from train.report import page, plots
-from train.report.attention import hardest
+from train.report import page
+from train.report.views import View, hardest
 
 CONFIG = TrainConfig(
     device="cpu",
@@ -51,7 +51,7 @@ class Tags(html.parser.HTMLParser):
 def report(folder, modality="both", labels=None):
     cache = make_cache(folder / "cache", labels=labels or labels_for(30, 3))
     run = folder / "run"
-    fitting.fit(cache, run, CONFIG.revised(modality=modality), pictures=0)
+    fitting.fit(cache, run, CONFIG.revised(modality=modality), pictures=1)
     return run / page.FILE, cache
 
 
@@ -92,13 +92,13 @@ def test_the_worst_come_first():
         return {"id": name, "category": "a", "predicted": said, **times}
 
     rows = [row("fine", "a", 10.0), row("half", "a", 5.0), row("wrong", "b", 10.0)]
-    assert hardest(rows, 9) == [2, 1, 0]
-    assert hardest(rows, 1) == [2]
+    assert hardest(dict(enumerate(rows))) == [2, 1, 0]
+    assert hardest({7: rows[0], 3: rows[1]}) == [3, 7]
 
 
 def test_evaluate_shows_its_own_split_and_keeps_the_other_s_scores(made):
     path, cache = made
-    commands.evaluate_run(path.parent, cache, "test", pictures=0)
+    evaluate_run(path.parent, cache, "test", pictures=1)
     text = path.read_text()
     assert text.index("Scores on test") < text.index("Scores on val")
     assert "Clips of test" in text
@@ -131,7 +131,7 @@ def noisy_view(number):
         smooth = Image.fromarray(rng.integers(0, 255, (28, 28, 3)).astype(np.uint8))
         smooth.resize((224, 224)).save(buffer, "JPEG")
         jpegs.append(buffer.getvalue())
-    return plots.View(
+    return View(
         id=f"clip{number}",
         attention={
             "audio": rng.random((8, 20, 20)),
@@ -154,11 +154,10 @@ def noisy_view(number):
 
 
 def test_a_hundred_clips_stay_under_ten_megabytes(made, tmp_path):
-    result = commands.evaluate_run(made[0].parent, made[1], "val", pictures=0)[0]
+    result = evaluate_run(made[0].parent, made[1], "val", pictures=0)[0]
     views = [noisy_view(number) for number in range(100)]
     mels = [np.random.default_rng(n).normal(size=(431, 64)) for n in range(100)]
-    rows = [{}] * 250
-    path = page.write(tmp_path, result, rows, views, mels)
+    path = page.write(tmp_path, {**result, "events": 250}, views, mels)
     assert path.stat().st_size < 10e6
     assert "The 100 worst placed of 250 events; the other 150 are left out." in path.read_text()
 

@@ -7,22 +7,31 @@ import io
 import json
 import re
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 from synthetic_cache import make_cache
 
 from cache import CacheError, open_cache
-from train.commands import evaluate as commands
+from train import __main__ as cli
 from train.commands import fit as fitting
+from train.commands.evaluate import evaluate_run
+from train.commands.predict import predict_cache
 from train.config import TrainConfig
-from train.data.dataset import load_clips
-from train.report import attention as look
-from train.report import page, plots, run_plots
-from train.report.drawing import file_name, label, opened, png
+from train.data.dataset import load_dataset
+from train.data.features import load_features
+from train.model.fusion import FusionModel
+from train.report import page, plots, run_plots, views
+from train.report.drawing import file_name, heat, label, opened, png, save_figures
+from train.report.views import AttentionMaps, View, hardest, span
 from train.runs.checkpoint import BEST, load
+from train.runs.evaluate import answered_events, true_events
+from train.runs.trained import load_run
+from train.score import predict as predicting
 from train.score.decode import best_run
 
 CONFIG = TrainConfig(
@@ -57,7 +66,7 @@ def seeds(tmp_path_factory):
     """A cache of thirty clips and a folder of two runs."""
     folder = tmp_path_factory.mktemp("pictures")
     cache = make_cache(folder / "cache", clips=30, classes=3)
-    fitting.fit(cache, folder / "run", CONFIG, seeds=[0, 1], pictures=0)
+    fitting.fit(cache, folder / "run", CONFIG, seeds=[0, 1], pictures=1)
     return cache, folder / "run"
 
 
@@ -98,7 +107,7 @@ def test_the_gate_that_is_drawn_is_the_one_that_decided(seeds, tmp_path, drawn, 
     cache, run = seeds
     run = run if ensemble else run / "seed-0"
     assert load((run / "seed-0" if ensemble else run) / BEST)[1].decoding == "gate"
-    found = commands.predict_cache(run, cache, out=tmp_path, pictures=None)
+    found = predict_cache(run, cache, out=tmp_path, pictures=None)
     assert found == json.loads((tmp_path / "predictions.json").read_text())
     assert [row["id"] for row in found] == list(drawn)
     for row in found:
@@ -108,7 +117,7 @@ def test_the_gate_that_is_drawn_is_the_one_that_decided(seeds, tmp_path, drawn, 
         assert decided(shown) == view.predicted_s == interval
         assert np.abs(of_path(page._gate(view)[0]) - shown).max() < 6e-4
         assert (view.predicted, view.confidence) == (row["predicted"], row["confidence"])
-        assert f"{row['predicted']} ({row['confidence']:.0%}), {plots.span(interval)}" in view.title
+        assert f"{row['predicted']} ({row['confidence']:.0%}), {span(interval)}" in view.title
         assert view.gate_name == "gate"
         words = ["of the first of 2 models"] if ensemble else []
         assert view.attention_of == ", ".join([*words, "of the pass forwards alone"])
@@ -138,22 +147,98 @@ def test_the_report_shows_what_was_scored(seeds):
 def test_a_gate_that_did_not_decide_says_so(tmp_path):
     cache = make_cache(tmp_path / "cache", clips=15, classes=3)
     config = CONFIG.revised(gate_weight=0.0, epochs=1, reversed_share=0.0)
-    fitting.fit(cache, tmp_path / "run", config, pictures=0)
+    fitting.fit(cache, tmp_path / "run", config, pictures=1)
     text = (tmp_path / "run" / page.FILE).read_text()
     assert "they are the interval head" in text
     assert "(did not decide)" in text
     assert "the most above one half" not in text
-    model, about, _ = load(tmp_path / "run" / BEST)
-    opened_cache = open_cache(cache)
-    clips = load_clips(opened_cache, about.config, opened_cache.ids[:1], 3)
-    guesses = commands.predict(model, clips, clips.audio_valid.new_zeros(1).long())
-    view = look.look(model, opened_cache, clips, 0, guesses, "interval", 0, about.classes)
+    run, opened_cache = load_run(tmp_path / "run"), open_cache(cache)
+    clips = load_features(opened_cache, run.about.config, opened_cache.ids[:1], 3)
+    maps = AttentionMaps(run.models[0], clips, [0])
+    answer = run.answer(clips, maps)
+    view = View.of(opened_cache, clips, answer, maps, 0, {"id": clips.ids[0]})
     assert "interval head" in view.gate_name
     assert view.attention_of == ""
     figure = plots.timeline_figure(view)
     (line,) = [patch for patch in figure.axes[0].patches if hasattr(patch, "get_data")]
     assert line.get_linestyle() in (":", "dotted")
     plt.close(figure)
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many clips went through models, forwards and backwards in time."""
+    counts = Counter()
+    forward = FusionModel.forward
+
+    def counted(self, batch, return_attention=False):
+        time_s = batch.frames.time_s[0]
+        counts["backwards" if time_s[0] > time_s[-1] else "forwards"] += len(batch.frames.time_s)
+        return forward(self, batch, return_attention)
+
+    monkeypatch.setattr(FusionModel, "forward", counted)
+    return counts
+
+
+def test_each_clip_goes_through_a_model_once_pictures_or_not(seeds, tmp_path, passes):
+    cache, run = seeds
+    events = len(json.loads((run / "seed-0" / "predictions_val.json").read_text()))
+    once = {"forwards": events, "backwards": events}
+    scores = [evaluate_run(run / "seed-0", cache, "val", pictures=n)[0]["scores"] for n in (3, 0)]
+    assert passes == {name: 2 * count for name, count in once.items()}
+    assert scores[0] == scores[1], "being drawn changes no score"
+    passes.clear()
+    assert len(predict_cache(run, cache, out=tmp_path, pictures=2)) == 30
+    assert passes == {"forwards": 60, "backwards": 60}, "two models"
+
+
+def test_without_pictures_nothing_is_drawn(seeds, tmp_path):
+    cache = seeds[0]
+    fitting.fit(cache, tmp_path / "run", CONFIG.revised(epochs=1), pictures=0)
+    evaluate_run(tmp_path / "run", cache, "val", pictures=0)
+    predict_cache(tmp_path / "run", cache, pictures=0)
+    kinds = {path.suffix for path in (tmp_path / "run").rglob("*")}
+    assert not kinds & {".png", ".html"}
+
+
+def test_the_maps_that_are_kept_are_those_of_the_worst_answers(seeds, monkeypatch):
+    """No more of them than are shown, whatever the order in which answers come."""
+    monkeypatch.setattr(views, "GALLERY", 3)
+    monkeypatch.setattr(predicting, "_BATCH", 2)
+    cache, one = open_cache(seeds[0]), load_run(seeds[1] / "seed-0").models[0]
+    dataset = load_dataset(cache, one.about.config, ("val",))
+    truth = true_events(dataset, "val")
+    maps = AttentionMaps(one, dataset.clips, [4], truth)
+    rows = dataset.splits["val"].clip
+    answer = one.answer(dataset.clips, rows, maps)
+    worst = hardest(dict(enumerate(answered_events(truth, answer))))[:3]
+    assert maps._maps.keys() == {4, *worst}
+    ((_, batch),) = dataset.clips.batches(rows, len(rows))
+    with torch.inference_mode():
+        found = one.model(batch, return_attention=True).attention
+    assert set(maps[4]) == {*found, "frame_time_s"} - {"gate", "channel"}
+    for number in worst:
+        for name in ("spatial", "audio_to_video"):
+            np.testing.assert_allclose(maps[number][name], found[name][number], atol=1e-6)
+
+
+def test_maps_that_memory_has_no_room_for_are_refused(seeds, tmp_path, capsys):
+    argv = ["predict", "--run", seeds[1], "--cache", seeds[0], "--out", tmp_path / "out"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "room", lambda device, memory_gb: 1000)
+        assert cli.main([str(word) for word in argv]) == 2
+        assert "draw fewer, with --pictures" in capsys.readouterr().err
+        assert cli.main([str(word) for word in [*argv, "--pictures", 0]]) == 0
+
+
+def test_heat_is_faint_where_the_model_does_not_look():
+    weights = np.full((2, 7, 7), 0.01)
+    weights[1, 3, 4] = 0.5
+    found = heat(weights)
+    assert found.shape == (2, 7, 7, 4)
+    assert found[1, 3, 4, 3] == 178
+    assert found[1, 3, 4, :3].min() > 150
+    assert found[0].max(axis=(0, 1))[3] == 0, "one scale for all frames"
 
 
 def test_names_are_drawn_as_they_are(tmp_path):
@@ -166,14 +251,14 @@ def test_names_are_drawn_as_they_are(tmp_path):
     figures = {
         "intervals": run_plots.intervals_figure(rows, 10.0),
         "confusion": run_plots.confusion_figure(np.eye(len(NAMES)), NAMES),
-        "gates": plots.gates_figure([named(name) for name in NAMES]),
+        "gates": run_plots.gates_figure([named(name) for name in NAMES]),
         **{str(place): plots.timeline_figure(named(name)) for place, name in enumerate(NAMES)},
     }
     ticks = figures["confusion"].axes[0].get_yticklabels()
     assert [text.get_text() for text in ticks] == [label(name, 30) for name in NAMES]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plots.save_figures(tmp_path, figures)
+        save_figures(tmp_path, figures)
 
 
 @pytest.mark.parametrize("name", ["$x^{\n\\", "\u72ac$" * 85], ids=["odd", "long"])
@@ -243,7 +328,7 @@ def named(name):
     rng = np.random.default_rng(0)
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), "grey").save(buffer, "JPEG")
-    return plots.View(
+    return View(
         id=name,
         attention={
             "audio": rng.random((2, 4, 4)),

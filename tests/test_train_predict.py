@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import json
 import os
 import shutil
@@ -17,17 +18,19 @@ import soundfile
 from small_media import RATE_HZ, SMALL_FLAGS, grey_frames, noise, tone, write_set
 from synthetic_cache import make_cache
 
+import train
 from cache import open_cache
+from cache.format import version1
 from cache.format.identity import read_identity
-from cache.format.schema import SPLITS, fingerprint
+from cache.format.schema import SPLITS
 from cache.format.shard import Failure, write_shard
 from extract.__main__ import main as extract
 from extract.demo.__main__ import write_mp4
 from train import __main__ as cli
-from train.commands import evaluate as commands
 from train.commands import fit as fitting
+from train.commands.predict import predict_cache
 from train.config import TrainConfig
-from train.report import plots
+from train.report.drawing import FOLDER
 from train.runs import answers, clip_features, record
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST
@@ -88,8 +91,8 @@ def answer(run, file, scratch):
     code = extract(["clip", str(file), "--cache", str(cache), "--like", str(like)])
     if code:
         return code
-    found = commands.predict_cache(run, cache, out=scratch / "out", pictures=1)
-    assert list((scratch / "out" / plots.FOLDER).iterdir())
+    found = predict_cache(run, cache, out=scratch / "out", pictures=1)
+    assert list((scratch / "out" / FOLDER).iterdir())
     (one,) = found
     return one
 
@@ -136,7 +139,7 @@ def test_what_lacks_the_stream_is_told_what_is_needed(
 def test_a_wav_gives_the_numbers_of_the_cache(trained, tmp_path):
     """The same rows as in the cache that the run was trained on, so the same answer."""
     run = trained / "run" / "audio"
-    (one, *_) = commands.predict_cache(run, trained / "cache", out=tmp_path / "o", pictures=0)
+    (one, *_) = predict_cache(run, trained / "cache", out=tmp_path / "o", pictures=0)
     file = trained / "set" / "audio_wav" / f"{one['id']}.wav"
     own = answer(run, file, tmp_path)
     assert own == {**one, "confidence": pytest.approx(one["confidence"], abs=1e-5)}
@@ -164,8 +167,9 @@ def test_features_of_an_older_run_are_of_the_first_version(trained, tmp_path):
     for name in (BEST, "config.json", "features.json"):
         (run / name).write_bytes((trained / "run" / "video" / name).read_bytes())
     features = json.loads((run / "features.json").read_text())
-    assert features.pop("feature_version") == read_identity(trained / "cache")["feature_version"]
-    old = {**features, "fingerprint": fingerprint(features["config"], 1)}
+    assert features.pop("feature_version") == read_identity(trained / "cache").feature_version
+    old = {name: features[name] for name in ("config", "provenance")}
+    old["fingerprint"] = version1.fingerprint(features["config"], 1)
     (run / "features.json").write_text(json.dumps(old))
     found = clip_features.wanted(run)
     assert found["feature_version"] == 1
@@ -222,7 +226,7 @@ def test_a_run_without_a_record_does_not_say_on_how_many_clips(trained, tmp_path
     run = Path(shutil.copytree(trained / "run" / "audio", tmp_path / "old"))
     for name in (runs.RECORD_FILE, record.ROWS_FILE):
         (run / name).unlink()
-    commands.predict_cache(run, trained / "cache", out=tmp_path / "out", pictures=0)
+    predict_cache(run, trained / "cache", out=tmp_path / "out", pictures=0)
     assert "on clips that are not known (it has no record), audio," in capsys.readouterr().out
 
 
@@ -263,7 +267,7 @@ def predicted_with(trained, tmp_path, media_s, failures=()):
     ]
     write_shard(folder, cache.identity, clips, failures)
     run = trained / "run" / "audio"
-    return commands.predict_cache(run, folder, out=tmp_path / "out", pictures=0)
+    return predict_cache(run, folder, out=tmp_path / "out", pictures=0)
 
 
 def one_member(cache):
@@ -348,3 +352,31 @@ def test_seeds_may_come_in_one_word():
     assert cli._numbers("3 1") == [3, 1]
     with pytest.raises(ValueError, match="invalid literal"):
         cli._numbers("5; touch x")
+
+
+def test_the_package_s_face_is_what_its_example_shows(trained, capsys, monkeypatch):
+    """The example of `import train`, run as it is but for the run's and the cache's names."""
+    (example,) = doctest.DocTestFinder(recurse=False).find(train, "train")
+    monkeypatch.chdir(trained)
+    names = {"runs/20260101-120000": "run/both", "features": "cache"}
+    for step in example.examples:
+        source = step.source
+        for name, here in names.items():
+            source = source.replace(f'"{name}"', f'"{here}"')
+        exec(compile(source, "example", "single"), example.globs)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 1 + 6
+    with pytest.raises(AttributeError, match="has no attribute 'anything'"):
+        train.anything  # noqa: B018
+    assert {name for name in train.__all__ if not hasattr(train, name)} == set()
+
+
+def test_the_package_s_face_loads_nothing_until_it_is_asked():
+    code = (
+        "import sys, train; print('torch' in sys.modules, 'pydantic' in sys.modules); "
+        "train.load_run; print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False", "True"]

@@ -18,8 +18,9 @@ from tiny_runs import FLAGS, TINY, copied, score, tiny_labels
 from cache.common.errors import ConfigError
 from cache.labels.store import write_labels
 from train import __main__ as cli
-from train.commands import evaluate as commands
 from train.commands import fit as fitting
+from train.commands.evaluate import evaluate_run
+from train.commands.predict import predict_cache
 from train.config import TrainConfig
 from train.fit import loop
 from train.runs import code, record
@@ -35,7 +36,7 @@ CONFIG = TrainConfig(
     epochs=1,
 )
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread", "few_pictures")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def ids_of(labels, split):
@@ -43,7 +44,7 @@ def ids_of(labels, split):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, few_pictures):
+def made(tmp_path_factory):
     """A cache and a run of one epoch on it; tests copy both."""
     folder = tmp_path_factory.mktemp("made")
     make_cache(folder / "cache", labels=tiny_labels(), **TINY)
@@ -83,11 +84,11 @@ def test_the_record_says_what_when_and_by_which_code(run):
 
 
 def test_train_and_test_swapped_are_told_and_the_own_scores_stay(run, cache, capsys):
-    own = score(run, cache)
+    own = score(run, cache, pictures=1)
     assert own["seen"] == {"train": [], "val": []}
     swapped = relabelled(cache, split=2 - tiny_labels().split)
     capsys.readouterr()
-    result = score(run, cache)
+    result = score(run, cache, pictures=1)
     assert result["leaks"] == {}
     assert result["seen"] == {"train": ids_of(swapped, "test"), "val": []}
     assert "18 of its clips the run was trained on (clip00000, " in capsys.readouterr().out
@@ -122,7 +123,7 @@ def test_a_split_that_is_partly_seen_is_scored_without_those_too(run, cache):
 
 def test_predict_says_which_clips_were_seen(run, cache, capsys):
     labels = tiny_labels()
-    found = {row["id"]: row["seen"] for row in commands.predict_cache(run, cache, pictures=0)}
+    found = {row["id"]: row["seen"] for row in predict_cache(run, cache, pictures=0)}
     for split, word in (("train", "train"), ("val", "val"), ("test", "no")):
         assert {found[clip_id] for clip_id in ids_of(labels, split)} == {word}
     assert "18 of 30 clips are such as the run was trained on" in capsys.readouterr().out
@@ -136,10 +137,10 @@ def test_an_ensemble_has_seen_what_any_member_has(made, cache, run, tmp_path):
     more = dataclasses.replace(labels, split=np.where(labels.split == 2, 0, labels.split))
     (seeds / "seed-1" / record.RECORD_FILE).unlink()
     record.start(seeds / "seed-1", more, torch.device("cpu"), 1)
-    commands.evaluate_run(seeds, cache, "test", pictures=0)
+    evaluate_run(seeds, cache, "test", pictures=0)
     (written,) = seeds.glob("metrics_test.json")
     assert json.loads(written.read_text())["seen"]["train"] == ids_of(labels, "test")
-    found = commands.predict_cache(seeds, cache, pictures=0)
+    found = predict_cache(seeds, cache, pictures=0)
     assert {row["id"] for row in found if row["seen"] == "train"} == {
         *ids_of(labels, "train"),
         *ids_of(labels, "test"),
@@ -162,7 +163,7 @@ def test_a_run_of_an_older_version_is_scored_with_a_note(run, cache, capsys):
     assert "which clips the run has seen is not known" in shown.out
     assert not result["seen_known"]
     assert "model, without 1 seen" in result["scores"], "the cache's own leak still counts"
-    found = commands.predict_cache(run, cache, pictures=0)
+    found = predict_cache(run, cache, pictures=0)
     assert {row["seen"] for row in found} == {"unknown"}
     split = np.where(labels.split == 2, 2, -1).astype(np.int8)
     write_labels(cache, dataclasses.replace(tiny_labels(), split=split))
@@ -202,9 +203,10 @@ def test_only_what_code_does_changes_its_digest():
 def changed_code(tmp_path, monkeypatch):
     """This package's source with another activation in the model, and a comment elsewhere."""
     folder = Path(shutil.copytree(code.FOLDER, tmp_path / "train"))
-    path = folder / "model.py"
+    path = folder / "model" / "fusion.py"
     path.write_text(path.read_text().replace("nn.GELU()", "nn.ReLU()"))
-    (folder / "pool.py").write_text((folder / "pool.py").read_text() + "\n# a remark\n")
+    other = folder / "data" / "reader.py"
+    other.write_text(other.read_text() + "\n# a remark\n")
     monkeypatch.setattr(code, "FOLDER", folder)
 
 
@@ -212,7 +214,7 @@ def test_changed_code_is_told_and_earlier_scores_are_kept(
     run, cache, changed_code, monkeypatch, capsys
 ):
     with monkeypatch.context() as before:
-        before.setattr(code, "FOLDER", Path(code.__file__).parent)
+        before.setattr(code, "FOLDER", Path(code.__file__).parents[1])
         own = score(run, cache)
         score(run, cache)
     assert own["code_differs"] == []
@@ -220,17 +222,17 @@ def test_changed_code_is_told_and_earlier_scores_are_kept(
     capsys.readouterr()
     result = score(run, cache)
     shown = capsys.readouterr()
-    assert result["code_differs"] == ["model"]
+    assert result["code_differs"] == ["model/fusion"]
     assert "warning: " in shown.err
-    assert "changed since it was trained, in model.py: " in shown.err
-    assert "by other code than it was trained by (model.py changed)" in shown.out
+    assert "changed since it was trained, in model/fusion.py: " in shown.err
+    assert "by other code than it was trained by (model/fusion.py changed)" in shown.out
     new, old = sorted(run.glob("metrics_test*.json"), key=lambda path: -len(path.name))[::-1]
     assert json.loads(old.read_text())["code"] == own["code"] != result["code"]
     assert json.loads(new.read_text()) == result
     assert str(old) in shown.err
     assert old.with_name(old.name.replace("metrics", "predictions")).exists()
-    commands.predict_cache(run, cache, pictures=0)
-    assert "model.py" in capsys.readouterr().err
+    predict_cache(run, cache, pictures=0)
+    assert "model/fusion.py" in capsys.readouterr().err
 
 
 def resumed(run, cache, epochs=2):
@@ -240,7 +242,7 @@ def resumed(run, cache, epochs=2):
 
 def test_a_resumed_run_notes_both_sessions_and_other_code(run, cache, changed_code, capsys):
     assert resumed(run, cache) == 0
-    assert "in model.py: " in capsys.readouterr().err
+    assert "in model/fusion.py: " in capsys.readouterr().err
     sessions = record.read(run, load(run / BEST)[1]).making.sessions
     assert len(sessions) == 2
     assert all(session.ended for session in sessions)
@@ -308,7 +310,7 @@ def test_what_was_not_extracted_then_is_a_new_row(tmp_path, capsys):
 
 
 def test_an_interrupted_session_has_no_end(cache, tmp_path, monkeypatch):
-    original, calls = loop.Step.__call__, []
+    original, calls = loop.Trainer.train_step, []
 
     def stop_later(self, *arguments):
         calls.append(1)
@@ -316,7 +318,7 @@ def test_an_interrupted_session_has_no_end(cache, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(loop.Step, "__call__", stop_later)
+    monkeypatch.setattr(loop.Trainer, "train_step", stop_later)
     words = ["fit", "--cache", str(cache), "--run", str(tmp_path / "r"), *FLAGS, "--epochs", "2"]
     assert cli.main(words) == 130
     monkeypatch.undo()
@@ -342,7 +344,7 @@ def test_the_commit_of_a_checkout_and_whether_it_was_changed(tmp_path, monkeypat
     found, dirty = commit()
     assert len(found) == 40
     assert not dirty
-    (folder / "model.py").write_text("")
+    (folder / "model" / "fusion.py").write_text("")
     assert commit() == (found, True)
     monkeypatch.setenv("PATH", os.devnull)
     assert commit() == (None, None)

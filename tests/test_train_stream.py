@@ -12,22 +12,24 @@ from synthetic_cache import labels_for, make_cache
 
 from cache import open_cache
 from cache.common.errors import CacheError, ConfigError
-from train.commands import evaluate as commands
 from train.commands import fit as fitting
+from train.commands.evaluate import evaluate_run
+from train.commands.predict import predict_cache
 from train.config import TrainConfig
-from train.data import clips as clips_module
-from train.data import dataset as data
+from train.data import features, reader
 from train.data import memory as memory_module
 from train.data import stream as stream_module
-from train.data.clips import Clips
-from train.data.dataset import load_clips, load_dataset, resolve
+from train.data.dataset import load_dataset, resolve
+from train.data.features import FeatureStore, load_features
 from train.data.memory import free_host, room
-from train.data.stream import Streamed, plan_epoch
-from train.distributed import ALONE
+from train.data.reader import FeatureReader
+from train.data.stream import Stream, plan_epoch
+from train.distributed import SINGLE_PROCESS
 from train.fit import loop
-from train.fit.normalize import standardise
-from train.fit.step import Average, EpochStep, Step, make_optimizer
+from train.fit.normalize import normalize
+from train.fit.state import TrainState
 from train.model.fusion import FusionModel
+from train.report import pictures
 from train.runs.checkpoint import BEST
 
 CONFIG = TrainConfig(
@@ -41,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread", "small_parts")
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    for module in (clips_module, stream_module, data):
+    for module in (reader, stream_module, features):
         monkeypatch.setattr(module, "PART_CLIPS", 4)
 
 
@@ -62,7 +64,7 @@ def tight(cache, monkeypatch):
     def where(cache, config, device, count, one):
         return 30, "streamed", False
 
-    monkeypatch.setattr(data, "_where", where)
+    monkeypatch.setattr(features, "_where", where)
 
 
 def prepare(cache, **changes):
@@ -73,10 +75,10 @@ def prepare(cache, **changes):
 def trainer(dataset, config):
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config)
-    standardise(model, dataset.clips, dataset.splits["train"])
-    average = Average(model, config.average_epochs, 10)
-    step = Step(model, make_optimizer(model, config), config, dataset.clips.device, average)
-    return model, EpochStep(step, dataset.clips, dataset.splits["train"])
+    normalize(model, dataset.clips, dataset.splits["train"])
+    rows = dataset.splits["train"]
+    state = TrainState.begin(model, config, len(rows))
+    return model, loop.Trainer(state, config, dataset.clips, rows)
 
 
 def drawn_by(clips, rows, size=8, seed=0):
@@ -125,7 +127,7 @@ def test_a_batch_mixes_the_whole_window():
 def test_every_row_comes_once_an_epoch_in_another_order_each_time(cache, tight):
     _, dataset = prepare(cache)
     rows = dataset.splits["train"]
-    assert isinstance(dataset.clips, Streamed)
+    assert dataset.clips.stream
     first, same, other = (drawn_by(dataset.clips, rows, seed=seed) for seed in (0, 0, 1))
     for batches in (first, other):
         assert sorted(torch.cat(batches).tolist()) == list(range(len(rows)))
@@ -138,26 +140,26 @@ def test_streamed_training_equals_training_in_memory_in_the_same_order(cache, mo
     """Bit for bit: losses and weights, dropout and reversal included."""
     config, streamed = prepare(cache)
     one, ours = trainer(streamed, config)
-    drawn, draw = [], Streamed.epoch
+    drawn, draw = [], Stream.epoch
 
     def recorded(*arguments):
         for chosen, rows in draw(*arguments):
             drawn.append((chosen.clone(), rows))
             yield chosen, rows
 
-    monkeypatch.setattr(Streamed, "epoch", recorded)
-    losses = [loop.train_epoch(ours, epoch) for epoch in (1, 2)]
+    monkeypatch.setattr(Stream, "epoch", recorded)
+    losses = [ours.train_epoch(epoch) for epoch in (1, 2)]
     monkeypatch.undo()
     _, loaded = prepare(cache)
-    assert type(loaded.clips) is Clips
+    assert loaded.clips.stream is None
     other, theirs = trainer(loaded, config)
     for name in ("mean", "deviation"):  # equal but for rounding, which is another test's
         for kind in ("audio", "video"):
             getattr(other, kind).get_buffer(name).copy_(getattr(one, kind).get_buffer(name))
     half = len(drawn) // 2
     epochs = iter((drawn[:half], drawn[half:]))
-    monkeypatch.setattr(Clips, "epoch", lambda *_: (batch for batch in next(epochs)))
-    assert losses == [loop.train_epoch(theirs, epoch) for epoch in (1, 2)]
+    monkeypatch.setattr(FeatureStore, "epoch", lambda *_: (batch for batch in next(epochs)))
+    assert losses == [theirs.train_epoch(epoch) for epoch in (1, 2)]
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
 
@@ -185,22 +187,21 @@ def test_the_command_streams_ablations_seeds_and_pictures(
     cache, tight, tmp_path, capsys, monkeypatch
 ):
     run = tmp_path / "run"
-    monkeypatch.setattr(commands.page, "GALLERY", 2)
+    monkeypatch.setattr(pictures, "GALLERY", 2)
     config = CONFIG.revised(epochs=1)
     fitting.fit(cache.path, run, config, seeds=[0], ablations=True, pictures=1)
     assert "streamed" in capsys.readouterr().out
     for name in fitting.ABLATIONS:
         assert (run / name / "seed-0" / "report.html").exists()
-    assert commands.evaluate_run(run / "both", cache.path, "test", pictures=0)
-    assert len(commands.predict_cache(run / "both", cache.path, pictures=1)) == len(cache)
+    assert evaluate_run(run / "both", cache.path, "test", pictures=0)
+    assert len(predict_cache(run / "both", cache.path, pictures=1)) == len(cache)
 
 
 def test_a_resumed_streamed_run_equals_an_uninterrupted_one(cache, tight, tmp_path):
     for name, epochs, resume in (("whole", 2, False), ("parts", 1, False), ("parts", 2, True)):
         config, dataset = prepare(cache, epochs=epochs)
         (tmp_path / name).mkdir(exist_ok=True)
-        about = fitting._about(cache, dataset, config)
-        fitting._train_one(cache, dataset, tmp_path / name, about, resume, ALONE)
+        fitting._train(cache, dataset, tmp_path / name, config, resume, SINGLE_PROCESS)
     paths = [tmp_path / name / BEST for name in ("whole", "parts")]
     models = [torch.load(path, weights_only=True)["model"] for path in paths]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
@@ -210,8 +211,8 @@ def test_a_shard_that_is_lost_within_an_epoch_is_one_error_and_no_thread_stays(
     cache, tight, monkeypatch
 ):
     config, dataset = prepare(cache)
-    _, epoch_step = trainer(dataset, config)
-    read, calls = clips_module.Source._fetch, []
+    _, epochs = trainer(dataset, config)
+    read, calls = FeatureReader._fetch, []
 
     def lose(self, *arguments):
         calls.append(1)
@@ -219,9 +220,9 @@ def test_a_shard_that_is_lost_within_an_epoch_is_one_error_and_no_thread_stays(
             raise CacheError("shards/x.h5: gone")
         return read(self, *arguments)
 
-    monkeypatch.setattr(clips_module.Source, "_fetch", lose)
+    monkeypatch.setattr(FeatureReader, "_fetch", lose)
     with pytest.raises(CacheError, match="gone"):
-        loop.train_epoch(epoch_step, 1)
+        epochs.train_epoch(1)
     assert not [t for t in threading.enumerate() if t.name.startswith("avel-reading")]
 
 
@@ -236,16 +237,16 @@ def test_an_epoch_that_is_abandoned_leaves_no_thread(cache, tight):
 def test_the_mode_follows_from_the_budget_and_is_told(cache, monkeypatch):
     def load(**changes):
         config = resolve(CONFIG.revised(**changes), cache, cache.labels.classes)
-        return load_clips(cache, config, cache.ids, 3)
+        return load_features(cache, config, cache.ids, 3)
 
     one = 4 * 2 * 35 * 4 + 2 * 576 * 4 * 2
     assert "which fit" in load().mode
     assert "all are in memory" in load().mode
     cached = sum(spec.bytes_per_clip for spec in cache.fields.values())
-    reading = (clips_module.AHEAD + clips_module.READERS + 1) * 4 * (2 * cached + one)
+    reading = (reader.AHEAD + reader.READERS + 1) * 4 * (2 * cached + one)
     clips = load(memory_gb=(reading + 40.5 * one) / 1e9)
-    assert isinstance(clips, Streamed)
-    assert clips.slots == len(clips.maps) == len(clips.audio) == 40
+    assert clips.stream
+    assert clips.stream.slots == len(clips.maps) == len(clips.audio) == 40
     assert "--memory-gb" in clips.mode
     assert "streamed from the disk, 40 clips at a time" in clips.mode
     with pytest.raises(ConfigError, match="raise --memory-gb"):
@@ -269,9 +270,10 @@ def test_a_containers_limit_counts(monkeypatch, tmp_path):
 
 def test_parts_that_stay_in_host_memory_are_read_once(cache, tight, monkeypatch):
     _, dataset = prepare(cache)
-    source = dataclasses.replace(dataset.clips.source, kept={})
-    clips = dataclasses.replace(dataset.clips, source=source)
+    stream = dataset.clips.stream
+    stream = dataclasses.replace(stream, reader=dataclasses.replace(stream.reader, kept={}))
+    clips = dataclasses.replace(dataset.clips, stream=stream)
     rows = dataset.splits["train"]
     drawn_by(clips, rows)
-    monkeypatch.setattr(clips_module.Source, "_decoded", None)
+    monkeypatch.setattr(FeatureReader, "_decoded", None)
     assert len(torch.cat(drawn_by(clips, rows, seed=1))) == len(rows)

@@ -24,8 +24,8 @@ sys.meta_path.insert(0, Watch())
 @pytest.mark.parametrize(
     ("way", "own", "seen"),
     [
-        ("from train import commands", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE unset"),
-        ("from train import commands", {"OMP_WAIT_POLICY": "PASSIVE"}, "PASSIVE unset"),
+        ("from train.commands import fit", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE unset"),
+        ("from train.commands import fit", {"OMP_WAIT_POLICY": "PASSIVE"}, "PASSIVE unset"),
         ("from train.model.fusion import FusionModel", {"GOMP_SPINCOUNT": "77"}, "PASSIVE 77"),
         (
             "from train.__main__ import main; main(['evaluate', '--run', 'r', '--cache', 'c'])",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from synthetic_cache import labels_for
 
-from train.commands import evaluate as commands
+from train.commands.evaluate import evaluate_run
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 FLAGS = [
@@ -26,6 +26,6 @@ def copied(folder, into):
     return Path(shutil.copytree(folder, into / folder.name))
 
 
-def score(run, cache, split="test"):
-    """The result of the first model of a run on a split, without pictures."""
-    return commands.evaluate_run(run, cache, split, pictures=0)[0]
+def score(run, cache, split="test", pictures=0):
+    """The result of the first model of a run on a split."""
+    return evaluate_run(run, cache, split, pictures=pictures)[0]

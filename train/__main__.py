@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cache.common.cli import Parser, exit_code, say
+from cache.common.cli import Options, Parser, count, exit_code, folder, say
 from cache.common.errors import ConfigError
-from cache.common.settings import command_line
+from cache.common.settings import add_settings, chosen_settings
 from train.config import PRESETS, TrainConfig
 
 USAGE = """\
@@ -35,43 +34,42 @@ Examples:
 explained in a line, 130 stopped with Ctrl-C (what is finished is kept).
 """
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 _MAY_CHANGE = ("epochs", "patience", "device", "memory_gb")
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+_RUN = "run, or folder of seeds (default: the newest)"
 
 
-def _paths(name: str, about: str) -> argparse.ArgumentParser:
-    prog = f"python -m train {name}"
-    return Parser(prog=prog, description=about, allow_abbrev=False)
+def _fit(argv: Sequence[str]) -> None:
+    """Train, evaluate on the validation split, draw."""
+    parser = Parser(
+        "python -m train fit",
+        "Train, score on the validation split, draw.",
+        usage="%(prog)s [-h] --cache CACHE [--OPTION ...] [--SETTING VALUE ...]",
+    )
+    _fit_options(parser)
+    add_settings(parser, TrainConfig, PRESETS)
+    options = parser.parse_args(argv)
+    seeds = _seeds([seed for numbers in options.seeds for seed in numbers])
+    config = _fit_config(parser, options, seeds)
+    if options.cache is None:
+        parser.error("the following arguments are required: --cache")
+    from train.commands.fit import fit
 
-
-def _split(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--split", choices=["val", "test"], default="val", help="rows to look at (default: val)"
+    fit(
+        options.cache,
+        options.run,
+        config,
+        resume=options.resume,
+        seeds=seeds,
+        ablations=options.ablations,
+        pictures=options.pictures,
     )
 
 
-def _folder(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("expected the name of a folder, found none")
-    return Path(text)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split()]
-
-
-def _pictures(text: str) -> int:
-    count = int(text)
-    if count < 0:
-        raise argparse.ArgumentTypeError(f"{count}: expected how many, 0 or more")
-    return count
-
-
-def fit(argv: Sequence[str]) -> None:
-    """Train, evaluate on the validation split, draw."""
-    parser = _paths("fit", "Where to read and write, beside the settings below.")
-    parser.add_argument("--cache", type=Path, required=True, help="feature cache to train from")
-    parser.add_argument("--run", type=_folder, help="folder to make (default: runs/<date>-<time>)")
+def _fit_options(parser: Parser) -> None:
+    """What `fit` takes beside the settings; --print-config needs none of it, not even --cache."""
+    parser.add_argument("--cache", type=Path, help="feature cache to train from (required)")
+    parser.add_argument("--run", type=folder, help="folder to make (default: runs/<date>-<time>)")
     parser.add_argument(
         "--seeds",
         type=_numbers,
@@ -86,53 +84,41 @@ def fit(argv: Sequence[str]) -> None:
         help="train audio alone and video alone as well, the same way: RUN/both, audio, video",
     )
     parser.add_argument("--resume", action="store_true", help="go on with RUN after its last epoch")
-    parser.add_argument("--pictures", type=_pictures, default=4, help="clips to draw (default: 4)")
-    asks = {"-h", "--help"} & set(argv)
-    if asks:
-        say(parser.format_help())
-        command_line(TrainConfig, ["--help"], prog=parser.prog, presets=PRESETS)
-    if "--print-config" in argv:
-        parser.set_defaults(cache=Path())
-        for action in parser._actions:
-            action.required = False
-    options, rest = parser.parse_known_args(argv)
-    options.seeds = [seed for numbers in options.seeds for seed in numbers]
-    if len(options.seeds) == 1:
-        options.seeds = list(range(options.seeds[0])) or options.seeds
-    if len(set(options.seeds)) < len(options.seeds):
+    _pictures(parser)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split()]
+
+
+def _seeds(named: list[int]) -> list[int]:
+    """Which seeds are meant: one number says how many."""
+    seeds = (list(range(named[0])) or named) if len(named) == 1 else named
+    if len(set(seeds)) < len(seeds):
         raise ConfigError(
-            f"--seeds {' '.join(map(str, options.seeds))}: a seed is named twice, which would "
+            f"--seeds {' '.join(map(str, seeds))}: a seed is named twice, which would "
             "count one model as two; name each once"
         )
-    config = _fit_config(options, rest, parser.prog)
-    from train.commands import fit as fitting
-
-    fitting.fit(
-        options.cache,
-        options.run,
-        config,
-        resume=options.resume,
-        seeds=options.seeds,
-        ablations=options.ablations,
-        pictures=options.pictures,
-    )
+    return seeds
 
 
-def _fit_config(options: argparse.Namespace, rest: Sequence[str], prog: str) -> TrainConfig:
+def _fit_config(parser: Parser, options: Options, seeds: Sequence[int]) -> TrainConfig:
     """Settings of a new run, or of the run that is resumed: those may only be prolonged."""
     if not options.resume:
-        return command_line(TrainConfig, rest, prog=prog, presets=PRESETS)
+        return chosen_settings(parser, TrainConfig, options, PRESETS)
     if options.run is None:
         raise ConfigError("--resume needs --run: which run should go on?")
+    if options.preset:
+        raise ConfigError(f"--preset {options.preset}: a resumed run keeps its settings; drop it")
     top = options.run / "both" if options.ablations else options.run
-    places = [top / f"seed-{seed}" for seed in options.seeds] or [top]
+    places = [top / f"seed-{seed}" for seed in seeds] or [top]
     stored = next((p for place in places if (p := place / "config.json").exists()), None)
     if stored is None and options.run.is_dir():  # stopped before training began
         say(f"note      {options.run}: stopped before its settings were stored; these count now")
-        return command_line(TrainConfig, rest, prog=prog, presets=PRESETS)
+        return chosen_settings(parser, TrainConfig, options, PRESETS)
     stored = stored or places[0] / "config.json"
     before = TrainConfig.from_json(stored)
-    config = command_line(TrainConfig, ["--config", str(stored), *rest], prog=prog)
+    config = chosen_settings(parser, TrainConfig, options, config=options.config or stored)
     changed = [
         name
         for name, value in config.model_dump().items()
@@ -146,22 +132,21 @@ def _fit_config(options: argparse.Namespace, rest: Sequence[str], prog: str) -> 
     return config
 
 
-def evaluate(argv: Sequence[str]) -> None:
+def _evaluate(argv: Sequence[str]) -> None:
     """Score a run beside its baselines."""
-    parser = _paths("evaluate", "Score a run on a split, beside trivial baselines; draw it.")
-    parser.add_argument("--run", type=_folder, help="run, or folder of seeds (default: the newest)")
+    parser = Parser(
+        "python -m train evaluate", "Score a run on a split, beside trivial baselines; draw it."
+    )
+    parser.add_argument("--run", type=folder, help=_RUN)
     parser.add_argument("--cache", type=Path, required=True, help="cache with labels")
     _split(parser)
-    parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: the run's"
-    )
-    parser.add_argument("--pictures", type=_pictures, default=4, help="clips to draw (default: 4)")
+    parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
+    _pictures(parser)
     options = parser.parse_args(argv)
-    from train.commands import evaluate as commands
-    from train.runs import folders as runs
+    from train.commands.evaluate import evaluate_run
 
-    commands.evaluate_run(
-        options.run or runs.newest_run(),
+    evaluate_run(
+        options.run,
         options.cache,
         options.split,
         device=options.device,
@@ -169,22 +154,22 @@ def evaluate(argv: Sequence[str]) -> None:
     )
 
 
-def predict(argv: Sequence[str]) -> None:
+def _predict(argv: Sequence[str]) -> None:
     """Predict every clip of a cache."""
-    parser = _paths("predict", "Class, start and end of every clip of a cache; labels not needed.")
-    parser.add_argument("--run", type=_folder, help="trained run (default: the newest)")
+    parser = Parser(
+        "python -m train predict",
+        "Class, start and end of every clip of a cache; labels not needed.",
+    )
+    parser.add_argument("--run", type=folder, help=_RUN)
     parser.add_argument("--cache", type=Path, required=True, help="features made as the run's were")
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/predictions)")
-    parser.add_argument("--pictures", type=_pictures, help="clips to draw (default: all)")
-    parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda", "mps"], help="default: the run's"
-    )
+    parser.add_argument("--pictures", type=count, help="clips to draw (default: all)")
+    parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
     options = parser.parse_args(argv)
-    from train.commands import evaluate as commands
-    from train.runs import folders as runs
+    from train.commands.predict import predict_cache
 
-    commands.predict_cache(
-        options.run or runs.newest_run(),
+    predict_cache(
+        options.run,
         options.cache,
         out=options.out,
         device=options.device,
@@ -192,44 +177,60 @@ def predict(argv: Sequence[str]) -> None:
     )
 
 
-def features(argv: Sequence[str]) -> None:
+def _features(argv: Sequence[str]) -> None:
     """Say which run answers, and how media must be extracted for it."""
-    parser = _paths(
-        "features",
+    parser = Parser(
+        "python -m train features",
         "Print the run's folder and write how media must be extracted for it: what `python -m "
         "extract clip FILE --like` takes, and `predict` then answers from.",
     )
-    parser.add_argument("--run", type=_folder, help="run, or folder of seeds (default: the newest)")
+    parser.add_argument("--run", type=folder, help=_RUN)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(argv)
-    from train.runs import clip_features
-    from train.runs import folders as runs
+    from train.runs import clip_features, folders
 
-    run = options.run or runs.newest_run()
-    runs.write_json(options.out, clip_features.wanted(run))
+    run = options.run or folders.newest_run()
+    folders.write_json(options.out, clip_features.wanted(run))
     if sys.stdout.isatty():
         say(str(run))
     else:  # a program reads it, and needs its very bytes
         sys.stdout.buffer.write(os.fsencode(run) + b"\n")
 
 
-def report(argv: Sequence[str]) -> None:
+def _report(argv: Sequence[str]) -> None:
     """Compare runs."""
-    parser = _paths("report", "Scores of several runs side by side (mean ± sd over seeds).")
+    parser = Parser(
+        "python -m train report", "Scores of several runs side by side (mean ± sd over seeds)."
+    )
     parser.add_argument("runs", type=Path, nargs="+", help="runs, or folders of seeds")
     _split(parser)
     options = parser.parse_args(argv)
-    from train.commands import evaluate as commands
+    from train.commands.report import report
 
-    say(commands.report(options.runs, options.split))
+    say(report(options.runs, options.split))
+
+
+def _split(parser: Parser) -> None:
+    parser.add_argument(
+        "--split", choices=["val", "test"], default="val", help="rows to look at (default: val)"
+    )
+
+
+def _pictures(parser: Parser) -> None:
+    parser.add_argument(
+        "--pictures",
+        type=count,
+        default=4,
+        help="clips to draw beside the page (default: 4); 0: nothing is drawn",
+    )
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "fit": fit,
-    "evaluate": evaluate,
-    "predict": predict,
-    "features": features,
-    "report": report,
+    "fit": _fit,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "features": _features,
+    "report": _report,
 }
 
 

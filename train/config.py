@@ -60,7 +60,7 @@ class TrainConfig(Settings):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Dropout after every attention, feed-forward and pooled vector."""
     input_dropout: float = Field(default=0.5, ge=0, lt=1)
-    """Dropout on the standardised audio features and on the pooled channels of each frame."""
+    """Dropout on the normalized audio features and on the pooled channels of each frame."""
     audio_rate_hz: float = Field(default=2.0, gt=0, le=1000)
     """Audio steps per second that the model sees: cached steps are averaged at load time."""
 

@@ -3,16 +3,16 @@ rule of what a row may hold, and the stored index against what the shard itself 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cache.common.errors import CacheError
+from cache.format.identity import Identity
 from cache.format.index import Index, Reported, summarize
 from cache.format.row_table import RowPlace
 from cache.format.rows import RowFile, read_clips
-from cache.format.schema import row_bytes
+from cache.format.schema import Declaration
 from cache.format.shard import Clip, clip_problem, file_sha256, shard_name
 
 _BLOCK_BYTES = 1 << 25
@@ -38,7 +38,7 @@ class Finding:
     misled: bool = False
 
 
-def examine(path: Path, stored: Index | None, identity: Mapping[str, Any]) -> Finding:
+def examine(path: Path, stored: Index | None, identity: Identity) -> Finding:
     """Read every byte of a shard and check it; `stored` is the cache's index, where it has one."""
     name = path.name
     known = stored if stored is not None and name in stored.shards else None
@@ -112,7 +112,7 @@ def gone_shards(stored: Index | None, here: Index) -> dict[str, Gone]:
     return {name: gone for name, gone in found.items() if gone.rows or gone.failures}
 
 
-def check_shard(path: Path, identity: Mapping[str, Any]) -> None:
+def check_shard(path: Path, identity: Identity) -> None:
     """Raise CacheError, naming the clips, for a shard that is not whole."""
     problem = examine(path, None, identity).problem
     if problem:
@@ -133,17 +133,17 @@ def checked_rows(path: Path, index: Index) -> Iterator[tuple[str, Clip | None, s
     One after the other, wherever else the file is damaged.
     """
     members, layout = index.members(path.name), index.layout(path.name)
-    size = max(1, _BLOCK_BYTES // row_bytes(layout.fields.values()))
+    size = max(1, _BLOCK_BYTES // layout.declared.row_bytes)
     try:
         with RowFile(path, layout) as file:
             for begin in range(0, len(members), size):
-                yield from _checked(file, members[begin : begin + size], index.config)
+                yield from _checked(file, members[begin : begin + size], index.declared)
     except (CacheError, OSError) as error:
         yield from ((clip_id, None, str(error)) for _, clip_id, _ in members)
 
 
 def _checked(
-    file: RowFile, members: Sequence[RowPlace], config: Mapping[str, Any]
+    file: RowFile, members: Sequence[RowPlace], declared: Declaration
 ) -> Iterator[tuple[str, Clip | None, str]]:
     why = "its bytes don't give its checksum"
     try:
@@ -151,13 +151,13 @@ def _checked(
     except CacheError as error:
         if len(members) > 1:  # a picture table may be damaged, or the file end before it
             for member in members:
-                yield from _checked(file, [member], config)
+                yield from _checked(file, [member], declared)
             return
         found, why = [], str(error)
     clips = {clip.id: clip for clip in found}
     for _, clip_id, _ in members:
         clip = clips.get(clip_id)
-        problem = clip_problem(clip, config) if clip else why
+        problem = clip_problem(clip, declared) if clip else why
         yield clip_id, None if problem else clip, problem
 
 

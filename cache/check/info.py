@@ -30,11 +30,11 @@ def facts_of(cache: Cache) -> dict[str, Any]:
         "clips": len(cache),
         "shards": len(index.shards),
         "media_hours": round(float(valid_s.sum()) / 3600, 3),
-        "shorter_clips": int(np.sum(valid_s < cache.config["clip_seconds"])),
+        "shorter_clips": int(np.sum(valid_s < cache.clip_seconds)),
         "bytes": size,
         "fingerprint": cache.fingerprint,
-        "format_version": cache.identity["format_version"],
-        "feature_version": cache.identity["feature_version"],
+        "format_version": cache.identity.format_version,
+        "feature_version": cache.identity.feature_version,
         "config": cache.config,
         "made_by": _made_by(cache),
         "arrays": {f.name: {"shape": f.shape, "dtype": f.dtype} for f in cache.fields.values()},
@@ -68,7 +68,7 @@ def _labels(cache: Cache, labels: Labels) -> dict[str, Any]:
         name: {"events": events[n], **{split: table[k][n] for k, split in enumerate(SPLITS)}}
         for n, name in enumerate(labels.classes)
     }
-    shorter = labels.end_s - labels.start_s < cache.config["clip_seconds"]
+    shorter = labels.end_s - labels.start_s < cache.clip_seconds
     return {
         "source": labels.source,
         "events": len(labels),
@@ -116,7 +116,7 @@ def describe(cache: Cache) -> str:
     lines = [
         f"cache        {facts['path']} ({form})",
         f"clips        {clips} in {facts['shards']} shards, {facts['media_hours']:.2f} h of media"
-        f", {facts['shorter_clips']} shorter than {facts['config']['clip_seconds']:g} s",
+        f", {facts['shorter_clips']} shorter than {cache.clip_seconds:g} s",
         f"size         {size / 1e9:.2f} GB ({size / 2**30:.2f} GiB), "
         f"{size / max(1, clips) / 1e3:.0f} kB per clip",
         f"fingerprint  {facts['fingerprint'][:16]}…, format {facts['format_version']}, "

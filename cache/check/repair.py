@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cache.check.examine import Finding, Gone, examine, gone_shards, intact_clips
 from cache.check.verify import read_record, settle_record
 from cache.common.settings import canonical_json
-from cache.format.identity import set_aside
+from cache.format.identity import Identity, set_aside
 from cache.format.index import Index, extend_index, joined, shard_files
 from cache.format.index_file import INDEX_FILE, save_index, stored_index
 from cache.format.schema import SHARD_FOLDER
@@ -47,9 +46,7 @@ def without(index: Index, damaged: Mapping[str, Iterable[str]]) -> Index:
     return replace(index, rows=index.rows[~drop], reported=reported)
 
 
-def repair(
-    folder: Path, identity: Mapping[str, Any], suspects: Iterable[str]
-) -> tuple[list[str], Index]:
+def repair(folder: Path, identity: Identity, suspects: Iterable[str]) -> tuple[list[str], Index]:
     """Replace damaged shards by their intact rows; call with the writer's lock held.
 
     `suspects` are names of shards that `verify` found damaged; they and those of `damaged_shards`
@@ -69,7 +66,7 @@ def repair(
         for name in sorted(suspects & files.keys())
     }
     known = [f.index.restricted({name}) for name, f in findings.items() if f.index is not None]
-    index = joined(identity["config"], [others, *known])
+    index = joined(identity.declaration, [others, *known])
     told = []
     for name, finding in findings.items():
         path = folder / SHARD_FOLDER / name
@@ -86,7 +83,7 @@ def repair(
     return told, index
 
 
-def _salvage(path: Path, identity: Mapping[str, Any], index: Index, finding: Finding) -> str:
+def _salvage(path: Path, identity: Identity, index: Index, finding: Finding) -> str:
     folder, name = path.parent.parent, path.name
     if finding.index is None:
         return (
@@ -110,7 +107,7 @@ def _salvage(path: Path, identity: Mapping[str, Any], index: Index, finding: Fin
     return f"{moved}: damaged; kept {len(clips)} whole rows of it in a new shard; {again}"
 
 
-def _note_lost(folder: Path, identity: Mapping[str, Any], name: str, gone: Gone) -> None:
+def _note_lost(folder: Path, identity: Identity, name: str, gone: Gone) -> None:
     """Let what a file held that is gone be failures: older rows don't come back."""
     failures = [one.failure for one in gone.failures]
     origins = {one.failure.id: (one.created_ns, one.made_by) for one in gone.failures}
@@ -121,6 +118,6 @@ def _note_lost(folder: Path, identity: Mapping[str, Any], name: str, gone: Gone)
     write_shard(folder, identity, [], failures, origins)
 
 
-def _now(identity: Mapping[str, Any], before: int) -> Origin:
+def _now(identity: Identity, before: int) -> Origin:
     """The origin of what is found out now, newer than `before`, whatever the clock says."""
-    return max(time.time_ns(), before + 1), canonical_json(identity["provenance"])
+    return max(time.time_ns(), before + 1), canonical_json(identity.provenance)

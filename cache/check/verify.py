@@ -19,7 +19,7 @@ from cache.common.atomic import replace_file
 from cache.common.errors import CacheError
 from cache.common.plain import read_plain
 from cache.common.strict_json import loads
-from cache.format.identity import read_identity
+from cache.format.identity import Identity, read_identity
 from cache.format.index import Index, extend_index, shard_files
 from cache.format.index_file import INDEX_FILE, parse_index
 from cache.format.schema import SHARD_FOLDER
@@ -143,7 +143,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _stored_index(folder: Path, identity: dict[str, Any]) -> tuple[Index | None, list[str]]:
+def _stored_index(folder: Path, identity: Identity) -> tuple[Index | None, list[str]]:
     """What `index.h5` says, and what is wrong with it; a cache may do without one."""
     path = folder / INDEX_FILE
     if not path.exists():

@@ -1,22 +1,29 @@
-"""What the three command lines share: how they end, and the one way in which they say things."""
+"""What all command lines share: how words become options, how commands end, how they say things.
+
+This module and `settings` beside it are the only ones that know argparse.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import io
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from cache.common.atomic import advice
 from cache.common.errors import AvelError
-from cache.common.url import hidden
+from cache.common.url import hidden, is_address, shown
+
+Options = argparse.Namespace
 
 
 def exit_code(action: Callable[[], int]) -> int:
@@ -88,11 +95,60 @@ def printable(value: Any, keep: str = "") -> Any:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors repeat arguments, as file names of strangers are, without harm."""
+    """The flags and words of a command, each spelled out in full.
+
+    What it can't take ends the program with exit code 2 and, for a flag, the nearest that there
+    is. Its errors repeat arguments, as file names of strangers are, without harm.
+    """
+
+    def __init__(self, prog: str | None = None, description: str | None = None, **more: Any):
+        more = {"formatter_class": argparse.RawDescriptionHelpFormatter, **more}
+        super().__init__(prog, description=description, **{**more, "allow_abbrev": False})
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Options | None = None
+    ) -> tuple[Options, list[str]]:
+        """The options, and no words left over: such end the program."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = re.findall(r"(?m)^ +(?:-\w, )?(--[\w-]+)", self.format_help())
+            near = [
+                flag
+                for word in unknown
+                if word.startswith("-")
+                for flag in difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+            ]
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return options, []
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line, and end with exit code 2."""
         super().error(hidden(printable(message)))
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more, from a word of the command line."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, found {text!r}")
+    return int(text)
+
+
+def folder(text: str) -> Path:
+    """A folder's name from a word of the command line; an empty one would be where we are."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected the name of a folder, found none")
+    return Path(text)
+
+
+def local_path(text: str) -> Path:
+    """A folder or file here from a word of the command line; an address is none."""
+    if is_address(text):
+        raise argparse.ArgumentTypeError(
+            f"expected a folder or file here, found the address {shown(text)}; push and pull take "
+            "addresses (for a folder that is called so, write ./ before it)"
+        )
+    return Path(text)
 
 
 def _mend_streams() -> None:

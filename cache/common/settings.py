@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import difflib
 import inspect
-import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
-import tyro
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
-from cache.common.cli import Parser, say
+from cache.common.cli import Options, Parser, say
 from cache.common.errors import ConfigError
 from cache.common.strict_json import read_json
 
@@ -36,10 +35,10 @@ class Settings(BaseModel):
     @classmethod
     def parse(cls, values: object, where: str = "settings") -> Self:
         """Validate a mapping; raises ConfigError naming every bad key and its nearest match."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(f"{where}: " + _explain(cls, error)) from None
+        settings, problems = _validated(cls, values)
+        if settings is None:
+            raise ConfigError(f"{where}: {_explain(cls, problems)}")
+        return settings
 
     @classmethod
     def from_json(cls, path: Path) -> Self:
@@ -55,15 +54,17 @@ class Settings(BaseModel):
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
-def _explain(cls: type[BaseModel], error: ValidationError) -> str:
+def _explain(cls: type[BaseModel], problems: Sequence[ErrorDetails]) -> str:
     """One sentence per problem, with the nearest known name for an unknown key."""
     sentences = []
-    for problem in error.errors():
+    for problem in problems:
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(cls.model_fields)}"
             sentences.append(f"unknown key {name!r}; {hint}")
+        elif problem["type"] == "missing":
+            sentences.append(f"{name} is required")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             found = f", found {repr(problem['input'])[:200]}" if name else ""
@@ -77,65 +78,84 @@ def canonical_json(value: object) -> str:
 
 
 def command_line(
-    cls: type[S],
-    argv: Sequence[str],
-    *,
-    prog: str,
-    presets: dict[str, S] | None = None,
+    cls: type[S], argv: Sequence[str], *, prog: str, presets: Mapping[str, S] | None = None
 ) -> S:
-    """Build settings from flags, on top of `--config FILE.json` or a named `--preset`.
+    """Settings from the flags of a command that takes nothing else; see `chosen_settings`."""
+    parser = Parser(prog, inspect.getdoc(cls), usage="%(prog)s [-h] [--SETTING VALUE ...]")
+    add_settings(parser, cls, presets)
+    return chosen_settings(parser, cls, parser.parse_args(argv), presets)
+
+
+def add_settings(
+    parser: Parser, cls: type[Settings], presets: Mapping[str, Settings] | None = None
+) -> None:
+    """Give a command a flag for each field of `cls`, beside --config, --preset, --print-config."""
+    group = parser.add_argument_group("settings")
+    group.add_argument(
+        "--config", type=Path, metavar="FILE", help="JSON of any of these; flags win over it"
+    )
+    if presets:
+        group.add_argument("--preset", choices=sorted(presets), help="start from a named set")
+    group.add_argument("--print-config", action="store_true", help="print them as JSON and stop")
+    for name, field in cls.model_fields.items():
+        default = "required" if field.is_required() else f"default: {field.default}"
+        text = f"{' '.join((field.description or '').split())} ({default})".replace("%", "%%")
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, default=argparse.SUPPRESS, help=text, **_takes(field.annotation))
+
+
+def _takes(annotation: Any) -> dict[str, Any]:
+    """How argparse is told what a field's flag takes."""
+    kinds = get_args(annotation) or (annotation,)
+    if get_origin(annotation) is Literal:
+        return {"choices": kinds}
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    names = ["None" if kind is type(None) else kind.__name__.upper() for kind in kinds]
+    return {"metavar": "|".join(names)}
+
+
+def chosen_settings(
+    parser: Parser,
+    cls: type[S],
+    options: Options,
+    presets: Mapping[str, S] | None = None,
+    config: Path | None = None,
+) -> S:
+    """Settings from what `parser` read, on top of a JSON file (`config`, else that of --config).
 
     Precedence: flags over the JSON file over the preset over the defaults. `--print-config`
-    prints the result as JSON and ends. Unknown flags end the program with exit code 2 and the
-    nearest match.
+    prints the result as JSON and ends. Flags that are missing, or don't go together, end the
+    program with exit code 2; a bad file raises ConfigError.
     """
-    first = Parser(prog=prog, add_help=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path)
-    first.add_argument("--print-config", action="store_true")
-    first.add_argument("--preset", choices=sorted(presets or {}))
-    known, rest = first.parse_known_args(list(argv))
-    start = presets[known.preset] if presets and known.preset else None
-    if known.config is not None:
-        below = start.model_dump() if start is not None else {}
+    below: dict[str, Any] = {}
+    if presets and options.preset:
+        below = presets[options.preset].model_dump()
+    if path := config or options.config:
         # A link that somebody names on purpose is followed.
-        values = {**below, **_json_object(Path(os.path.realpath(known.config)))}
-        start = _relaxed(cls, values).parse(values, str(known.config))
-    text = f"{inspect.getdoc(cls)}\n\n--config FILE.json gives any of these fields; "
-    text += "flags win over it. --print-config shows the result as JSON."
-    if presets:
-        text += f" --preset {'|'.join(sorted(presets))} starts from a named set."
-    try:
-        with _heard():
-            given = cast(S, tyro.cli(cls, args=rest, prog=prog, description=text, default=start))
-        settings = cls.model_validate(dict(given))
-    except ValidationError as error:
-        raise ConfigError("command line: " + _explain(cls, error)) from None
-    if known.print_config:
+        below |= _json_object(Path(os.path.realpath(path)))
+        _, problems = _validated(cls, below)
+        if told := _explain(cls, [one for one in problems if one["type"] != "missing"]):
+            raise ConfigError(f"{path}: {told}")
+    flags = {name: getattr(options, name) for name in cls.model_fields if name in options}
+    for name, value in flags.items():
+        if value == "None" and type(None) in get_args(cls.model_fields[name].annotation):
+            flags[name] = None
+    settings, problems = _validated(cls, {**below, **flags})
+    if settings is None:
+        parser.error(_explain(cls, problems))
+    if options.print_config:
         say(settings.to_json().rstrip("\n"))
         raise SystemExit(0)
     return settings
 
 
-@contextlib.contextmanager
-def _heard() -> Iterator[None]:
-    """Let what tyro says of arguments, which it repeats as they are, do a terminal no harm."""
-    words = io.StringIO()
+def _validated(cls: type[S], values: object) -> tuple[S | None, list[ErrorDetails]]:
+    """Settings of those values, or what is wrong with them."""
     try:
-        with contextlib.redirect_stderr(words):
-            yield
-    finally:
-        if words.getvalue():
-            say(words.getvalue().rstrip("\n"), error=True)
-
-
-def _relaxed(cls: type[S], values: dict[str, Any]) -> type[S]:
-    """`cls` with the required fields that `values` lacks left for flags to give."""
-    absent = {
-        name: (field.annotation, tyro.MISSING)
-        for name, field in cls.model_fields.items()
-        if field.is_required() and name not in values
-    }
-    return create_model(cls.__name__, __base__=cls, **cast(dict[str, Any], absent))
+        return cls.model_validate(values), []
+    except ValidationError as error:
+        return None, error.errors()
 
 
 def _json_object(path: Path) -> dict[str, Any]:

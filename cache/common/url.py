@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,14 +85,9 @@ def parse_address(text: str) -> Address:
     return Address(url, protocol, None)
 
 
-def local_path(text: str) -> Path:
-    """A folder or file here, as an argument; ArgumentTypeError for an address, which is none."""
-    if _SCHEME.match(text) or _CUT.match(text):
-        raise ArgumentTypeError(
-            f"expected a folder or file here, found the address {shown(text)}; push and pull take "
-            "addresses (for a folder that is called so, write ./ before it)"
-        )
-    return Path(text)
+def is_address(text: str) -> bool:
+    """Whether a text names a place by a URL, or one that lost a slash."""
+    return bool(_SCHEME.match(text) or _CUT.match(text))
 
 
 def _refuse_layers(text: str) -> None:

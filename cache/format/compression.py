@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.common.errors import CacheError
-from cache.format.schema import Field
+from cache.format.fields import Field
 
 Array = npt.NDArray[Any]
 

@@ -21,9 +21,10 @@ import numpy.typing as npt
 
 from cache.common.errors import CacheError
 from cache.common.plain import encode_text
+from cache.format.identity import Identity
 from cache.format.row_table import COLUMNS, ClipTable, Entry, RowPlace, row_members, row_table
-from cache.format.rows import Layout, layout_names, make_layout
-from cache.format.schema import JPEG_END, SHARD_FOLDER
+from cache.format.rows import Layout, make_layout
+from cache.format.schema import JPEG_END, SHARD_FOLDER, Declaration
 from cache.format.shard import Failure, Origin
 from cache.format.shard_file import Shard
 
@@ -34,7 +35,7 @@ _SHARD_NAME = re.compile(r"[0-9a-f]{32}\.h5")
 class ShardFacts(NamedTuple):
     """What the index keeps of one file of rows.
 
-    offsets: first byte of each dataset, in the order of `rows.layout_names`.
+    offsets: first byte of each dataset, in the order of `Declaration.stored_names`.
     ids: first byte of `rows/id` and the bytes of one id; (0, 0) in indexes of earlier releases.
     """
 
@@ -62,7 +63,7 @@ class Index:
     rows: every row of them, as `row_table`; `rows["shard"]` numbers `shards`.
     reported: every failure that a shard holds.
     made_by: what made the rows, JSON texts; `rows["made_by"]` numbers them.
-    config: the extraction settings, which give the layout of rows.
+    declared: what a row holds, which gives the layout of rows.
     damaged: shards that can't be read, with the reason.
     stale: whether the stored index lacks something found here.
     chunks: of a compressed pack, where each row of a dataset is, see `rows.Layout`.
@@ -70,7 +71,7 @@ class Index:
     failures: the latest failure of each clip that has no row made since.
     """
 
-    config: Mapping[str, Any]
+    declared: Declaration
     shards: dict[str, ShardFacts] = field(default_factory=dict)
     rows: Array = field(default_factory=lambda: row_table(np.empty(0, "S1")))
     reported: list[Reported] = field(default_factory=list)
@@ -112,7 +113,7 @@ class Index:
         rows = self.rows.copy()
         rows["shard"] = renumber[rows["shard"]]
         reported = [one for one in self.reported if one.shard in kept]
-        return Index(self.config, kept, rows[rows["shard"] >= 0], reported, self.made_by)
+        return Index(self.declared, kept, rows[rows["shard"] >= 0], reported, self.made_by)
 
     @property
     def live(self) -> ClipTable:
@@ -122,7 +123,7 @@ class Index:
 
     def layout(self, shard: str) -> Layout:
         """Where a file keeps its rows."""
-        return make_layout(self.config, self.shards[shard].offsets, self.chunks)
+        return make_layout(self.declared, self.shards[shard].offsets, self.chunks)
 
     def members(self, shard: str) -> list[RowPlace]:
         """(row, id, SHA-256 of the row) of every row of a shard, superseded ones too."""
@@ -203,10 +204,10 @@ def is_shard_name(name: str) -> bool:
 
 
 def extend_index(
-    known: Index | None, files: Mapping[str, int], folder: Path, identity: Mapping[str, Any]
+    known: Index | None, files: Mapping[str, int], folder: Path, identity: Identity
 ) -> Index:
     """The index of the shards in `files` (name → size), reading those that `known` lacks."""
-    known = known or Index(identity["config"])
+    known = known or Index(identity.declaration)
     kept = known.restricted({n for n, f in known.shards.items() if files.get(n) == f.size})
     parts, damaged = [kept], {}
     for name in files:
@@ -217,10 +218,10 @@ def extend_index(
                 damaged[name] = str(error)
     if len(parts) == 1 and not damaged and len(kept.shards) == len(known.shards):
         return known
-    return replace(joined(identity["config"], parts), damaged=damaged, stale=True)
+    return replace(joined(identity.declaration, parts), damaged=damaged, stale=True)
 
 
-def joined(config: Mapping[str, Any], parts: Sequence[Index]) -> Index:
+def joined(declared: Declaration, parts: Sequence[Index]) -> Index:
     """The index of several sets of shards, each shard counted once."""
     shards: dict[str, ShardFacts] = {}
     made_by: dict[str, int] = {}
@@ -235,26 +236,26 @@ def joined(config: Mapping[str, Any], parts: Sequence[Index]) -> Index:
             tables.append(rows)
         shards |= new.shards
         reported += new.reported
-    rows = np.concatenate(tables) if tables else Index(config).rows
-    return Index(config, shards, rows, reported, list(made_by))
+    rows = np.concatenate(tables) if tables else Index(declared).rows
+    return Index(declared, shards, rows, reported, list(made_by))
 
 
-def summarize(path: Path, identity: Mapping[str, Any]) -> Index:
+def summarize(path: Path, identity: Identity) -> Index:
     """The index of a single shard, read from the shard itself."""
     with Shard(path, identity) as shard:
-        return index_of(path.name, path.stat().st_size, shard, identity["config"])
+        return index_of(path.name, path.stat().st_size, shard, identity.declaration)
 
 
 def index_of(
     name: str,
     size: int,
     shard: Shard,
-    config: Mapping[str, Any],
+    declared: Declaration,
     chunks: Mapping[str, npt.NDArray[np.int64]] | None = None,
 ) -> Index:
     """The index of one opened shard or pack."""
     layout = shard.layout(chunks)
-    offsets = tuple(layout.offsets[name] for name in layout_names(config))
+    offsets = tuple(layout.offsets[name] for name in declared.stored_names)
     facts = ShardFacts(size, offsets, shard.id_place)
     by_row, by_failure = shard.origins()
     made_by = list(dict.fromkeys(text for _, text in by_row))
@@ -273,4 +274,4 @@ def index_of(
         table["jpeg_bytes"] = np.diff(ends, prepend=0)
     pairs = zip(shard.failures(), by_failure, strict=True)
     reported = [Reported(name, failure, *origin) for failure, origin in pairs]
-    return Index(config, {name: facts}, table, reported, made_by, chunks=chunks or {})
+    return Index(declared, {name: facts}, table, reported, made_by, chunks=chunks or {})

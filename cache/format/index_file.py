@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from cache.common.plain import (
     write_text,
 )
 from cache.common.strict_json import loads
+from cache.format.fields import MAX_ROW_BYTES
+from cache.format.identity import Identity
 from cache.format.index import Index, Reported, ShardFacts, extend_index, is_shard_name, shard_files
 from cache.format.names import check_id
 from cache.format.row_table import COLUMNS, row_table
-from cache.format.rows import layout_names
-from cache.format.schema import MAX_ID_BYTES, MAX_ROW_BYTES, row_layout
+from cache.format.schema import MAX_ID_BYTES, Declaration
 from cache.format.sealed import check_seal, sealed_image
 from cache.format.shard import END_OF_TIME_NS, Failure
 
@@ -34,13 +35,13 @@ INDEX_FILE = "index.h5"
 _VERSION = 4
 
 
-def load_index(folder: Path, identity: Mapping[str, Any]) -> Index:
+def load_index(folder: Path, identity: Identity) -> Index:
     """Read the index, and any shard that it does not cover. Writes nothing."""
     known = stored_index(folder, identity)
     return extend_index(known, shard_files(folder), folder, identity)
 
 
-def stored_index(folder: Path, identity: Mapping[str, Any]) -> Index | None:
+def stored_index(folder: Path, identity: Identity) -> Index | None:
     """What `index.h5` says, be it so or not; None where it is missing or damaged."""
     try:
         return parse_index(folder / INDEX_FILE, identity)
@@ -48,12 +49,12 @@ def stored_index(folder: Path, identity: Mapping[str, Any]) -> Index | None:
         return None  # the shards say the same
 
 
-def save_index(folder: Path, identity: Mapping[str, Any], index: Index) -> None:
+def save_index(folder: Path, identity: Identity, index: Index) -> None:
     """Store the index. Call with the writer's lock held."""
     replace_file(folder / INDEX_FILE, render_index(identity, index))
 
 
-def render_index(identity: Mapping[str, Any], index: Index) -> bytes:
+def render_index(identity: Identity, index: Index) -> bytes:
     """The bytes of an `index.h5`: rows sorted by id, so that opening it sorts nothing."""
     names = list(index.shards)
     number = {name: place for place, name in enumerate(names)}
@@ -63,7 +64,7 @@ def render_index(identity: Mapping[str, Any], index: Index) -> bytes:
         for one in index.reported
     ]
     rows = index.rows[np.argsort(index.rows["id"], kind="stable")]
-    width = len(layout_names(identity["config"]))
+    width = len(identity.declaration.stored_names)
     arrays = {
         "shard/name": encode_text(names),
         "shard/size": np.array([fact.size for fact in facts], np.int64),
@@ -75,7 +76,7 @@ def render_index(identity: Mapping[str, Any], index: Index) -> bytes:
     }
 
     def fill(file: h5py.File) -> None:
-        write_text(file, "fingerprint", identity["fingerprint"])
+        write_text(file, "fingerprint", identity.fingerprint)
         file.attrs["version"] = _VERSION
         for name, array in arrays.items():
             file[name] = array
@@ -83,27 +84,27 @@ def render_index(identity: Mapping[str, Any], index: Index) -> bytes:
     return sealed_image(fill)
 
 
-def parse_index(path: Path, identity: Mapping[str, Any]) -> Index:
+def parse_index(path: Path, identity: Identity) -> Index:
     """The index in a file; CacheError when it is damaged, foreign, or of another version."""
     check_seal(path)
     with open_hdf5(path) as file, reading(path, "the index"):
         if read_attribute(file, "version") != _VERSION:
             raise CacheError(f"{path}: an index of another release")
-        if read_attribute(file, "fingerprint") != identity["fingerprint"]:
+        if read_attribute(file, "fingerprint") != identity.fingerprint:
             raise CacheError(f"{path}: the index of another cache")
         names = [value.decode() for value in whole(plain_dataset(file, "shard/name")).tolist()]
         if len(set(names)) != len(names) or not all(map(is_shard_name, names)):
             raise CacheError(f"{path}: names files that are no shards; refused")
-        facts = _facts(file, len(names), len(layout_names(identity["config"])))
+        facts = _facts(file, len(names), len(identity.declaration.stored_names))
         ids = whole(plain_dataset(file, "clip/id"))
         _check_ids(path, ids)
         columns = {name: _column(file, f"clip/{name}", len(ids), *_kind(name)) for name in COLUMNS}
         rows = row_table(ids, **columns)
-        _check_places(path, facts, rows, identity["config"])
+        _check_places(path, facts, rows, identity.declaration)
         reported = _failures(path, names, whole(plain_dataset(file, "failures_json")).tobytes())
         made_by = _made_by(file, rows)
         shards = dict(zip(names, facts, strict=True))
-        return Index(identity["config"], shards, rows, reported, made_by)
+        return Index(identity.declaration, shards, rows, reported, made_by)
 
 
 def _kind(name: str) -> tuple[Any, tuple[int, ...]]:
@@ -141,7 +142,7 @@ def _made_by(file: h5py.File, rows: np.ndarray[Any, Any]) -> list[str]:
 
 
 def _check_places(
-    path: Path, facts: Sequence[ShardFacts], rows: np.ndarray[Any, Any], config: Mapping[str, Any]
+    path: Path, facts: Sequence[ShardFacts], rows: np.ndarray[Any, Any], declared: Declaration
 ) -> None:
     """Refuse rows beyond their file, and more of them than it has room for."""
     shard, row = rows["shard"], rows["row"].astype(np.int64)
@@ -151,8 +152,8 @@ def _check_places(
         return
     count = np.zeros(len(facts), np.int64)
     np.maximum.at(count, shard, row + 1)
-    width = {spec.name: spec.bytes_per_clip for spec in row_layout(config)}
-    widths = np.array([width.get(name, 0) for name in layout_names(config)])
+    width = {name: field.bytes_per_clip for name, field in declared.row_layout.items()}
+    widths = np.array([width.get(name, 0) for name in declared.stored_names])
     offset, size = np.array([f.offsets for f in facts]), np.array([f.size for f in facts])
     inside = (offset >= 0) & (count[:, None] * widths <= size[:, None] - offset)
     pictures = rows["jpeg_bytes"]

@@ -9,22 +9,19 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from cache.common.atomic import cannot_write, remove_leftovers, rewrite, writing
 from cache.common.cli import printable, say
 from cache.common.errors import CacheError
-from cache.format.identity import claim
+from cache.format.identity import Identity, claim
 
 LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
-def claimed(
-    folder: Path, identity: Mapping[str, Any], shared: bool = False
-) -> Iterator[dict[str, Any]]:
+def claimed(folder: Path, identity: Identity, shared: bool = False) -> Iterator[Identity]:
     """Create the cache or check that it was made with these settings, and be its only writer.
 
     With `shared`, be one of several that write parts of it; see `part_lock`.

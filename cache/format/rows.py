@@ -21,8 +21,9 @@ import numpy.typing as npt
 from cache.common.errors import CacheError
 from cache.common.plain import open_plain
 from cache.format.compression import inflate
+from cache.format.fields import Field
 from cache.format.pictures import picture_limit
-from cache.format.schema import JPEG_BYTES, JPEG_END, Field, row_digest, row_layout
+from cache.format.schema import JPEG_BYTES, JPEG_END, Declaration, row_digest
 from cache.format.shard import Clip, hashed_arrays
 
 Array = npt.NDArray[Any]
@@ -37,14 +38,19 @@ class Layout:
 
     Attributes
     ----------
-    fields: the datasets of `row_layout`, by name.
-    offsets: the first byte of each.
+    declared: what a row holds.
+    offsets: the first byte of each dataset.
     chunks: for a dataset that is compressed, (N, 2) int64: first byte and length of each row.
     """
 
-    fields: Mapping[str, Field]
+    declared: Declaration
     offsets: Mapping[str, int]
     chunks: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """The datasets that have one row a clip, by name."""
+        return self.declared.row_layout
 
     def pieces(self, name: str, rows: npt.NDArray[np.int64]) -> list[Range]:
         """Ascending rows as [first, stop) parts that can be read in one go."""
@@ -72,24 +78,14 @@ class Layout:
         return np.frombuffer(data, spec.dtype).reshape(-1, *spec.shape)
 
 
-def layout_names(config: Mapping[str, Any]) -> list[str]:
-    """The datasets whose places an index keeps, in its order."""
-    return _stored_names([spec.name for spec in row_layout(config)])
-
-
-def _stored_names(names: list[str]) -> list[str]:
-    return [*names, JPEG_BYTES] if JPEG_END in names else names
-
-
 def make_layout(
-    config: Mapping[str, Any],
+    declared: Declaration,
     offsets: Iterable[int],
     chunks: Mapping[str, npt.NDArray[np.int64]] | None = None,
 ) -> Layout:
-    """A layout from the offsets in the order of `layout_names`."""
-    fields = {spec.name: spec for spec in row_layout(config)}
-    places = dict(zip(_stored_names(list(fields)), map(int, offsets), strict=True))
-    return Layout(fields, places, chunks or {})
+    """A layout from the offsets in the order of `stored_names`."""
+    places = dict(zip(declared.stored_names, map(int, offsets), strict=True))
+    return Layout(declared, places, chunks or {})
 
 
 def runs(rows: npt.NDArray[np.int64]) -> list[Range]:
@@ -203,7 +199,7 @@ def read_clips(
     """
     members = sorted(members)
     rows = np.array([row for row, _, _ in members], np.int64)
-    pictures = _jpegs(fetch, layout, rows, where) if JPEG_END in layout.fields else None
+    pictures = _jpegs(fetch, layout, rows, where) if layout.declared.pictures else None
     names = [name for name in layout.fields if name != JPEG_END]
     pieces = [(name, piece) for name in names for piece in layout.pieces(name, rows)]
     parts = fetch([layout.span(name, *piece) for name, piece in pieces])
@@ -234,8 +230,8 @@ def proved_clips(
 
 
 def read_jpegs(fetch: Fetch, layout: Layout, row: int, where: str) -> list[bytes]:
-    """The F encoded pictures of one clip; none in a cache without video."""
-    if JPEG_END not in layout.fields:
+    """The F encoded pictures of one clip; none in a cache without pictures."""
+    if layout.declared.pictures is None:
         return []
     return _jpegs(fetch, layout, np.array([row], np.int64), where)[0]
 
@@ -244,18 +240,18 @@ def jpeg_bounds(
     fetch: Fetch, layout: Layout, rows: npt.NDArray[np.int64], where: str
 ) -> npt.NDArray[np.int64]:
     """Where each clip's pictures begin and end in `video/jpeg`: (n, F + 1), ascending in a row."""
-    frames = layout.fields[JPEG_END].shape[0]
+    pictures = layout.declared.pictures
+    assert pictures is not None
     # A picture begins where the one before it ends, so the number before is needed as well.
     spans = [layout.span(JPEG_END, row, row + 1) for row in rows.tolist()]
     first = layout.offsets[JPEG_END]
     tables = fetch([(start - 8 if start > first else start, stop) for start, stop in spans])
-    bounds = np.zeros((len(rows), frames + 1), np.int64)
+    bounds = np.zeros((len(rows), pictures.count + 1), np.int64)
     for row, table in zip(bounds, tables, strict=True):
         ends = np.frombuffer(table, np.int64)
         row[-len(ends) :] = ends
     lengths = np.diff(bounds, axis=1)
-    # Maps have a cell for each 32 pixels; a longer picture is refused before it is read.
-    longest = picture_limit(32 * layout.fields["video/maps"].shape[-1])
+    longest = picture_limit(pictures.side_px)  # one that is longer is refused before it is read
     if np.any(bounds < 0) or np.any(lengths < 0) or np.any(lengths > longest):
         raise CacheError(f"{where}: {JPEG_END} doesn't fit {JPEG_BYTES}: it is damaged")
     return bounds

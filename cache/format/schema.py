@@ -1,111 +1,46 @@
-"""Names, shapes, dtypes and units of everything in a cache. `docs/format.md` is its prose.
+"""What a cache holds, row by row. `docs/format.md` is its prose.
 
 A cache is a folder::
 
-    cache.json      identity: format, fingerprint, resolved extraction settings, provenance
+    cache.json      identity: format, fingerprint, declared fields, settings, provenance
     labels.h5       annotation rows, classes, splits (replaceable without touching features)
     index.h5        which clip is where; derived from the shards, rebuilt when it is stale
     shards/<32 hex digits>.h5    about 32 clips each; the name is the file's own SHA-256 (half)
 
-Shapes use N clips in the shard, T audio steps, F frames, C channels, D features.
+Which features there are is declared in `cache.json`; nothing here knows how they are computed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 
-from cache.common.settings import canonical_json
+from cache.format.fields import (
+    MAX_CLIP_S,
+    MAX_ROW_BYTES,
+    Field,
+    Times,
+    check_number,
+    check_whole,
+    row_bytes,
+)
 
 FORMAT = "avel-cache"
-FORMAT_VERSION = 1
-FIRST_FEATURE_VERSION = 1  # of runs whose features.json names none: they were made before it did
+FORMAT_VERSION = 2
 SHARD_FOLDER = "shards"
 SPLITS = ("train", "val", "test")
 NO_SPLIT = -1
 MAX_ID_BYTES = 255
 MAX_CLASS_BYTES = 255
 MAX_MESSAGE_BYTES = 500
-MAX_ROW_BYTES = 1 << 28
 MAX_TEXT_BYTES = 1 << 15  # of settings and provenance: HDF5 attributes hold 64 KiB
-AUDIO_FEATURES = ("mfcc", "mel", "chroma", "contrast", "tonnetz")
-
-
-@dataclass(frozen=True)
-class Field:
-    """One stacked dataset of a shard: `shape` is per clip, without the leading N."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    unit: str
-
-    @property
-    def bytes_per_clip(self) -> int:
-        """Bytes of one clip's row."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-def feature_fields(config: Mapping[str, Any]) -> list[Field]:
-    """The feature datasets that a cache made with `config` holds, in file order.
-
-    `config` is the resolved extraction settings as stored in `cache.json`. Raises ValueError,
-    KeyError or TypeError for settings that describe no row, or one of absurd size: they may come
-    from a stranger, and memory is claimed by these shapes.
-    """
-    fields: list[Field] = []
-    for name in ("clip_seconds", "sample_rate_hz", "hop_samples", "n_mfcc", "n_mels"):
-        # A text times a number is a longer text: gigabytes of it, if a stranger likes.
-        if type(config[name]) not in (int, float):
-            raise TypeError(f"{name} is {str(config[name])[:40]!r}, no number")
-    if config["modalities"] != "video":
-        steps = (
-            1 + round(config["clip_seconds"] * config["sample_rate_hz"]) // config["hop_samples"]
-        )
-        dtype = "float16" if config["audio_profile"] == "fast" else "float32"
-        widths = {
-            "mfcc": (3 * config["n_mfcc"], "MFCC, then delta, then delta-delta"),
-            "mel": (config["n_mels"], "dB"),
-            "chroma": (12, "1 (each step's maximum is 1)"),
-            "contrast": (7, "dB"),
-            "tonnetz": (6, "1"),
-        }
-        for name, (width, unit) in widths.items():
-            fields.append(Field(f"audio/{name}", (steps, width), dtype, unit))
-    if config["modalities"] != "audio":
-        frames, channels = config["num_frames"], {"small": 576, "large": 960}[config["backbone"]]
-        cells = -(-config["frame_size_px"] // 32)
-        shape = (frames, channels, cells, cells)
-        fields.append(Field("video/maps", shape, "float16", "activation"))
-        fields.append(Field("video/frame_time_s", (frames,), "float64", "s from clip start"))
-    lengths = [length for spec in fields for length in spec.shape]
-    if not all(isinstance(length, int) and length > 0 for length in lengths):
-        raise ValueError(f"settings that give no row: {dict(config)}")
-    if row_bytes(fields) > MAX_ROW_BYTES:
-        raise ValueError(f"settings that give rows of more than {MAX_ROW_BYTES:,} bytes")
-    return fields
-
-
-def row_bytes(fields: Iterable[Field]) -> int:
-    """Bytes that one clip takes in the given datasets."""
-    return sum(spec.bytes_per_clip for spec in fields)
-
-
-def row_layout(config: Mapping[str, Any]) -> list[Field]:
-    """Every dataset of a shard that has one row a clip, in file order.
-
-    With video, `video/jpeg_end` (the pictures' ends in `video/jpeg`) is among them.
-    """
-    features = feature_fields(config)
-    maps = [spec for spec in features if spec.name == "video/maps"]
-    ends = [Field(JPEG_END, spec.shape[:1], "int64", "byte in video/jpeg") for spec in maps]
-    return [*ROW_FIELDS, *features, *ends]
-
+MAX_FIELDS = 64
+MAX_SIDE_PX = 1 << 14
 
 ROW_FIELDS = (
     Field("rows/valid_s", (), "float64", "s of the clip that exist, at most clip_seconds"),
@@ -120,6 +55,102 @@ ROW_FIELDS = (
 JPEG_BYTES, JPEG_END = "video/jpeg", "video/jpeg_end"
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """The JPEGs kept of each clip: how many, and the side of each, which is a square."""
+
+    count: int
+    side_px: int
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a clip's row holds: the one object that shapes, dtypes and bounds are taken from.
+
+    Raises ValueError or TypeError for what describes no row, or one of absurd size: it may come
+    from a stranger, and memory is claimed by these shapes.
+    """
+
+    clip_seconds: float
+    fields: tuple[Field, ...]
+    pictures: Pictures | None = None
+
+    def __post_init__(self) -> None:
+        check_number("clip_seconds", self.clip_seconds, 0, MAX_CLIP_S)
+        if not 0 < len(self.fields) <= MAX_FIELDS:
+            raise ValueError(f"expected 1 to {MAX_FIELDS} fields, found {len(self.fields)}")
+        for field in self.fields:
+            field.check()
+            if isinstance(field.clock, Times):
+                self._check_times(field, field.clock.times)
+        names = [field.name for field in self.fields]
+        if len({*names, JPEG_BYTES, JPEG_END}) < len(names) + 2:
+            raise ValueError("a field is declared twice, or in the place of the pictures")
+        if len({(field.clock, field.shape[0]) for field in self.fields if field.has_steps}) > 1:
+            raise ValueError("audio fields with a rate: expected one rate and number of steps")
+        if self.pictures is not None:
+            check_whole("pictures: count", self.pictures.count, MAX_ROW_BYTES)
+            check_whole("pictures: side_px", self.pictures.side_px, MAX_SIDE_PX)
+        if row_bytes(self.row_layout.values()) > MAX_ROW_BYTES:
+            raise ValueError(f"rows of more than {MAX_ROW_BYTES:,} bytes")
+
+    def _check_times(self, field: Field, name: str) -> None:
+        times = next((one for one in self.fields if one.name == name), None)
+        wanted = (field.stream, field.shape[:1], "float64", None)
+        if times is None or (times.stream, times.shape, times.dtype, times.clock) != wanted:
+            raise ValueError(
+                f"{field.name}: its times, {str(name)[:80]!r}, are no {field.stream} field of "
+                f"float64 {field.shape[:1]}"
+            )
+
+    @cached_property
+    def times(self) -> frozenset[str]:
+        """The fields that hold times, in seconds from the clip's start."""
+        return frozenset(f.clock.times for f in self.fields if isinstance(f.clock, Times))
+
+    @cached_property
+    def row_layout(self) -> Mapping[str, Field]:
+        """Every dataset of a shard that has one row a clip, by name, in file order.
+
+        With pictures, `video/jpeg_end` (their ends in `video/jpeg`) is among them.
+        """
+        fields = [*ROW_FIELDS, *self.fields]
+        if self.pictures is not None:
+            shape = (self.pictures.count,)
+            fields.append(Field(JPEG_END, shape, "int64", f"byte in {JPEG_BYTES}"))
+        return {field.name: field for field in fields}
+
+    @property
+    def stored_names(self) -> list[str]:
+        """The datasets whose places an index keeps, in its order."""
+        return [*self.row_layout, *([JPEG_BYTES] if self.pictures is not None else [])]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one clip takes, without its pictures."""
+        return row_bytes(self.row_layout.values())
+
+    def record(self) -> dict[str, Any]:
+        """What `cache.json` says of it."""
+        return {
+            "clip_seconds": self.clip_seconds,
+            "fields": [field.record() for field in self.fields],
+            "pictures": None if self.pictures is None else dict(vars(self.pictures)),
+        }
+
+    @classmethod
+    def parse(cls, record: Mapping[str, Any]) -> Self:
+        """The declaration in a `cache.json`; ValueError, TypeError or KeyError for none."""
+        fields, pictures = record["fields"], record["pictures"]
+        if not isinstance(fields, list) or len(fields) > MAX_FIELDS:
+            raise ValueError(f"fields: expected a list of at most {MAX_FIELDS}")
+        return cls(
+            record["clip_seconds"],
+            tuple(map(Field.parse, fields)),
+            None if pictures is None else Pictures(**pictures),
+        )
+
+
 def row_digest(clip_id: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     """SHA-256 of one clip's row, 32 bytes.
 
@@ -131,26 +162,3 @@ def row_digest(clip_id: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> byte
         digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.data.cast("B") if array.size else b"")
     return digest.digest()
-
-
-def fingerprint(config: Mapping[str, Any], feature_version: int) -> str:
-    """64 hex digits that are equal exactly when two caches' numbers may be mixed.
-
-    Covers the resolved extraction settings (the weights' SHA-256 among them), the version of the
-    feature code and the format version; not paths, workers, order, machine or library versions.
-    """
-    identity = {
-        "config": dict(config),
-        "feature_version": feature_version,
-        "format_version": FORMAT_VERSION,
-    }
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
-
-
-def config_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """One readable line per setting that differs: `name: ours → theirs`."""
-    return [
-        f"{name}: {ours.get(name, 'absent')!r} here, {theirs.get(name, 'absent')!r} in the cache"
-        for name in sorted({*ours, *theirs})
-        if ours.get(name) != theirs.get(name)
-    ]

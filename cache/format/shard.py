@@ -26,21 +26,22 @@ from cache.common.errors import CacheError
 from cache.common.plain import encode_text, open_plain, write_text
 from cache.common.settings import canonical_json
 from cache.format.contents import bounds_problem, features_problem, pictures_problem, shapes_problem
+from cache.format.identity import Identity
 from cache.format.schema import (
     FORMAT,
-    FORMAT_VERSION,
     JPEG_BYTES,
     JPEG_END,
     MAX_MESSAGE_BYTES,
     ROW_FIELDS,
     SHARD_FOLDER,
-    Field,
-    feature_fields,
+    Declaration,
     row_digest,
 )
 from cache.format.sealed import hdf5_image
 
 Array = npt.NDArray[Any]
+SHARD_CLIPS = 32
+"""Clips that a shard is meant to hold, at most."""
 END_OF_TIME_NS = 2**62
 """No row or failure is made as late as this (in the year 2116): what says so is refused."""
 Origin = tuple[int, str]
@@ -51,7 +52,7 @@ Origin = tuple[int, str]
 class Clip:
     """One clip's finished row.
 
-    `features` holds an array for each name of `schema.feature_fields`, without the leading N;
+    `features` holds an array for each name of the declared fields, without the leading N;
     `jpegs` one encoded picture per frame (empty without video).
     """
 
@@ -67,23 +68,21 @@ class Clip:
     media_sha256: bytes = bytes(32)
 
 
-def clip_problem(clip: Clip, config: Mapping[str, Any]) -> str:
+def clip_problem(clip: Clip, declared: Declaration) -> str:
     """What is wrong with a row, as a sentence that names the dataset, or "" where nothing is.
 
-    `config` is the extraction settings: they say shapes and dtypes, the clip's end, and the size
-    of the pictures.
+    `declared` says shapes and dtypes, the clip's end, and the size of the pictures.
     """
-    if problem := shapes_problem(clip.features, feature_fields(config)):
+    if problem := shapes_problem(clip.features, declared):
         return problem
     if not 0 < clip.valid_s < math.inf:
         return f"valid_s: expected more than 0 s, found {clip.valid_s}"
     if not 0 <= clip.audio_start_s < math.inf:
         return f"audio_start_s: expected 0 s or more, found {clip.audio_start_s}"
-    frames = len(clip.features.get("video/maps", ()))
     return (
-        features_problem(clip.features, clip.audio_steps)
-        or bounds_problem(clip.features, clip.valid_s, config)
-        or pictures_problem(clip.jpegs, frames, config)
+        features_problem(clip.features, clip.audio_steps, declared)
+        or bounds_problem(clip.features, clip.valid_s, declared)
+        or pictures_problem(clip.jpegs, declared.pictures)
     )
 
 
@@ -115,21 +114,21 @@ class Written:
 
 def write_shard(
     folder: Path,
-    identity: Mapping[str, Any],
+    identity: Identity,
     clips: Sequence[Clip],
     failures: Sequence[Failure] = (),
     origins: Mapping[str, Origin] | None = None,
 ) -> Written:
     """Write clips and failures as one shard of the cache folder `folder`, atomically.
 
-    `identity` is the content of `cache.json`. `origins` gives, by clip id, when and by what rows
-    were made that are copied; the others are made now. A kill at any instant leaves either the
-    whole shard or a temporary file that the next writer removes. Raises CacheError for a row that
-    `clip_problem` finds fault with, and when the disk is full.
+    `origins` gives, by clip id, when and by what rows were made that are copied; the others are
+    made now. A kill at any instant leaves either the whole shard or a temporary file that the next
+    writer removes. Raises CacheError for a row that `clip_problem` finds fault with, and when the
+    disk is full.
     """
-    now = time.time_ns(), canonical_json(identity.get("provenance", {}))
+    now = time.time_ns(), canonical_json(identity.provenance)
     for clip in clips:
-        problem = clip_problem(clip, identity["config"])
+        problem = clip_problem(clip, identity.declaration)
         if problem:
             raise CacheError(f"the clip {clip.id!r} can't be stored: {problem}")
     by_row = [(origins or {}).get(clip.id, now) for clip in clips]
@@ -145,7 +144,7 @@ def write_shard(
         write_attributes(file, identity, max([*by_row, *by_failure], default=now))
         if len({*by_row, *by_failure}) > 1:
             write_origins(file, by_row, by_failure)
-        _write_clips(file, feature_fields(identity["config"]), clips)
+        _write_clips(file, identity.declaration, clips)
         write_failures(file, failures)
 
     image = hdf5_image(fill)
@@ -170,15 +169,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_attributes(file: h5py.File, identity: Mapping[str, Any], origin: Origin) -> None:
+def write_attributes(file: h5py.File, identity: Identity, origin: Origin) -> None:
     """Write what a shard, or a pack, says of itself."""
     created_ns, provenance = origin
     write_text(file, "format", FORMAT)
-    write_text(file, "fingerprint", identity["fingerprint"])
-    write_text(file, "config", canonical_json(identity["config"]))
+    write_text(file, "fingerprint", identity.fingerprint)
+    write_text(file, "config", canonical_json(identity.config))
     write_text(file, "provenance", provenance)
-    file.attrs["format_version"] = FORMAT_VERSION
-    file.attrs["feature_version"] = identity["feature_version"]
+    file.attrs["format_version"] = identity.format_version
+    file.attrs["feature_version"] = identity.feature_version
     file.attrs["created_ns"] = created_ns
 
 
@@ -192,7 +191,7 @@ def write_origins(file: h5py.File, by_row: Sequence[Origin], by_failure: Sequenc
         file[f"origin/{group}_made_by"] = np.array([number[text] for _, text in part], np.int64)
 
 
-def _write_clips(file: h5py.File, fields: list[Field], clips: Sequence[Clip]) -> None:
+def _write_clips(file: h5py.File, declared: Declaration, clips: Sequence[Clip]) -> None:
     file["rows/id"] = encode_text([clip.id for clip in clips])
     for spec in ROW_FIELDS:
         if spec.name not in {"rows/sha256", "rows/media_sha256"}:
@@ -202,18 +201,18 @@ def _write_clips(file: h5py.File, fields: list[Field], clips: Sequence[Clip]) ->
     file["rows/sha256"] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
     media = b"".join(clip.media_sha256 for clip in clips)
     file["rows/media_sha256"] = np.frombuffer(media, np.uint8).reshape(-1, 32)
-    for spec in fields:
+    for spec in declared.fields:
         # Contiguous: a clip's row is one run of bytes, read at the disk's rate, and there is no
         # chunk table for a hostile file to bend.
         empty = np.empty((0, *spec.shape), spec.dtype)
         stacked = np.stack([clip.features[spec.name] for clip in clips]) if clips else empty
         write_text(file.create_dataset(spec.name, data=stacked), "unit", spec.unit)
-    frames = next((spec.shape[0] for spec in fields if spec.name == "video/maps"), 0)
-    if frames:
+    if declared.pictures is not None:
         sizes = [len(picture) for clip in clips for picture in clip.jpegs]
         pictures = b"".join(picture for clip in clips for picture in clip.jpegs)
         file[JPEG_BYTES] = np.frombuffer(pictures, np.uint8)
-        file[JPEG_END] = np.cumsum(sizes, dtype=np.int64).reshape(len(clips), frames)
+        ends = np.cumsum(sizes, dtype=np.int64)
+        file[JPEG_END] = ends.reshape(len(clips), declared.pictures.count)
 
 
 def write_failures(file: h5py.File, failures: Sequence[Failure]) -> None:

@@ -20,16 +20,16 @@ from cache.common.plain import (
     whole,
 )
 from cache.common.strict_json import loads
+from cache.format.fields import row_bytes
+from cache.format.identity import Identity
 from cache.format.names import check_id
-from cache.format.rows import Layout, layout_names, make_layout
+from cache.format.rows import Layout, make_layout
 from cache.format.schema import (
     FORMAT,
     JPEG_BYTES,
     JPEG_END,
     MAX_TEXT_BYTES,
     ROW_FIELDS,
-    row_bytes,
-    row_layout,
 )
 from cache.format.shard import END_OF_TIME_NS, Failure, Origin
 
@@ -46,14 +46,14 @@ class Shard:
     Use as a context manager.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, identity: Identity) -> None:
         self.path = path
         self._file = open_hdf5(path)
         self._plain: dict[str, h5py.Dataset] = {}
         try:
             check_fingerprint(self._file, identity)
-            self._config = identity["config"]
-            self._fields = {spec.name: spec for spec in row_layout(self._config)}
+            self._declared = identity.declaration
+            self._fields = identity.declaration.row_layout
             self._count_of("rows/id", _ROW_BYTES)
             with reading(path, "rows/id"):
                 self.ids = [value.decode() for value in self.text("rows/id").tolist()]
@@ -75,7 +75,7 @@ class Shard:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether the cache holds video."""
+        """Whether the cache holds pictures."""
         return JPEG_END in self._fields
 
     @property
@@ -152,8 +152,8 @@ class Shard:
             datasets[JPEG_BYTES] = data
         with reading(self.path, "the places of its datasets"):
             places = {name: d.id.get_offset() for name, d in datasets.items() if d.size}
-            offsets = [places.get(name, 0) for name in layout_names(self._config)]
-            return make_layout(self._config, offsets, chunks)
+            offsets = [places.get(name, 0) for name in self._declared.stored_names]
+            return make_layout(self._declared, offsets, chunks)
 
     def _count_of(self, name: str, bytes_each: int) -> int:
         """How many texts a list has; CacheError for more than the file has room for.
@@ -215,7 +215,7 @@ class Shard:
         return dataset
 
 
-def check_fingerprint(file: h5py.File, identity: Mapping[str, Any]) -> None:
+def check_fingerprint(file: h5py.File, identity: Identity) -> None:
     """Raise CacheError unless an open file belongs to the cache with this identity."""
     path = file.filename
     with reading(Path(path), "format"):
@@ -223,8 +223,8 @@ def check_fingerprint(file: h5py.File, identity: Mapping[str, Any]) -> None:
     if not known or read_attribute(file, "format") != FORMAT:
         raise CacheError(f"{path}: not a shard of a feature cache")
     found = str(read_attribute(file, "fingerprint"))
-    if found != identity["fingerprint"]:
+    if found != identity.fingerprint:
         raise CacheError(
             f"{path}: a shard of another cache: its fingerprint is {found[:16]!r}…, "
-            f"this cache's is {identity['fingerprint'][:16]}…"
+            f"this cache's is {identity.fingerprint[:16]}…"
         )

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cache.check.examine import matches_name
 from cache.common.atomic import replace_file
 from cache.common.errors import CacheError
-from cache.format.identity import IDENTITY_FILE, IDENTITY_LIMIT_BYTES, parse_identity
+from cache.format.identity import IDENTITY_FILE, IDENTITY_LIMIT_BYTES, Identity, parse_identity
 from cache.format.index import Index, joined, summarize
 from cache.format.index_file import INDEX_FILE, parse_index
 from cache.format.row_table import RowPlace
@@ -109,7 +108,7 @@ class RemoteCache:
             found = self.cache.index.shards
             self.unlisted = {n: size for n, size in self.unlisted.items() if n not in found}
 
-    def _fetch_index(self, identity: Mapping[str, Any]) -> Index:
+    def _fetch_index(self, identity: Identity) -> Index:
         where, path = self.remote.where(INDEX_FILE), self.scratch / INDEX_FILE
         data = self.remote.read(INDEX_FILE, TABLE_LIMIT_BYTES)
         try:
@@ -124,11 +123,11 @@ class RemoteCache:
                 f"{self.index_problem}; this server does not list folders, so the index is needed: "
                 "have its owner run `python -m cache repair`, which writes it anew"
             )
-        return Index(identity["config"])
+        return Index(identity.declaration)
 
-    def completed(self, identity: Mapping[str, Any], known: Index) -> Cache:
+    def completed(self, identity: Identity, known: Index) -> Cache:
         """The cache there with its unlisted shards; those that `known` lacks are looked into."""
-        listed = self.cache.index if self.cache is not None else Index(identity["config"])
+        listed = self.cache.index if self.cache is not None else Index(identity.declaration)
         ours = {n for n, size in self.unlisted.items() if _has(known, n, size)}
         parts = [listed, known.restricted(ours)]
         for name in sorted(set(self.unlisted) - ours):
@@ -138,9 +137,9 @@ class RemoteCache:
                 raise
             except CacheError:
                 continue  # half an upload of someone's, damaged or foreign: not ours to list
-        return Cache(self.scratch, identity, joined(identity["config"], parts))
+        return Cache(self.scratch, identity, joined(identity.declaration, parts))
 
-    def _look_into(self, name: str, identity: Mapping[str, Any]) -> Index:
+    def _look_into(self, name: str, identity: Identity) -> Index:
         folder = self.remote.folder
         if folder is not None:
             if not matches_name(folder / SHARD_FOLDER / name):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.common.cli import say
+from cache.common.cli import Options, Parser, local_path, say
 from cache.common.errors import CacheError
 from cache.common.progress import Progress
-from cache.common.url import local_path
 from cache.labels.annotations import describe_changes
 from cache.reader import open_cache
 from cache.remote.cache import RemoteCache
@@ -28,7 +26,7 @@ _URL = (
 )
 
 
-def add_join_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_join_commands(command: Callable[[str, str], Parser]) -> None:
     """Add `merge`, `pack` and `unpack`."""
     one = command("merge", "join caches made with the same settings into one folder")
     one.add_argument("sources", type=local_path, nargs="+", metavar="CACHE")
@@ -54,7 +52,7 @@ def add_join_commands(command: Callable[[str, str], argparse.ArgumentParser]) ->
     one.set_defaults(run=_unpack)
 
 
-def add_transfer_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_transfer_commands(command: Callable[[str, str], Parser]) -> None:
     """Add `push` and `pull`."""
     one = command("push", "send what the cache at URL lacks, shard by shard, proved on arrival")
     one.add_argument("cache", type=local_path, metavar="FOLDER")
@@ -88,7 +86,7 @@ def add_transfer_commands(command: Callable[[str, str], argparse.ArgumentParser]
     one.set_defaults(run=_pull)
 
 
-def _add_common(command: argparse.ArgumentParser) -> None:
+def _add_common(command: Parser) -> None:
     command.add_argument(
         "--prefer",
         choices=("here", "there", "newest"),
@@ -100,11 +98,11 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _merge(arguments: argparse.Namespace) -> int:
+def _merge(arguments: Options) -> int:
     return _join(arguments.sources, arguments.into, arguments.prefer, "merge")
 
 
-def _unpack(arguments: argparse.Namespace) -> int:
+def _unpack(arguments: Options) -> int:
     if not arguments.file.is_file():
         raise CacheError(f"{arguments.file}: no such file; expected one that `pack` wrote")
     return _join([arguments.file], arguments.folder, None, "unpack")
@@ -125,7 +123,7 @@ def _join(sources: list[Path], into: Path, prefer: str | None, title: str) -> in
     return 0
 
 
-def _pack(arguments: argparse.Namespace) -> int:
+def _pack(arguments: Options) -> int:
     cache = open_cache(arguments.cache)
     with Progress(len(cache), "clip", "pack", _QUIET_S) as progress:
         size = pack(cache, arguments.file, arguments.compress, progress.add)
@@ -133,7 +131,7 @@ def _pack(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _push(arguments: argparse.Namespace) -> int:
+def _push(arguments: Options) -> int:
     cache = open_cache(arguments.cache)
     options = PushOptions(arguments.prefer, _jobs(arguments), not arguments.no_read_back)
     with RemoteCache(Remote(arguments.url)) as there:
@@ -147,7 +145,7 @@ def _push(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _pull(arguments: argparse.Namespace) -> int:
+def _pull(arguments: Options) -> int:
     only = tuple(name.strip() for name in arguments.only.split(",")) if arguments.only else ()
     ids = _ids(arguments.ids) if arguments.ids else None
     options = PullOptions(only, ids, arguments.prefer, _jobs(arguments))
@@ -179,7 +177,7 @@ def _describe(plan: CopyPlan) -> str:
     return "\n".join(lines + plan.notes)
 
 
-def _jobs(arguments: argparse.Namespace) -> int:
+def _jobs(arguments: Options) -> int:
     if not 1 <= arguments.jobs <= 64:
         raise CacheError(f"--jobs: expected 1 to 64, found {arguments.jobs}")
     return int(arguments.jobs)

@@ -64,7 +64,12 @@ def difference(a: Cache, b: Cache) -> Difference:
 
 def _settings(a: Cache, b: Cache) -> dict[str, tuple[Any, Any]]:
     one, two = (
-        {**cache.config, "feature_version": cache.identity["feature_version"]} for cache in (a, b)
+        {
+            **cache.config,
+            "feature_version": cache.identity.feature_version,
+            "format_version": cache.identity.format_version,
+        }
+        for cache in (a, b)
     )
     return {
         name: (one.get(name), two.get(name))

@@ -6,14 +6,13 @@ failures and events come out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from cache.check.examine import check_shard
 from cache.common.atomic import check_room, replace_file
 from cache.common.errors import CacheError
-from cache.format.identity import IDENTITY_FILE, refusal
+from cache.format.identity import IDENTITY_FILE, Identity, refusal
 from cache.format.index import extend_index, shard_files
 from cache.format.index_file import save_index
 from cache.format.lock import claimed
@@ -90,7 +89,7 @@ def _plan(
     return plan_copy(here, sources, chosen, prefer == "newest"), labels
 
 
-def _copy(shard: WholeShard, target: Path, identity: Mapping[str, Any]) -> None:
+def _copy(shard: WholeShard, target: Path, identity: Identity) -> None:
     path = shard.giver.shard_path(shard.name)
     check_shard(path, identity)
     data = path.read_bytes()

@@ -24,10 +24,10 @@ from cache.common.errors import CacheError
 from cache.common.plain import encode_text
 from cache.common.settings import canonical_json
 from cache.format.compression import deflate
-from cache.format.identity import render_identity
+from cache.format.fields import Field
 from cache.format.row_table import row_members
 from cache.format.rows import jpeg_bounds
-from cache.format.schema import JPEG_BYTES, JPEG_END, Field, row_bytes, row_layout
+from cache.format.schema import JPEG_BYTES, JPEG_END
 from cache.format.sealed import SEAL_BYTES, write_seal
 from cache.format.shard import Clip, write_attributes, write_failures, write_origins
 from cache.labels.store import fill_labels
@@ -55,7 +55,7 @@ def pack(
         raise CacheError(f"{target}: expected a name that ends in .h5")
     cache.refuse_damaged()
     lengths = _jpeg_lengths(cache)
-    needed = len(cache) * row_bytes(row_layout(cache.config)) + int(lengths.sum())
+    needed = len(cache) * cache.declaration.row_bytes + int(lengths.sum())
     need = f"about {needed / 1e9:.2f} GB needed"
     check_room(target, needed, need, " or name a file on another disk")
     mark = f"{TEMPORARY}{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}-"
@@ -140,7 +140,7 @@ def _write_tables(file: h5py.File, cache: Cache, lengths: npt.NDArray[np.int64])
     write_attributes(file, cache.identity, max([*by_row, *by_failure], default=nothing))
     write_origins(file, by_row, by_failure)
     file.attrs["packed"] = PACKED_VERSION
-    file["cache_json"] = np.frombuffer(render_identity(cache.identity), np.uint8)
+    file["cache_json"] = np.frombuffer(cache.identity.render(), np.uint8)
     file["rows/id"] = encode_text(value.decode() for value in rows["id"].tolist())
     file["rows/sha256"] = np.ascontiguousarray(rows["sha256"])
     if lengths.shape[1]:
@@ -157,7 +157,9 @@ class _Columns:
     def __init__(self, file: h5py.File, cache: Cache, compress: bool, jpeg_bytes: int) -> None:
         self._file, self._cache, self._count = file, cache, len(cache)
         self._fields = [
-            spec for spec in row_layout(cache.config) if spec.name not in {"rows/sha256", JPEG_END}
+            spec
+            for name, spec in cache.declaration.row_layout.items()
+            if name not in {"rows/sha256", JPEG_END}
         ]
         self._packed = {
             spec.name for spec in self._fields if compress and spec.name in cache.fields
@@ -165,9 +167,8 @@ class _Columns:
         self._places = {name: np.zeros((self._count, 2), np.int64) for name in self._packed}
         for spec in self._fields:
             self._create(spec)
-        self._has_video = "video/maps" in cache.fields
         self._jpeg_at = 0
-        if self._has_video:
+        if cache.declaration.pictures is not None:
             file.create_dataset(JPEG_BYTES, (jpeg_bytes,), np.uint8)
 
     def _create(self, spec: Field) -> None:
@@ -224,10 +225,10 @@ def _blocks(cache: Cache) -> Iterator[list[Clip]]:
 
 
 def _jpeg_lengths(cache: Cache) -> npt.NDArray[np.int64]:
-    """Bytes of each picture, clips in the order of the pack: (N, F), or (N, 0) without video."""
-    if "video/maps" not in cache.fields:
+    """Bytes of each picture, clips in the order of the pack: (N, F), or (N, 0) without pictures."""
+    if cache.declaration.pictures is None:
         return np.zeros((len(cache), 0), np.int64)
-    found = [np.zeros((0, cache.fields["video/maps"].shape[0]), np.int64)]
+    found = [np.zeros((0, cache.declaration.pictures.count), np.int64)]
     for name, rows in cache.index.live.by_file():
         with cache.open_rows(name) as file:
             inside = rows["row"].astype(np.int64)

@@ -11,20 +11,18 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from cache.common.errors import CacheError
-from cache.format.identity import refusal
+from cache.format.identity import Identity, refusal
 from cache.format.names import one_form
 from cache.format.row_table import RowPlace, row_members
-from cache.format.schema import row_bytes, row_layout
-from cache.format.shard import Clip, Failure, Origin, Written, write_shard
+from cache.format.shard import SHARD_CLIPS, Clip, Failure, Origin, Written, write_shard
 from cache.reader import Cache
 
 T = TypeVar("T")
-SHARD_CLIPS = 32
 
 
 class WholeShard(NamedTuple):
@@ -53,7 +51,7 @@ class NewShard:
     def write(
         self,
         folder: Path,
-        identity: Mapping[str, Any],
+        identity: Identity,
         read: Callable[[str, list[RowPlace]], list[Clip]],
     ) -> Written:
         """Write it into a cache folder, all in it as old as it was; `read` gives the rows."""
@@ -273,7 +271,7 @@ def _new_shards(
 
     Rows that were made together stay together; small lots share a shard.
     """
-    live, width = giver.index.live, row_bytes(row_layout(giver.config))
+    live, width = giver.index.live, giver.declaration.row_bytes
     lots: dict[tuple[str, Origin], list[tuple[RowPlace, int]]] = defaultdict(list)
     for name, table in live.by_file():
         for member, pictures in zip(row_members(table), table["jpeg_bytes"].tolist(), strict=True):

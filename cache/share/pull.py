@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cache.check.examine import check_shard
 from cache.common.atomic import check_room, replace_file
 from cache.common.errors import CacheError
 from cache.common.side_by_side import side_by_side
-from cache.format.identity import IDENTITY_FILE
+from cache.format.identity import IDENTITY_FILE, Identity
 from cache.format.index import Index, extend_index, shard_files
 from cache.format.index_file import save_index
 from cache.format.lock import claimed
@@ -95,7 +94,7 @@ def pull(
     return index
 
 
-def _prove(path: Path, identity: Mapping[str, Any], url: str) -> None:
+def _prove(path: Path, identity: Identity, url: str) -> None:
     """Delete a shard that arrived as it was there, and is not whole; CacheError names the URL."""
     try:
         check_shard(path, identity)

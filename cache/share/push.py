@@ -9,7 +9,7 @@ from functools import partial
 from cache.common.errors import CacheError
 from cache.common.plain import read_plain
 from cache.common.side_by_side import side_by_side
-from cache.format.identity import IDENTITY_FILE, refusal, render_identity
+from cache.format.identity import IDENTITY_FILE, refusal
 from cache.format.index import Index, joined, summarize
 from cache.format.index_file import INDEX_FILE, render_index
 from cache.format.schema import SHARD_FOLDER
@@ -95,7 +95,7 @@ def push(
     sent = side_by_side(options.jobs, tasks)
     if plan.labels:
         quietly(LABELS_FILE, read_plain(cache.path / LABELS_FILE, MAX_LABEL_BYTES))
-    _write_index(cache, remote, joined(cache.config, [cache.index, *sent]), quietly)
+    _write_index(cache, remote, joined(cache.declaration, [cache.index, *sent]), quietly)
 
 
 def _write_index(
@@ -114,7 +114,7 @@ def _write_index(
                 return
             put(INDEX_FILE, render_index(cache.identity, index))
             if now.cache is None:  # last of all: before, nobody takes it for a cache
-                put(IDENTITY_FILE, render_identity(cache.identity))
+                put(IDENTITY_FILE, cache.identity.render())
     raise CacheError(
         f"{remote.where(INDEX_FILE)}: others keep writing it; all shards have arrived, push again "
         "to have them listed"

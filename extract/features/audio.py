@@ -19,15 +19,13 @@ import scipy.fft
 import scipy.signal
 import torch
 
-from extract.config import ExtractConfig
+from extract.config import DELTA_WIDTH_STEPS, ExtractConfig
 
 Waveform = npt.NDArray[np.float32]
 Features = dict[str, npt.NDArray[Any]]
 
 MFCC_MELS = 128
 """librosa's default number of Mel bands beneath MFCCs."""
-DELTA_WIDTH_STEPS = 9
-"""librosa.feature.delta's default window; the shortest sound that has differences."""
 CONTRAST_BANDS, CONTRAST_FMIN_HZ, CONTRAST_QUANTILE = 6, 200.0, 0.02
 
 
@@ -56,13 +54,8 @@ def warm_up(config: ExtractConfig) -> None:
     same time can leave files that don't fit together, and every later process that calls into
     them crashes. So one process goes first: before workers start, and before tests do.
     """
-    samples = max(config.sample_rate_hz, shortest_samples(config))
+    samples = max(config.sample_rate_hz, config.shortest_samples)
     audio_features(np.random.default_rng(0).standard_normal(samples).astype(np.float32), config)
-
-
-def shortest_samples(config: ExtractConfig) -> int:
-    """Fewest samples that give every feature (the differences need 9 steps)."""
-    return (DELTA_WIDTH_STEPS - 1) * config.hop_samples
 
 
 @dataclass(frozen=True)

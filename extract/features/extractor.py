@@ -11,14 +11,14 @@ import threadpoolctl
 import torch
 
 from cache.common.errors import MediaError
-from cache.format.schema import Field, feature_fields
+from cache.format.fields import Field
 from cache.format.shard import Array, Clip, clip_problem
 from extract.config import ExtractConfig
 from extract.features.audio import audio_features
+from extract.features.declare import declare
 from extract.features.video import encode_jpegs, load_backbone, preprocess
-from extract.media.decode import decode
-from extract.media.decoded import Decoded
-from extract.sources import Source
+from extract.media.decode import Decoded, decode
+from extract.sources import MediaSource
 
 
 class Extractor:
@@ -32,15 +32,14 @@ class Extractor:
         self.notes: list[str] = []
         wants_video = config.modalities != "audio"
         self._backbone = load_backbone(config.backbone, weights, device) if wants_video else None
-        self._settings = config.model_dump(mode="json")
-        self._fields = {spec.name: spec for spec in feature_fields(self._settings)}
+        self._declared = declare(config)
 
     @property
     def weights_sha256(self) -> str:
         """Digest of the network's weights; "" where no video is extracted."""
         return self._backbone.weights_sha256 if self._backbone else ""
 
-    def __call__(self, source: Source) -> Clip:
+    def __call__(self, source: MediaSource) -> Clip:
         """Decode and compute; raises MediaError naming the file, also where numbers overflow."""
         decoded = decode(source, self.config)
         if decoded.note:
@@ -56,19 +55,20 @@ class Extractor:
                     raise _unstorable(source, decoded, f"audio: {error}") from None
                 steps = len(audio["mel"])
                 for name, values in audio.items():
-                    features[f"audio/{name}"] = pad_steps(values, self._fields[f"audio/{name}"])
+                    spec = self._declared.row_layout[f"audio/{name}"]
+                    features[spec.name] = pad_steps(values, spec)
             if self._backbone is not None:
                 pixels = preprocess(decoded.frames, self.config)
                 features["video/maps"] = self._backbone(pixels)
                 features["video/frame_time_s"] = decoded.frame_time_s
                 jpegs = encode_jpegs(pixels, self.config.jpeg_quality)
         clip = _row(source, decoded, features, jpegs, steps)
-        if problem := clip_problem(clip, self._settings):
+        if problem := clip_problem(clip, self._declared):
             raise _unstorable(source, decoded, problem)
         return clip
 
 
-def _unstorable(source: Source, decoded: Decoded, problem: str) -> MediaError:
+def _unstorable(source: MediaSource, decoded: Decoded, problem: str) -> MediaError:
     """What to do about numbers that a row can't hold."""
     if problem.startswith("video/maps"):
         advice = (
@@ -108,7 +108,11 @@ def pad_steps(values: Array, spec: Field) -> Array:
 
 
 def _row(
-    source: Source, decoded: Decoded, features: dict[str, Array], jpegs: list[bytes], steps: int
+    source: MediaSource,
+    decoded: Decoded,
+    features: dict[str, Array],
+    jpegs: list[bytes],
+    steps: int,
 ) -> Clip:
     return Clip(
         id=source.id,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cache.common.errors import ConfigError
+from cache.format.identity import Identity
 
 IMAGENET_FILES = {
     "small": "mobilenet_v3_small-047dcff4.pth",
@@ -46,18 +45,18 @@ def weights_file_sha256(weights: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def known_digest(weights: str, variant: str, identity: Mapping[str, Any] | None) -> str | None:
+def known_digest(weights: str, variant: str, identity: Identity | None) -> str | None:
     """The weights' content digest from a cache that was made with them, without loading them."""
-    if identity is None or identity["config"].get("backbone") != variant:
+    if identity is None or identity.config.get("backbone") != variant:
         return None
-    made = identity["provenance"]
+    made = identity.provenance
     file_sha256 = weights_file_sha256(weights)
     same = (
         made.get("weights_file_sha256") == file_sha256
         if file_sha256
         else made.get("weights") == weights
     )
-    return str(identity["config"]["weights_sha256"]) if same else None
+    return str(identity.config.get("weights_sha256", "")) if same else None
 
 
 def imagenet_file(variant: str) -> Path:

@@ -1,4 +1,4 @@
-"""Shards on the workers of a Dask cluster, through joblib's Dask backend.
+"""Shards on the workers of a Dask cluster.
 
 Tasks carry paths and settings; workers read the media from, and write shards to, storage that
 they reach themselves. A worker that dies costs its shard: Dask gives it to another. A shard that
@@ -9,59 +9,101 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
-import re
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
-from dataclasses import dataclass
+import uuid
+from collections import deque
+from collections.abc import Generator, Iterator
 from typing import Any
-
-from joblib import Parallel, delayed, parallel_config
 
 from cache.common.cli import say
 from cache.common.errors import CacheError, ConfigError
-from extract.sources import Source
-from extract.work.job import Done, ShardJob
-from extract.work.pipeline import groups_of
+from extract.sources import MediaSource
+from extract.work.job import Done, ShardJob, groups_of
 
 CONNECT_S = 20
 CHECK_S = 2.0
 QUEUED_SHARDS = 1024
 """Shards that the scheduler holds; enough for as many workers as may join."""
-LOST_S = 30.0
-_NUMBER = re.compile(r"shard-(\d+)_")
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A numbered shard; its name is what Dask's dashboard and error messages show."""
+def cluster_shards(job: ShardJob, todo: list[MediaSource]) -> Generator[Done, None, None]:
+    """Every clip of `todo` in some shard, whatever becomes of the workers.
 
-    job: ShardJob
-    number: int
+    Raises CacheError when the scheduler is lost, and ConfigError when none answers.
+    """
+    doubtful: list[MediaSource] = []
+    with _connected(job.workers.dask) as client:
+        groups = deque(groups_of(todo, max(1, len(client.nthreads()))))
+        for group, done in _results(job, groups, client):
+            if done is not None:
+                yield done
+            elif len(group) > 1:
+                groups += [[source] for source in group]
+            else:
+                doubtful += group  # or what waited beside it on the same worker
+        for source in doubtful:
+            for _, done in _results(job, deque([[source]]), client):
+                yield done or job.killed(source)
 
-    @property
-    def __name__(self) -> str:
-        return f"shard-{self.number}"
 
-    def __call__(self, sources: Sequence[Source]) -> tuple[int, Done]:
-        """The shard's number with what its worker reports."""
-        return self.number, self.job(sources)
+def _results(
+    job: ShardJob, groups: deque[list[MediaSource]], client: Any
+) -> Iterator[tuple[list[MediaSource], Done | None]]:
+    """Each group with its shard, as they come; None where the group killed too many workers.
+
+    Takes the groups away, also those that are added meanwhile.
+    """
+    from distributed import as_completed
+
+    under_way: dict[Any, list[MediaSource]] = {}
+    futures = as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
+
+    def submit() -> None:
+        while groups and len(under_way) < QUEUED_SHARDS:
+            group = groups.popleft()
+            future = client.submit(job, group, key=f"shard-{uuid.uuid4()}", pure=False)
+            under_way[future] = group
+            futures.add(future)  # type: ignore[no-untyped-call]
+
+    submit()
+    for future in futures:
+        yield under_way.pop(future), _result(future, job.workers.dask, client)
+        submit()
+
+
+def _result(future: Any, address: str, client: Any) -> Done | None:
+    from distributed import CancelledError, KilledWorker
+
+    try:
+        done: Done = future.result()
+        return done
+    except KilledWorker:
+        return None
+    except (CancelledError, OSError) as error:
+        if isinstance(error, OSError) and client.status == "running":
+            raise
+        raise CacheError(
+            f"--dask {address}: the scheduler is gone; what is finished is kept. Start it again "
+            "and run the same command, which goes on from there"
+        ) from None
 
 
 @contextlib.contextmanager
-def cluster_engine(
-    job: ShardJob, address: str
-) -> Iterator[Callable[[list[Source]], Iterator[Done]]]:
-    """A function that turns sources into shards on the cluster at `address`."""
+def _connected(address: str) -> Iterator[Any]:
+    """A client of the cluster, whose workers are fit for the work."""
     client = _connect(address)
-    logging.disable(logging.ERROR)  # what it logs, with tracebacks, `Watch` tells in a sentence
+    logging.disable(logging.ERROR)  # what it logs, with tracebacks, is told here in a sentence
+    ended = threading.Event()
+    watch = threading.Thread(target=_watch_workers, args=(client, address, ended), daemon=True)
     try:
         workers = _ready_workers(client, address)
         say(f"cluster   {address}, {workers} worker{'s' if workers > 1 else ''}")
-        yield lambda todo: _all_shards(job, todo, client, address)
+        watch.start()
+        yield client
     finally:
+        ended.set()
+        if watch.is_alive():
+            watch.join()
         client.close(timeout=5)
         logging.disable(logging.NOTSET)
 
@@ -95,131 +137,13 @@ def _ready_workers(client: Any, address: str) -> int:
     return len(workers)
 
 
-def _all_shards(job: ShardJob, todo: list[Source], client: Any, address: str) -> Iterator[Done]:
-    """Every clip of `todo` in some shard, whatever becomes of the workers."""
-    from distributed.scheduler import KilledWorker
-
-    left = dict(enumerate(groups_of(todo, max(1, len(client.nthreads())))))
-    doubtful: list[Source] = []
-    while left:
-        try:
-            for number, done in _watched(job, dict(left), client, address):
-                del left[number]
-                yield done
-        except KilledWorker as killed:
-            number = _number_of(killed)
-            suspects = left.pop(number)
-            if len(suspects) == 1:
-                doubtful += suspects  # or what waited beside it on the same worker
-            else:
-                after = number + len(suspects) + max([number, *left], default=0)
-                left |= {after + place: [one] for place, one in enumerate(suspects)}
-
-    for source in doubtful:
-        try:
-            for _, done in _watched(job, {0: [source]}, client, address):
-                yield done
-        except KilledWorker:
-            yield job.killed(source)
-
-
-def _number_of(killed: Any) -> int:
-    found = _NUMBER.search(str(killed.task))
-    if found is None:
-        raise CacheError(f"a task of the cluster was lost: {killed}") from killed
-    return int(found[1])
-
-
-def _watched(
-    job: ShardJob, groups: dict[int, list[Source]], client: Any, address: str
-) -> Iterator[tuple[int, Done]]:
-    """Results as they come; looks after the scheduler meanwhile, which joblib doesn't."""
-    answers: queue.SimpleQueue[tuple[int, Done] | BaseException | None] = queue.SimpleQueue()
-    threading.Thread(target=_pump, args=(job, groups, client, answers), daemon=True).start()
-    watch = Watch(client, address)
-    while True:
-        try:
-            answer = answers.get(timeout=CHECK_S)
-        except queue.Empty:
-            watch.look()
-            continue
-        if answer is None:
-            return
-        if isinstance(answer, BaseException):
-            raise watch.explained(answer)
-        yield answer
-
-
-def _pump(
-    job: ShardJob,
-    groups: dict[int, list[Source]],
-    client: Any,
-    answers: queue.SimpleQueue[tuple[int, Done] | BaseException | None],
-) -> None:
-    from joblib._dask import DaskDistributedBackend
-
-    class Backend(DaskDistributedBackend):  # type: ignore[misc]
-        """joblib's, which takes a cluster of one worker for none and would do the work here."""
-
-        def effective_n_jobs(self, n_jobs: int) -> int:
-            """Workers may come and go; the scheduler knows."""
-            return max(2, len(client.nthreads()))
-
-        def submit(self, func: Any, callback: Any = None) -> Any:
-            """Tell of tasks that the scheduler gave up as well; joblib waits for them for ever."""
-            future = super().submit(func, callback)
-            future.add_done_callback(lambda done: done.exception() and callback(done.exception()))
-            return future
-
-        def retrieve_result_callback(self, out: Any) -> Any:
-            """A task's result, or what became of it."""
-            if isinstance(out, BaseException):
-                raise out
-            return super().retrieve_result_callback(out)
-
-    try:
-        with parallel_config(backend=Backend(client=client)):
-            parallel = Parallel(
-                return_as="generator_unordered", batch_size=1, pre_dispatch=QUEUED_SHARDS
-            )
-            tasks = (delayed(Task(job, number))(group) for number, group in groups.items())
-            for answer in parallel(tasks):
-                answers.put(answer)
-        answers.put(None)
-    except BaseException as error:  # noqa: BLE001 - it is raised where the answers are read
-        answers.put(error)
-
-
-class Watch:
-    """Notices that a cluster has lost its scheduler, or has no workers."""
-
-    def __init__(self, client: Any, address: str) -> None:
-        self._client, self._address = client, address
-        self._lost_at: float | None = None
-        self._told_idle = False
-
-    def look(self) -> None:
-        """Raise CacheError when the scheduler is gone for good; tell when workers are."""
-        if self._client.status == "running":
-            self._lost_at = None
-            idle = not self._client.scheduler_info(n_workers=-1)["workers"]
-            if idle and not self._told_idle:
-                say(f"note      {self._address}: no workers now; waiting", error=True)
-            self._told_idle = idle
-            return
-        self._lost_at = self._lost_at or time.monotonic()
-        if self._client.status == "closed" or time.monotonic() - self._lost_at > LOST_S:
-            raise self._gone()
-
-    def explained(self, error: BaseException) -> BaseException:
-        """The error, or what it means where tasks ended because the scheduler did."""
-        lost = isinstance(error, CancelledError) or "Cancelled" in type(error).__name__
-        if lost or (self._client.status != "running" and isinstance(error, OSError)):
-            return self._gone()
-        return error
-
-    def _gone(self) -> CacheError:
-        return CacheError(
-            f"--dask {self._address}: the scheduler is gone; what is finished is kept. Start it "
-            "again and run the same command, which goes on from there"
-        )
+def _watch_workers(client: Any, address: str, ended: threading.Event) -> None:
+    """Tell, each time that they have gone, that there are no workers."""
+    told = False
+    while not ended.wait(CHECK_S):
+        facts = client.scheduler_info(n_workers=-1)
+        if client.status == "running":
+            idle = not facts["workers"]
+            if idle and not told:
+                say(f"note      {address}: no workers now; waiting", error=True)
+            told = idle

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cache.common.atomic import remove_leftovers
 from cache.common.cli import say
+from cache.common.errors import CacheError
 from cache.common.progress import Progress
+from cache.format.identity import Identity
 from cache.format.index import Index
 from cache.format.index_file import load_index, save_index
 from extract.config import ExtractConfig
-from extract.sources import Source
-from extract.work.job import WORKING, Done, ShardJob, interrupted
-from extract.work.workers import Workers
+from extract.sources import MediaSource
+from extract.work.guard import WORKING, interrupted
+from extract.work.job import Done, ShardJob, Workers, groups_of
 
-SHARD_CLIPS = 32
 _SHOWN_WORKERS = 12
 _SHOWN_NOTES = 12
 
 
 def run(
-    todo: Sequence[Source],
+    todo: Sequence[MediaSource],
     folder: Path,
-    identity: dict[str, Any],
+    identity: Identity,
     workers: Workers,
     alone: bool = True,
 ) -> tuple[Index, bool]:
@@ -43,32 +42,22 @@ def run(
     writing, so nothing that may be theirs is cleared away, and the index is left to whoever ends
     last.
     """
-    index = load_index(folder, identity)
-    attempts = {clip_id: failure.attempt for clip_id, failure in index.failures.items()}
-    config = ExtractConfig.of(identity)
     note = f"{WORKING}{secrets.token_hex(4)}-"
-    job = ShardJob(
-        folder, identity, config, workers.weights, workers.device, attempts,
-        newest_ns(index, (source.id for source in todo)), workers.stall_s, workers.store,
-        note="" if workers.dask else note,
-    )  # fmt: skip
-    tally = Tally()
+    job = _job(todo, folder, identity, workers, "" if workers.dask else note)
+    tally, finished = Tally(), True
     try:
         with (
             Progress(len(todo), "clip", "extract") as progress,
             _receiver(workers.store, folder) as receive,
-            _engine(job, workers) as engine,
+            contextlib.closing(_shards(job, list(todo))) as shards,
         ):
-            for done in engine(list(todo)):
+            for done in shards:
                 receive(done.written.name, done.written.bytes)
                 progress.add(done.clips, failures=done.written.failures)
                 tally.add(done)
-        finished = True
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # no worker of ours is left: closing the shards ended them
         finished = False
         say("\nstopping: what is finished is kept", error=True)
-        if not workers.dask:
-            get_reusable_executor().shutdown(wait=True, kill_workers=True)
     finally:
         interrupted(folder, WORKING if alone else note)
         if alone:
@@ -76,6 +65,21 @@ def run(
             save_index(folder, identity, load_index(folder, identity))
     tally.show()
     return load_index(folder, identity), finished
+
+
+def _job(
+    todo: Sequence[MediaSource],
+    folder: Path,
+    identity: Identity,
+    workers: Workers,
+    note: str,
+) -> ShardJob:
+    """What the workers need besides their clips, by what the cache holds now."""
+    index = load_index(folder, identity)
+    attempts = {clip_id: failure.attempt for clip_id, failure in index.failures.items()}
+    replaced_ns = newest_ns(index, (source.id for source in todo))
+    config = ExtractConfig.of(identity)
+    return ShardJob(folder, identity, config, workers, attempts, replaced_ns, note)
 
 
 def newest_ns(index: Index, ids: Iterable[str]) -> dict[str, int]:
@@ -89,23 +93,13 @@ def newest_ns(index: Index, ids: Iterable[str]) -> dict[str, int]:
     return {clip_id: when for clip_id, when in found.items() if clip_id in wanted}
 
 
-Engine = Callable[[list[Source]], Iterator[Done]]
+def _shards(job: ShardJob, todo: list[MediaSource]) -> Generator[Done, None, None]:
+    """Every clip of `todo` in some shard, made by a cluster or by processes here."""
+    if job.workers.dask:
+        from extract.work.cluster import cluster_shards
 
-
-@contextlib.contextmanager
-def _engine(job: ShardJob, workers: Workers) -> Iterator[Engine]:
-    """Whatever turns sources into shards: processes here, or a cluster."""
-    if workers.dask:
-        from extract.work.cluster import cluster_engine
-
-        with cluster_engine(job, workers.dask) as engine:
-            yield engine
-        return
-    if job.config.modalities != "video":
-        from extract.features.audio import warm_up
-
-        warm_up(job.config)
-    yield lambda todo: _all_shards(job, todo, workers.jobs)
+        return cluster_shards(job, todo)
+    return _local_shards(job, todo, job.workers.jobs)
 
 
 @contextlib.contextmanager
@@ -151,38 +145,41 @@ class Tally:
             say(f"worker    and {len(rates) - _SHOWN_WORKERS} more, none slower")
 
 
-def _all_shards(job: ShardJob, todo: list[Source], jobs: int) -> Iterator[Done]:
-    """Every clip of `todo` in some shard, whatever becomes of the workers."""
-    remaining = list(todo)
+def _local_shards(job: ShardJob, todo: list[MediaSource], jobs: int) -> Generator[Done, None, None]:
+    """Every clip of `todo` in some shard, whatever becomes of the processes."""
+    if job.config.modalities != "video":
+        from extract.features.audio import warm_up
+
+        warm_up(job.config)
+    remaining, suspects = todo, set[str]()
     while remaining:
+        groups = groups_of(remaining, jobs)
         try:
-            yield from _parallel(job, groups_of(remaining, jobs), jobs)
+            yield from _parallel(job, groups, min(jobs, len(groups)))
             return
         except OSError as error:  # no room for their semaphores in /dev/shm, no more processes, …
             if jobs == 1:
                 raise
             say(f"note      no worker processes ({error}): going on in this one alone", error=True)
-            jobs = 1
-            index = load_index(job.folder, job.identity)
-            remaining = [source for source in remaining if not job.finished(source, index)]
-        except TerminatedWorkerError:
-            index = load_index(job.folder, job.identity)
+            jobs, suspects = 1, set()
+        except BrokenProcessPool:
             suspects = interrupted(job.folder, job.note)
-            remaining = [source for source in remaining if not job.finished(source, index)]
-            for source in [source for source in remaining if source.id in suspects]:
-                remaining.remove(source)
-                yield _alone(job, source)
+            if not suspects:
+                raise CacheError(
+                    "the worker processes died before they began with a clip; leave them more "
+                    "memory, or start fewer with --jobs"
+                ) from None
+        index = load_index(job.folder, job.identity)
+        remaining = [source for source in remaining if not job.finished(source, index)]
+        for source in [source for source in remaining if source.id in suspects]:
+            remaining.remove(source)
+            yield _alone(job, source)
 
 
-def groups_of(todo: list[Source], jobs: int) -> list[list[Source]]:
-    """The clips of each shard: few enough that all workers have some to the end."""
-    size = max(1, min(SHARD_CLIPS, -(-len(todo) // (4 * jobs))))
-    return [todo[place : place + size] for place in range(0, len(todo), size)]
-
-
-def _parallel(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[Done]:
+def _parallel(job: ShardJob, groups: list[list[MediaSource]], jobs: int) -> Iterator[Done]:
+    """The groups as shards, as they come; BrokenProcessPool when a process dies."""
     parallel = Parallel(
-        n_jobs=min(jobs, len(groups)),
+        n_jobs=jobs,
         return_as="generator_unordered",
         batch_size=1,
         pre_dispatch="2*n_jobs",
@@ -191,13 +188,10 @@ def _parallel(job: ShardJob, groups: list[list[Source]], jobs: int) -> Iterator[
     yield from parallel(delayed(job)(group) for group in groups)
 
 
-def _alone(job: ShardJob, source: Source) -> Done:
-    """Try a clip that may have killed a worker, in a process of its own."""
-    executor = get_reusable_executor(max_workers=1, reuse=False)
+def _alone(job: ShardJob, source: MediaSource) -> Done:
+    """Try a clip that may have killed a worker, beside no other."""
     try:
-        done: Done = executor.submit(job, [source]).result()
-        return done
-    except TerminatedWorkerError:
+        [done] = _parallel(job, [[source]], 2)  # for one alone, joblib takes this very process
+    except BrokenProcessPool:
         return job.killed(source)
-    finally:
-        executor.shutdown(wait=True, kill_workers=True)
+    return done

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from cache import CacheError, open_cache
 from cache.common.progress import Progress
 from cache.common.side_by_side import side_by_side
-from cache.format.identity import refusal
+from cache.format.identity import Identity, refusal
 from cache.format.index import shard_files
 from cache.format.index_file import save_index
 from cache.remote.cache import RemoteCache
@@ -42,13 +41,13 @@ class Fetcher:
         self._under_way.append(self._pool.submit(copy, name, size, self._folder, _uncounted))
 
 
-def fetch_finished(url: str, folder: Path, identity: dict[str, Any]) -> int:
+def fetch_finished(url: str, folder: Path, identity: Identity) -> int:
     """Bring here what an earlier run left at the store; returns how many shards.
 
     Raises CacheError when what is there was made with other settings.
     """
     with RemoteCache(Remote(url)) as there:
-        if there.cache is not None and there.cache.fingerprint != identity["fingerprint"]:
+        if there.cache is not None and there.cache.fingerprint != identity.fingerprint:
             raise CacheError(refusal(there.remote.url, identity, there.cache.identity))
     remote = Remote(url)
     remote.refuse_link()

@@ -1,4 +1,4 @@
-"""Train: what `python -m train fit` does, as a plain function."""
+"""`python -m train fit`: train one model or many, score each on val, say which is good."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from cache import Cache, open_cache
 from cache.common.atomic import replace_file
 from cache.common.cli import printable, say
 from cache.common.errors import ConfigError
-from train.commands.evaluate import Loaded, Member, report, score_one, together
+from train.commands.evaluate import Scored, score_ensemble, score_model
 from train.config import TrainConfig
-from train.data.dataset import Dataset, load_dataset, pick_device, resolve
-from train.data.rows import Rows, choose_rows
-from train.distributed import World, joined
+from train.data.dataset import Dataset, Rows, choose_rows, load_dataset, resolve
+from train.data.features import torch_device
+from train.distributed import ProcessGroup, process_group
 from train.fit.loop import best_epoch
 from train.fit.loop import fit as train_model
-from train.fit.normalize import standardise
-from train.fit.resume import History
+from train.fit.normalize import normalize
+from train.fit.state import History
 from train.model.fusion import FusionModel
-from train.report import plots, run_plots
-from train.runs import checkpoint, code, record
-from train.runs import folders as runs
+from train.report import run_plots
+from train.report.drawing import FOLDER, save_figures
+from train.report.page import FILE
+from train.report.tables import HEADLINE, Runs, comparison
+from train.runs import checkpoint, code, folders, record
 from train.runs.checkpoint import About
 from train.runs.clip_features import check_same_features
-from train.runs.evaluate import Result
+from train.runs.evaluate import MODEL, Result
+from train.runs.trained import TrainedModel
 
 ABLATIONS = ("both", "audio", "video")
 
@@ -45,74 +48,53 @@ def fit(
 ) -> list[Result]:
     """Train, evaluate on val, draw; one result (see `evaluate`) per model.
 
-    run: the folder to make; None makes a new one under `runs/`.
-
-    The features are read once for all seeds and, with `ablations`, for the three models of both
-    streams, of audio alone and of video alone, which are trained the same way. Of the processes
-    that `torchrun` started all train together, and the first does the rest.
+    run: the folder to make; None makes a new one under `runs/`. The features are read once for all
+    seeds and, with `ablations`, for the three models of both streams, of audio alone and of video
+    alone, which are trained the same way. Of the processes that `torchrun` started all train
+    together, and the first does the rest.
     """
-    with joined(pick_device(config.device)) as world:
-        return _fit(world, cache_path, run, config, resume, seeds, ablations, pictures)
+    with ExitStack() as held:
+        group = held.enter_context(process_group(torch_device(config.device)))
+        cache = open_cache(cache_path)
+        # When resumed, other classes are told by what they are, not by their number.
+        config = config.revised(num_classes=None) if resume else config
+        config = resolve(config, cache, cache.labels.classes)
+        models, rows = _models(config, seeds, ablations), choose_rows(cache, config)
+        _check_plan(cache, rows, config, group)
+        if group.is_main_process:
+            run = held.enter_context(folders.claimed_run(run, list(models), resume))
+            for place in (run / name for name in models if resume):
+                _check_resumed(cache, place, rows)
+        top = run or folders.new_run()
+        dataset = load_dataset(cache, config, ("train", "val"), rows)
+        if group.is_main_process:
+            say(f"{_describe(cache, dataset)}\n{_code()}")
+        done: list[Scored] = []
+        for name, settings in models.items():
+            narrowed = only(dataset, settings.modality)
+            history = _train(cache, narrowed, top / name, settings, resume, group)
+            if group.is_main_process:
+                done.append(_score(cache, narrowed, top / name, history, pictures))
+        if done:
+            _print_end(done, dataset, pictures)
+        return [one.result for one in done]
 
 
-def _fit(
-    world: World,
-    cache_path: Path,
-    run: Path | None,
-    config: TrainConfig,
-    resume: bool,
-    seeds: Sequence[int],
-    ablations: bool,
-    pictures: int,
-) -> list[Result]:
-    cache = open_cache(cache_path)
-    if resume:  # other classes are told by what they are, not by their number
-        config = config.revised(num_classes=None)
-    config = resolve(config, cache, cache.labels.classes)
+def _models(config: TrainConfig, seeds: Sequence[int], ablations: bool) -> dict[str, TrainConfig]:
+    """The settings of each model to train, by its folder in the run; "." is the run's own."""
     if ablations and config.modality != "both":
         raise ConfigError(
             f"modality: --ablations trains all three; drop --modality {config.modality}"
         )
-    configs = {".": config}
-    if ablations:
-        configs = {name: config.revised(modality=name) for name in ABLATIONS}
-    rows = choose_rows(cache, config)
-    _check_plan(cache, rows, config, world)
-    with ExitStack() as held:
-        if world.leads:
-            members = [f"{part}/{name}" for part in configs for name in _names(seeds)]
-            run = held.enter_context(runs.claimed(run, members, resume))
-            for place in (run / member for member in members if resume):
-                _check_resumed(cache, place, rows)
-        top = run or runs.new_run()
-        dataset = load_dataset(cache, config, ("train", "val"), rows)
-        if world.leads:
-            say(f"{describe(cache, dataset)}\n{_code()}")
-        results = []
-        for part, settings in configs.items():
-            narrowed = only(dataset, settings.modality)
-            done = []
-            for name, seed in zip(_names(seeds), seeds or [config.seed], strict=True):
-                place, about = (
-                    top / part / name,
-                    _about(cache, narrowed, settings.revised(seed=seed)),
-                )
-                history = _train_one(cache, narrowed, place, about, resume, world)
-                if world.leads:
-                    done.append(_finish_one(cache, narrowed, place, history, pictures))
-            results += [member.result for member in done]
-            together(top / part, done, narrowed, "val")
-        if ablations and world.leads:
-            say(f"\n{report([top / name for name in ABLATIONS], 'val')}")
-    return results
+    parts = {name: config.revised(modality=name) for name in ABLATIONS if ablations}
+    return {
+        str(Path(part, name)): settings.revised(seed=seed)
+        for part, settings in (parts or {".": config}).items()
+        for name, seed in ({f"seed-{seed}": seed for seed in seeds} or {".": config.seed}).items()
+    }
 
 
-def _names(seeds: Sequence[int]) -> list[str]:
-    """The folder of each seed's model; without seeds, the one model's."""
-    return [f"seed-{seed}" for seed in seeds] or ["."]
-
-
-def _check_plan(cache: Cache, rows: Rows, config: TrainConfig, world: World) -> None:
+def _check_plan(cache: Cache, rows: Rows, config: TrainConfig, group: ProcessGroup) -> None:
     """Refuse what can't be trained before anything is made or read."""
     for name in ("train", "val"):
         if not len(rows.kept[name]):
@@ -120,8 +102,8 @@ def _check_plan(cache: Cache, rows: Rows, config: TrainConfig, world: World) -> 
                 f"{cache.path}: the split {name!r} has no rows with features; can't train. See "
                 "`python -m cache info`; `python -m cache relabel` gives the cache other labels"
             )
-    if config.batch_size < world.size:
-        raise ConfigError(f"batch_size: {config.batch_size}, for {world.size} processes")
+    if config.batch_size < group.size:
+        raise ConfigError(f"batch_size: {config.batch_size}, for {group.size} processes")
 
 
 def _check_resumed(cache: Cache, run: Path, rows: Rows) -> None:
@@ -155,55 +137,66 @@ def only(dataset: Dataset, modality: str) -> Dataset:
     )
 
 
-def _about(cache: Cache, dataset: Dataset, config: TrainConfig) -> About:
-    return About(
-        config=config,
-        classes=dataset.classes,
-        shapes=checkpoint.shapes_as_json(dataset.clips.shapes),
-        fingerprint=cache.fingerprint,
-        features=cache.config,
-    )
-
-
-def _train_one(
-    cache: Cache, dataset: Dataset, run: Path, about: About, resume: bool, world: World
+def _train(
+    cache: Cache,
+    dataset: Dataset,
+    run: Path,
+    config: TrainConfig,
+    resume: bool,
+    group: ProcessGroup,
 ) -> History:
-    config, device = about.config, dataset.clips.device
+    about = About.of(config, dataset, cache)
+    device = dataset.clips.device
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config).to(device)
-    standardise(model, dataset.clips, dataset.splits["train"], world)
+    normalize(model, dataset.clips, dataset.splits["train"], group)
     again = resume and (run / checkpoint.LAST).exists()
-    if world.leads:
+    if group.is_main_process:
         count = sum(parameter.numel() for parameter in model.parameters())
-        where = device.type if world.size == 1 else f"{world.size} processes, {device.type}"
+        where = device.type if group.size == 1 else f"{group.size} processes, {device.type}"
         say(f"run {run}: {count:,} parameters on {where}, seed {config.seed}")
         before = record.read(run, about) if again else None
         if before is not None or not again:  # a run of an older version stays without
             making = None if before is None else before.making
-            record.start(run, dataset.rows.used(), device, world.size, making)
-        replace_file(run / runs.CONFIG_FILE, config.to_json().encode())
-        runs.write_json(run / runs.FEATURES_FILE, runs.features_of(cache))
-    history = train_model(model, dataset, about, run, again, world)
-    if world.leads:
+            record.start(run, dataset.rows.used(), device, group.size, making)
+        replace_file(run / folders.CONFIG_FILE, config.to_json().encode())
+        folders.write_json(run / folders.FEATURES_FILE, folders.features_of(cache))
+    history = train_model(model, dataset, about, run, again, group)
+    if group.is_main_process:
         record.end(run)
     return history
 
 
-def _finish_one(
-    cache: Cache, dataset: Dataset, run: Path, history: History, pictures: int
-) -> Member:
-    runs.write_json(run / runs.HISTORY_FILE, history)
-    model, about, _ = checkpoint.load(run / checkpoint.BEST)
-    trained = about.config.gate_weight > 0
+def _score(cache: Cache, dataset: Dataset, run: Path, history: History, pictures: int) -> Scored:
+    """Score a model that was trained just now on val, and draw how it was trained."""
+    folders.write_json(run / folders.HISTORY_FILE, history)
+    one = TrainedModel.load(run)
+    trained = one.about.config.gate_weight > 0
     why = "which scored higher on val at the best epoch" if trained else "as the gate has no loss"
-    say(f"start and end: by the {about.decoding}, {why}")
-    figures = {"curves": run_plots.curves_figure(history, best_epoch(history))}
-    drawn = plots.save_figures(run / plots.FOLDER, figures)
-    one = Loaded(run, model.to(dataset.clips.device), about, record.read(run, about))
-    return score_one(cache, dataset, one, "val", pictures, drawn)
+    say(f"start and end: by the {one.about.decoding}, {why}")
+    if pictures:
+        curves = run_plots.curves_figure(history, best_epoch(history))
+        save_figures(run / FOLDER, {"curves": curves})
+    return score_model(cache, dataset, one, "val", pictures)
 
 
-def describe(cache: Cache, dataset: Dataset) -> str:
+def _print_end(done: Sequence[Scored], dataset: Dataset, pictures: int) -> None:
+    """The scores that matter, of ensembles of seeds as well, and where all else is."""
+    runs: Runs = {}
+    for modality in dict.fromkeys(one.trained.about.config.modality for one in done):
+        scored = [one for one in done if one.trained.about.config.modality == modality]
+        results, together = [one.result for one in scored], None
+        if len(scored) > 1:
+            together, _ = score_ensemble(scored[0].trained.folder.parent, scored, dataset, "val")
+        runs[MODEL if len(scored) == len(done) else modality] = results, together
+    say(f"\n{comparison(runs, HEADLINE)}")
+    say(f"all scores: {', '.join(str(one.written) for one in done)}")
+    if pictures:
+        pages = ", ".join(str(one.place / FILE) for one in done)
+        say(f"pictures: {pages}; more in {FOLDER}/ beside {'it' if len(done) == 1 else 'them'}")
+
+
+def _describe(cache: Cache, dataset: Dataset) -> str:
     """Which data a run sees, and what was left out, for people."""
     sizes = ", ".join(f"{name} {len(some)}" for name, some in dataset.splits.items())
     lines = [f"cache {cache.path}: {len(cache)} clips; rows: {sizes}", dataset.clips.mode]

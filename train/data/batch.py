@@ -7,8 +7,9 @@ clock for both streams; intervals are fractions of the clip.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from cache import CacheError
@@ -92,3 +93,22 @@ def check_shapes(model: Shapes, clips: Shapes, modality: str) -> None:
                 f"{name}: the model expects {expected:g}, the cache gives {found:g}; use a run "
                 "that was trained on such features"
             )
+
+
+def reverse_time(
+    batch: Batch, interval: Tensor, which: Tensor, clip_seconds: float
+) -> tuple[Batch, Tensor]:
+    """The clips that `which` (N,) bool names run backwards: sound, frame times and interval (N, 2).
+
+    An event that is heard and seen stays one, so every clip gives two to learn from. The model
+    sees frames as a set with times, so the maps stay where they are.
+    """
+    sound, frames = batch.sound, batch.frames
+    if sound is not None:
+        features = torch.where(which[:, None, None], sound.features.flip(1), sound.features)
+        valid = torch.where(which[:, None], sound.valid.flip(1), sound.valid)
+        sound = replace(sound, features=features, valid=valid)
+    if frames is not None:
+        time_s = torch.where(which[:, None], clip_seconds - frames.time_s, frames.time_s)
+        frames = replace(frames, time_s=time_s)
+    return Batch(sound, frames), torch.where(which[:, None], 1 - interval.flip(1), interval)

@@ -10,20 +10,22 @@ random order alone, so an epoch can be repeated, and every sample comes exactly 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.batch import Batch
-from train.data.clips import PART_CLIPS, Clips, Numbers, Source
-from train.distributed import ALONE, World
+from train.data.reader import PART_CLIPS, FeatureReader, Numbers, Part
+from train.distributed import ProcessGroup
+
+Put = Callable[[Tensor | slice, Part], None]
+"""Stores the clips of a part in slots on the device."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpochPlan:
     """How an epoch goes through a ring of slots.
 
     Attributes
@@ -44,7 +46,7 @@ class Plan:
 
 def plan_epoch(
     order: Numbers, clip: Numbers, parts: Sequence[Numbers], slots: int, size: int
-) -> Plan:
+) -> EpochPlan:
     """Plan an epoch over samples in the random order `order`, in batches of `size`.
 
     order: (R,) different numbers of samples; clip: the clip of each sample, by its number; parts:
@@ -65,7 +67,7 @@ def plan_epoch(
         drawn = np.argsort(place + share * window, kind="stable")
         before, needed = _ring(place[drawn], begins, ends, size)
         if needed <= slots or not window:
-            return Plan(order[drawn], chosen, begins, before, window)
+            return EpochPlan(order[drawn], chosen, begins, before, window)
         window = max(0, window - (needed - slots))
 
 
@@ -95,88 +97,86 @@ def _ring(place: Numbers, begins: Numbers, ends: Numbers, size: int) -> tuple[Nu
     return before, int((ends - np.minimum(oldest[before], begins)).max())
 
 
-@dataclass(kw_only=True)
-class Streamed(Clips):
-    """The features of M clips, of which as many as there are slots are on the device at a time.
+@dataclass(frozen=True)
+class Stream:
+    """M clips of which as many as there are slots are on the device at a time.
 
-    The tensors have a row per slot. `slot_of` is (M,) int64 on the device: where a clip is, if it
-    is there at all.
+    slot_of: (M,) int64 on the device, where a clip is, if it is there at all.
     """
 
-    source: Source
+    reader: FeatureReader
+    slots: int
     slot_of: Tensor
 
-    @property
-    def slots(self) -> int:
-        """Clips that are on the device at a time."""
-        return len(self.frame_span_s)
-
-    def batch(self, rows: Tensor) -> Batch:
-        """Model input for clip rows (N,) that are on the device now, see `Clips.batch`."""
-        return super().batch(self.slot_of[rows])
-
     def epoch(
-        self, order: Tensor, clip: Tensor, size: int, world: World = ALONE
+        self,
+        put: Put,
+        streams: frozenset[str],
+        order: Tensor,
+        clip: Tensor,
+        size: int,
+        group: ProcessGroup,
     ) -> Generator[tuple[Tensor, int], None, None]:
-        """See `Clips.epoch`. Each process streams its own parts of the cache."""
+        """See `FeatureStore.epoch`. Each process streams its own parts of the cache."""
         clips = clip.cpu().numpy()
-        parts = self.source.parts(np.unique(clips))
-        owner = part_numbers(parts)[clips] % world.size
-        counts = np.bincount(owner, minlength=world.size)
-        shares = np.array(world.sizes(size))
-        mine = order.numpy()[owner[order.numpy()] == world.rank]
-        own = int(shares[world.rank])
-        batches = self._drawn(mine, clips, parts[world.rank :: world.size], own)
+        parts = self.reader.parts(np.unique(clips))
+        owner = part_numbers(parts)[clips] % group.size
+        counts = np.bincount(owner, minlength=group.size)
+        shares = np.array(group.share_sizes(size))
+        mine = order.numpy()[owner[order.numpy()] == group.rank]
+        own = int(shares[group.rank])
+        batches: Iterator[Tensor] = iter(())
+        if len(mine):
+            plan = plan_epoch(mine, clips, parts[group.rank :: group.size], self.slots, own)
+            batches = self._drawn(plan, put, streams, own)
         for step in range(max(math.ceil(n / k) for n, k in zip(counts, shares, strict=True))):
             chosen = next(batches, None)
             if chosen is None:
-                chosen = torch.empty(0, dtype=torch.int64, device=self.device)
+                chosen = torch.empty(0, dtype=torch.int64, device=self.slot_of.device)
             yield chosen, int(np.clip(counts - step * shares, 0, shares).sum())
 
     def _drawn(
-        self, order: Numbers, clip: Numbers, parts: Sequence[Numbers], size: int
+        self, plan: EpochPlan, put: Put, streams: frozenset[str], size: int
     ) -> Iterator[Tensor]:
-        if not len(order):
-            return
-        plan = plan_epoch(order, clip, parts, self.slots, size)
+        """The samples of an epoch batch by batch, each when its clips are in their slots."""
         clips = np.concatenate(plan.parts)
         self._say_where(clips, np.arange(len(clips)) % self.slots)
-        arriving = self.source.ahead(plan.parts, self._streams())
-        samples = torch.from_numpy(plan.samples).to(self.device)
+        arriving = self.reader.ahead(plan.parts, streams)
+        samples = torch.from_numpy(plan.samples).to(self.slot_of.device)
         done = 0
         for number, chosen in enumerate(torch.split(samples, size)):
             while done < len(plan.parts) and plan.before[done] <= number:
                 part, at = next(arriving), int(plan.begins[done]) % self.slots
                 count = len(plan.parts[done])
                 if at + count <= self.slots:
-                    self.put(slice(at, at + count), part)
+                    put(slice(at, at + count), part)
                 else:
-                    self.put((torch.arange(at, at + count) % self.slots).to(self.device), part)
+                    put((torch.arange(at, at + count) % self.slots).to(samples.device), part)
                 done += 1
             yield chosen
 
-    def batches(self, rows: Tensor, size: int) -> Iterator[tuple[Tensor, Batch]]:
-        """See `Clips.batches`; part by part, each read once."""
-        wanted = rows.cpu().numpy()
-        parts = self.source.parts(np.unique(wanted))
+    def visit(
+        self, put: Put, streams: frozenset[str], clips: Tensor, size: int
+    ) -> Iterator[Tensor]:
+        """Each part of the clips (N,) is read once: the places in `clips` of what is there then.
+
+        At most `size` at a time.
+        """
+        wanted = clips.cpu().numpy()
+        parts = self.reader.parts(np.unique(wanted))
         number = part_numbers(parts)[wanted]
         order = np.argsort(number, kind="stable")
         ends = np.cumsum(np.bincount(number, minlength=len(parts)))
-        groups = np.split(order, ends[:-1])
-        arriving = self.source.ahead(parts, self._streams())
-        for clips, part, group in zip(parts, arriving, groups, strict=True):
-            self.put(slice(0, len(clips)), part)
-            self._say_where(clips, np.arange(len(clips)))
-            for places in torch.split(torch.from_numpy(group).to(self.device), size):
-                yield places, self.batch(rows[places])
+        places_of = np.split(order, ends[:-1])
+        arriving = self.reader.ahead(parts, streams)
+        for members, part, places in zip(parts, arriving, places_of, strict=True):
+            put(slice(0, len(members)), part)
+            self._say_where(members, np.arange(len(members)))
+            yield from torch.split(torch.from_numpy(places).to(clips.device), size)
 
     def _say_where(self, clips: Numbers, slots: Numbers) -> None:
-        at = torch.from_numpy(clips).to(self.device)
-        self.slot_of[at] = torch.from_numpy(slots).to(self.device)
-
-    def _streams(self) -> frozenset[str]:
-        found = {"audio": self.audio, "video": self.maps}
-        return frozenset(name for name, tensor in found.items() if tensor is not None)
+        device = self.slot_of.device
+        self.slot_of[torch.from_numpy(clips).to(device)] = torch.from_numpy(slots).to(device)
 
 
 def least_slots(size: int) -> int:

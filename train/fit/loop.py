@@ -1,4 +1,4 @@
-"""Training: loss, optimizer step, schedule, early stopping, checkpoints, resume.
+"""Training: data, forward, losses, backward, step, schedule, validation, checkpoint.
 
 The validation score that selects the best epoch, lowers the learning rate and stops early is
 `localized_iou`: the mean over validation events of tIoU where the class is right, else 0. It is
@@ -7,7 +7,6 @@ the product's question ("which event, and when") in one number.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -16,136 +15,196 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from cache.common.errors import AvelError, ConfigError
+from cache.common.errors import ConfigError
 from train.config import TrainConfig
-from train.data.batch import Batch, check_shapes
-from train.data.clips import Clips
+from train.data.batch import Output, reverse_time
 from train.data.dataset import Dataset, Samples
-from train.distributed import ALONE, World
-from train.fit.resume import History, restore, state_of
-from train.fit.step import (
-    LOSSES,
-    Average,
-    EpochStep,
-    Step,
-    autocast,
-    make_optimizer,
-    reverse_time,
-)
-from train.model.fusion import FusionModel
-from train.runs.checkpoint import BEST, LAST, About, CheckpointError, load, save
-from train.score.decode import read_off_seconds, second_probability
-from train.score.metrics import (
-    Array,
-    Events,
-    Predictions,
-    classification,
-    localization,
-    second_count,
-)
+from train.data.features import FeatureStore
+from train.distributed import SINGLE_PROCESS, ProcessGroup
+from train.fit.cuda_graph import Step, StepGraph
+from train.fit.resume import restore, stored
+from train.fit.state import History, TrainState
+from train.model.fusion import FusionModel, autocast
+from train.runs.checkpoint import BEST, LAST, About, save
+from train.score.metrics import CRITERION, classification, localization
+from train.score.predict import TrainingError, events, predict
 
-CRITERION = "localized_iou"
-_EVALUATION_ROWS = 64
+LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
 
-class TrainingError(AvelError):
-    """Training can't go on, for example because the loss is not finite."""
+def fit(
+    model: FusionModel,
+    dataset: Dataset,
+    about: About,
+    run: Path,
+    resume: bool = False,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> History:
+    """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
 
-
-def train_epoch(epoch_step: EpochStep, epoch: int) -> list[float]:
-    """One pass over the training rows; mean total, class, interval and gate loss.
-
-    The order of rows, the rows that run backwards and the dropout depend on the seed and the
-    epoch's number alone, which is what makes a resumed run equal an uninterrupted one. Of several
-    processes each draws its own dropout, and the same of the rest.
+    With `resume` it goes on after the last finished epoch, exactly as if never stopped. Of several
+    processes the first writes and speaks.
     """
-    config, step, count = epoch_step.step.config, epoch_step.step, len(epoch_step.rows)
-    seed = config.seed * 100_003 + epoch
-    torch.manual_seed(seed)
-    order = torch.randperm(count)
-    epoch_step.backwards.copy_(torch.rand(count) < config.reversed_share)
-    if not step.world.leads:
-        torch.manual_seed(seed ^ step.world.rank << 40)
-    step.model.train()
-    total = torch.zeros(LOSSES, device=step.device)
-    clip, size = epoch_step.rows.clip, config.batch_size
-    with closing(epoch_step.clips.epoch(order, clip, size, step.world)) as batches:
-        for chosen, rows in batches:
-            total += epoch_step(chosen, rows) * rows
-    means: list[float] = (total / count).tolist()
-    if not np.isfinite(means).all():
-        raise TrainingError(
-            f"the loss is not finite ({means[0]}): train anew with a lower --learning-rate, or "
-            "check the cache with `python -m cache verify`"
-        )
-    return means
+    config, train = about.config, dataset.splits["train"]
+    for name in ("train", "val"):
+        if not len(dataset.splits[name]):
+            raise ConfigError(f"the split {name!r} has no rows with features; can't train")
+    state = TrainState.begin(model, config, len(train))
+    if resume:
+        restore(run / LAST, state, about)
+    trainer, history = Trainer(state, config, dataset.clips, train, group), state.history
+    silent = None if group.is_main_process else True
+    with tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=silent) as bar:
+        while len(history) < config.epochs and not stopped_early(history, config):
+            number, best = len(history) + 1, max(_scores(history), default=-1.0)
+            started, rate = time.perf_counter(), state.learning_rate
+            try:
+                losses = trainer.train_epoch(number)
+                values, decoding = validate(state.ema.model, dataset, group)
+            except TrainingError as error:
+                raise TrainingError(_diverged(run, number, error)) from None
+            score, seconds = values[f"val_{CRITERION}"], time.perf_counter() - started
+            entry = {"epoch": number, **dict(zip(LOSSES, losses, strict=True)), **values}
+            history.append({**entry, "learning_rate": rate, "seconds": seconds})
+            state.scheduler.step(score)
+            if group.is_main_process:
+                now = about.revised(epoch=number, score=score, decoding=decoding)
+                if score > best:
+                    save(run / BEST, state.ema.model, now)
+                save(run / LAST, model, now, **stored(state))
+                bar.update()
+                tqdm.write(_line(history[-1], config, score > best), file=sys.stderr)
+    return history
 
 
-@torch.inference_mode()
-def predict(
-    model: FusionModel, clips: Clips, rows: Tensor, world: World = ALONE
-) -> dict[str, Predictions]:
-    """Class probabilities and intervals (seconds) for clip rows (N,), on the host, decoded twice.
+class Trainer:
+    """Trains a model on the rows of a split; what an epoch changes is in `state`.
 
-    "gate": the best-scoring run of whole seconds, and which seconds are on; "interval": the
-    start and end head. A model that was trained on clips run backwards as well is asked both ways,
-    and the mean of its two answers counts.
+    Attributes
+    ----------
+    backwards: (R,) bool on the device, which rows run backwards in time in this epoch.
     """
-    check_shapes(model.shapes, clips.shapes, model.config.modality)
-    model.eval()
-    clip_seconds, classes = clips.shapes.clip_seconds, clips.shapes.classes
-    seconds = second_count(clip_seconds)
-    answers = torch.zeros(len(rows), classes + 2 + seconds, device=clips.device)
-    mine = world.share(torch.arange(len(rows), device=clips.device))
-    for places, batch in clips.batches(rows[mine], _EVALUATION_ROWS):
-        answer = _answer(model, batch, seconds)
-        if model.config.reversed_share:
-            which = torch.ones(len(places), dtype=torch.bool, device=clips.device)
-            turned, _ = reverse_time(batch, answer[:, :2], which, clip_seconds)
-            answer = (answer + _forwards(_answer(model, turned, seconds), classes)) / 2
-        answers[mine[places]] = answer
-    values: Array = world.total(answers).double().cpu().numpy()
-    if not np.isfinite(values).all():
-        raise TrainingError(
-            "the model's answers are not finite, its training diverged: train anew with a lower "
-            "--learning-rate"
-        )
-    probability, spans, on = np.split(values, [classes, classes + 2], axis=1)
-    return {
-        "gate": read_off_seconds(probability, on, clip_seconds),
-        "interval": Predictions(
-            probability, spans[:, 0] * clip_seconds, spans[:, 1] * clip_seconds
-        ),
-    }
+
+    def __init__(
+        self,
+        state: TrainState,
+        config: TrainConfig,
+        clips: FeatureStore,
+        samples: Samples,
+        group: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        """Of several processes each has a trainer, and all take their steps together."""
+        self.state, self.config, self.group = state, config, group
+        self.clips, self.samples, self.device = clips, samples, clips.device
+        self.backwards = torch.zeros(len(samples), dtype=torch.bool, device=self.device)
+        self._step: Step = self.train_step
+        if self.device.type == "cuda" and group.size == 1:
+            size = config.batch_size
+            self._step = StepGraph(self.train_step, state.optimizer, size, self.device)
+
+    def train_epoch(self, epoch: int) -> list[float]:
+        """One pass over the training rows; the means of LOSSES.
+
+        The order of rows, the rows that run backwards and the dropout depend on the seed and the
+        epoch's number alone, which is what makes a resumed run equal an uninterrupted one. Of
+        several processes each draws its own dropout, and the same of the rest.
+        """
+        config, clip = self.config, self.samples.clip
+        seed = config.seed * 100_003 + epoch
+        torch.manual_seed(seed)
+        order = torch.randperm(len(clip))
+        self.backwards.copy_(torch.rand(len(clip)) < config.reversed_share)
+        if not self.group.is_main_process:
+            torch.manual_seed(seed ^ self.group.rank << 40)
+        self.state.model.train()
+        total = torch.zeros(len(LOSSES), device=self.device)
+        epoch_of = self.clips.epoch(order, clip, config.batch_size, self.group)
+        with closing(epoch_of) as batches:
+            for chosen, count in batches:
+                total += self._step(chosen, count) * count
+        means: list[float] = (total / len(clip)).tolist()
+        if not np.isfinite(means).all():
+            raise TrainingError(
+                f"the loss is not finite ({means[0]}): train anew with a lower --learning-rate, or "
+                "check the cache with `python -m cache verify`"
+            )
+        return means
+
+    def train_step(self, chosen: Tensor, count: int) -> Tensor:
+        """One optimizer step on the samples numbered `chosen` (N,): (4,) LOSSES of the batch.
+
+        Nothing here waits for the device. Of several processes each passes its share of a batch
+        of `count` samples; a share may be empty, and its process takes part in both sums.
+        """
+        state, config = self.state, self.config
+        batch = self.clips.batch(self.samples.clip[chosen])
+        category, interval = self.samples.category[chosen], self.samples.interval[chosen]
+        if config.reversed_share:
+            clip_seconds = self.clips.shapes.clip_seconds
+            batch, interval = reverse_time(batch, interval, self.backwards[chosen], clip_seconds)
+        steps = self.group.all_reduce(state.model.step_count(batch))
+        found = torch.zeros(len(LOSSES), device=self.device)
+        if len(chosen):
+            with autocast(self.device):
+                output = state.model(batch)
+            parts = compute_losses(output, category, interval, config, count, steps)
+            parts[0].backward()  # type: ignore[no-untyped-call]
+            found = parts.detach()
+        found = self.group.all_reduce_gradients(state.model.parameters(), found)
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.grad_clip)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.ema.update(state.model)
+        return found
 
 
-def _answer(model: FusionModel, batch: Batch, seconds: int) -> Tensor:
-    """(N, K + 2 + S): class probabilities, start and end, the probability of each second."""
-    device = next(model.parameters()).device
-    with autocast(device):
-        output = model(batch)
-    chance = second_probability(output.gate_logits, output.steps, seconds)
-    return torch.cat([output.logits.softmax(dim=1), output.interval, chance], dim=1)
+def compute_losses(
+    output: Output,
+    category: Tensor,
+    interval: Tensor,
+    config: TrainConfig,
+    count: int,
+    steps: Tensor,
+) -> Tensor:
+    """(4,) total, cross-entropy, L1 of start and end, binary cross-entropy of the gate.
+
+    total = CE + interval_weight × L1 + gate_weight × BCE. category (N,) int64; interval (N, 2)
+    fractions of the clip; the batch has `count` samples and `steps` (0-dim) steps that are no
+    padding. Where these are N samples of a batch that is spread over several processes, these are
+    this process's parts of its means: their sums over the processes are the means.
+    """
+    classes = F.cross_entropy(
+        output.logits, category, label_smoothing=config.label_smoothing, reduction="sum"
+    )
+    spans = F.l1_loss(output.interval, interval, reduction="sum")
+    real = torch.isfinite(output.gate_logits)
+    score = output.gate_logits.masked_fill(~real, 0.0)
+    wrong = F.binary_cross_entropy_with_logits(
+        score, gate_targets(output.steps, interval), reduction="none"
+    )
+    classes, spans = classes / count, spans / (2 * count)
+    gate = (wrong * real).sum() / steps.clamp_min(1)
+    total = classes + config.interval_weight * spans + config.gate_weight * gate
+    return torch.stack([total, classes, spans, gate])
 
 
-def _forwards(backwards: Tensor, classes: int) -> Tensor:
-    """The answer (N, K + 2 + S) for clips from the answer for the clips run backwards."""
-    probability, interval, on = backwards.tensor_split([classes, classes + 2], dim=1)
-    return torch.cat([probability, 1 - interval.flip(1), on.flip(1)], dim=1)
+def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
+    """How much of each step lies in the event: (N, T) in [0, 1].
 
-
-def events(samples: Samples, clip_seconds: float) -> Events:
-    """The truth of a split as arrays on the host, in seconds."""
-    spans = samples.interval.double().cpu().numpy() * clip_seconds
-    clip = samples.clip.cpu().numpy()
-    return Events(samples.category.cpu().numpy(), spans[:, 0], spans[:, 1], clip)
+    steps (N, T, 2) and interval (N, 2) as fractions of the clip.
+    """
+    begin = torch.maximum(steps[..., 0], interval[:, :1])
+    end = torch.minimum(steps[..., 1], interval[:, 1:])
+    width = (steps[..., 1] - steps[..., 0]).clamp_min(1e-9)
+    return ((end - begin).clamp_min(0.0) / width).clamp_max(1.0)
 
 
 def validate(
-    model: FusionModel, dataset: Dataset, world: World = ALONE
+    model: FusionModel, dataset: Dataset, group: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[dict[str, float], str]:
     """top1, miou and the criterion on the validation rows, and the decoding they are of.
 
@@ -153,7 +212,7 @@ def validate(
     """
     val = dataset.splits["val"]
     truth = events(val, dataset.clips.shapes.clip_seconds)
-    guesses = predict(model, dataset.clips, val.clip, world)
+    guesses = predict(model, dataset.clips, val.clip, group)
     found = {name: localization(truth, guess) for name, guess in guesses.items()}
     values = {f"val_{name}_{CRITERION}": float(f[CRITERION] or 0.0) for name, f in found.items()}
     names = [*guesses] if model.config.gate_weight else ["interval"]
@@ -165,73 +224,18 @@ def validate(
     return {"val_class_loss": float(-np.log(np.maximum(own, 1e-12)).mean()), **values}, decoding
 
 
-def fit(
-    model: FusionModel,
-    dataset: Dataset,
-    about: About,
-    run: Path,
-    resume: bool = False,
-    world: World = ALONE,
-) -> History:
-    """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
-
-    With `resume` it goes on after the last finished epoch, exactly as if never stopped. Of several
-    processes the first writes and speaks.
-    """
-    config = about.config
-    for name in ("train", "val"):
-        if not len(dataset.splits[name]):
-            raise ConfigError(f"the split {name!r} has no rows with features; can't train")
-    optimizer = make_optimizer(model, config)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, "max", factor=config.scheduler_factor, patience=config.scheduler_patience
-    )
-    steps = math.ceil(len(dataset.splits["train"]) / config.batch_size)
-    average = Average(model, config.average_epochs, steps)
-    history = _restore(run / LAST, model, average, optimizer, scheduler, about) if resume else []
-    step = Step(model, optimizer, config, dataset.clips.device, average, world)
-    epoch_step = EpochStep(step, dataset.clips, dataset.splits["train"])
-    silent = None if world.leads else True
-    with tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=silent) as bar:
-        while len(history) < config.epochs and not stopped_early(history, config):
-            number = len(history) + 1
-            try:
-                entry, decoding = _epoch(epoch_step, dataset, number)
-            except TrainingError as error:
-                raise TrainingError(_diverged(run, number, error)) from None
-            best = max((past[f"val_{CRITERION}"] for past in history), default=-1.0)
-            history.append(entry)
-            scheduler.step(entry[f"val_{CRITERION}"])
-            if not world.leads:
-                continue
-            now = about.revised(
-                epoch=len(history), score=entry[f"val_{CRITERION}"], decoding=decoding
-            )
-            if entry[f"val_{CRITERION}"] > best:
-                save(run / BEST, average.model, now)
-            save(run / LAST, model, now, **state_of(average, optimizer, scheduler, history))
-            bar.update()
-            tqdm.write(_line(entry, config, best), file=sys.stderr)
-    return history
+def best_epoch(history: Sequence[dict[str, float]]) -> int:
+    """Number (from 1) of the first epoch with the highest criterion."""
+    return 1 + int(np.argmax(_scores(history)))
 
 
-def _epoch(epoch_step: EpochStep, dataset: Dataset, number: int) -> tuple[dict[str, float], str]:
-    started = time.perf_counter()
-    rate = epoch_step.step.optimizer.param_groups[0]["lr"]
-    total, classes, spans, gate = train_epoch(epoch_step, number)
-    step = epoch_step.step
-    values, decoding = validate(step.average.model, dataset, step.world)
-    entry = {
-        "epoch": number,
-        "train_loss": total,
-        "train_class_loss": classes,
-        "train_interval_loss": spans,
-        "train_gate_loss": gate,
-        **values,
-        "learning_rate": float(rate),
-        "seconds": time.perf_counter() - started,
-    }
-    return entry, decoding
+def stopped_early(history: History, config: TrainConfig) -> bool:
+    """Whether `patience` epochs went by without a better criterion."""
+    return bool(history) and len(history) - best_epoch(history) >= config.patience
+
+
+def _scores(history: Sequence[dict[str, float]]) -> list[float]:
+    return [entry[f"val_{CRITERION}"] for entry in history]
 
 
 def _diverged(run: Path, number: int, error: TrainingError) -> str:
@@ -243,35 +247,10 @@ def _diverged(run: Path, number: int, error: TrainingError) -> str:
     return f"{run}: epoch {number}: {error}; {kept}"
 
 
-def best_epoch(history: Sequence[dict[str, float]]) -> int:
-    """Number (from 1) of the first epoch with the highest criterion."""
-    return 1 + int(np.argmax([entry[f"val_{CRITERION}"] for entry in history]))
-
-
-def stopped_early(history: History, config: TrainConfig) -> bool:
-    """Whether `patience` epochs went by without a better criterion."""
-    return bool(history) and len(history) - best_epoch(history) >= config.patience
-
-
-def _line(entry: dict[str, float], config: TrainConfig, best: float) -> str:
-    mark = " *" if entry[f"val_{CRITERION}"] > best else ""
+def _line(entry: dict[str, float], config: TrainConfig, is_best: bool) -> str:
     return (
         f"epoch {entry['epoch']:>3}/{config.epochs}  loss {entry['train_loss']:.4f}  "
         f"val top-1 {entry['val_top1']:.3f}  mIoU {entry['val_miou']:.3f}  "
-        f"{CRITERION} {entry[f'val_{CRITERION}']:.3f}{mark}  "
+        f"{CRITERION} {entry[f'val_{CRITERION}']:.3f}{' *' if is_best else ''}  "
         f"lr {entry['learning_rate']:.1e}  {entry['seconds']:.2f} s"
     )
-
-
-def _restore(
-    path: Path,
-    model: FusionModel,
-    average: Average,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau,
-    about: About,
-) -> History:
-    _, found, payload = load(path)
-    if found.fingerprint != about.fingerprint:
-        raise CheckpointError(f"{path}: was trained on another cache ({found.fingerprint[:16]}…)")
-    return restore(path, found, payload, model, average, optimizer, scheduler)

@@ -1,13 +1,13 @@
-"""The statistics that the model standardises its inputs with, of the training split alone."""
+"""The statistics that the model normalizes its inputs with, of the training split alone."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from train.data.clips import Clips
 from train.data.dataset import Samples
-from train.distributed import ALONE, World
+from train.data.features import FeatureStore
+from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.model.fusion import FusionModel
 
 _ROWS = 32
@@ -28,30 +28,32 @@ class _Sums:
             self.values[1] += (ones @ some.square())[0]
         self.count += len(rows)
 
-    def mean_and_deviation(self, world: World) -> tuple[Tensor, Tensor]:
+    def mean_and_std(self, group: ProcessGroup) -> tuple[Tensor, Tensor]:
         """Of each column, float64."""
-        mean, square = world.total(self.values) / world.total(self.count)
+        mean, square = group.all_reduce(self.values) / group.all_reduce(self.count)
         return mean, (square - mean.square()).clamp_min(0).sqrt()
 
 
 @torch.no_grad()
-def standardise(model: FusionModel, clips: Clips, train: Samples, world: World = ALONE) -> None:
-    """Store the mean and deviation of each feature over the training rows in the model."""
+def normalize(
+    model: FusionModel, clips: FeatureStore, train: Samples, group: ProcessGroup = SINGLE_PROCESS
+) -> None:
+    """Store the mean and standard deviation of each feature over the training rows in the model."""
     sound = _Sums(clips.shapes.audio_features, clips.device)
     maps = _Sums(clips.shapes.map_channels, clips.device)
-    for _, batch in clips.batches(world.share(torch.unique(train.clip)), _ROWS):
+    for _, batch in clips.batches(group.share(torch.unique(train.clip)), _ROWS):
         if batch.sound is not None:
             sound.add(batch.sound.features[batch.sound.valid])
         if batch.frames is not None:
             maps.add(batch.frames.maps.flatten(0, 2).float())
     if model.audio is not None:
-        _store(model.audio, *sound.mean_and_deviation(world))
+        _store(model.audio, *sound.mean_and_std(group))
     if model.video is not None:
-        mean, deviation = maps.mean_and_deviation(world)
+        mean, std = maps.mean_and_std(group)
         # A channel that hardly ever fires is not blown up into noise.
-        _store(model.video, mean, deviation.clamp_min(0.1 * deviation.median()))
+        _store(model.video, mean, std.clamp_min(0.1 * std.median()))
 
 
-def _store(encoder: torch.nn.Module, mean: Tensor, deviation: Tensor) -> None:
+def _store(encoder: torch.nn.Module, mean: Tensor, std: Tensor) -> None:
     encoder.get_buffer("mean").copy_(mean)
-    encoder.get_buffer("deviation").copy_(deviation.clamp_min(1e-5))
+    encoder.get_buffer("deviation").copy_(std.clamp_min(1e-5))

@@ -14,16 +14,13 @@ from typing import Annotated, Any
 import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cache.common.errors import ConfigError
 from cache.common.settings import Settings
-from train.fit.step import Average
-from train.model.fusion import FusionModel
-from train.runs.checkpoint import About, CheckpointError, tensors_like
+from train.fit.state import TrainState
+from train.runs.checkpoint import About, CheckpointError, load, tensors_like
 from train.runs.stored import parse_history
 
-History = list[dict[str, float]]
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -39,53 +36,44 @@ class _Numbers(Settings):
     last_epoch: Annotated[int, Field(ge=0, le=1 << 40)]
 
 
-def state_of(
-    average: Average,
-    optimizer: torch.optim.Optimizer,
-    scheduler: ReduceLROnPlateau,
-    history: History,
-) -> dict[str, Any]:
+def stored(state: TrainState) -> dict[str, Any]:
     """What `checkpoint.save` stores beside the weights."""
     return {
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "average": average.weights(),
-        "average_steps": float(average.steps),
-        "history": json.dumps(history),
+        "optimizer": state.optimizer.state_dict(),
+        "scheduler": state.scheduler.state_dict(),
+        "average": state.ema.weights(),
+        "average_steps": float(state.ema.steps),
+        "history": json.dumps(state.history),
     }
 
 
-def restore(
-    path: Path,
-    about: About,
-    payload: Mapping[str, Any],
-    model: FusionModel,
-    average: Average,
-    optimizer: torch.optim.Optimizer,
-    scheduler: ReduceLROnPlateau,
-) -> History:
-    """Put a loaded checkpoint's state (see `checkpoint.load`) where training goes on from.
+def restore(path: Path, state: TrainState, about: About) -> None:
+    """Put what `stored` gave, in a checkpoint of the same run, where training goes on from.
 
     Raises CheckpointError where anything doesn't fit; then a part may have been put.
     """
+    _, known, payload = load(path)
+    if known.fingerprint != about.fingerprint:
+        raise CheckpointError(f"{path}: was trained on another cache ({known.fingerprint[:16]}…)")
+    model, optimizer, scheduler = state.model, state.optimizer, state.scheduler
     model.load_state_dict(tensors_like(path, payload["model"], model.state_dict(), "model"))
     weights = tensors_like(path, payload.get("average"), dict(model.named_parameters()), "average")
     try:
-        stored, plateau = payload["optimizer"], payload["scheduler"]
-        first = stored["param_groups"][0]
+        adam, plateau = payload["optimizer"], payload["scheduler"]
+        first = adam["param_groups"][0]
         numbers = _Numbers.parse(
             {**plateau, "learning_rate": first["lr"], "average_steps": payload["average_steps"]}
         )
-        moments = _moments(path, stored["state"], optimizer)
+        moments = _moments(path, adam["state"], optimizer)
         history = parse_history(payload["history"], "history")
-        if len(history) != about.epoch:
-            raise ConfigError(f"it has {len(history)} epochs in its history, {about.epoch} trained")
+        if len(history) != known.epoch:
+            raise ConfigError(f"it has {len(history)} epochs in its history, {known.epoch} trained")
     except (LookupError, TypeError, ValueError, AttributeError, ConfigError) as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise CheckpointError(
             f"{path}: holds no training to go on with ({told}); train anew without --resume"
         ) from None
-    average.load(weights, numbers.average_steps)
+    state.ema.load(weights, numbers.average_steps)
     groups = optimizer.state_dict()["param_groups"]
     rates = [{**group, "lr": numbers.learning_rate} for group in groups]
     optimizer.load_state_dict({"state": moments, "param_groups": rates})
@@ -96,7 +84,7 @@ def restore(
             "_last_lr": [numbers.learning_rate] * len(groups),
         }
     )
-    return history
+    state.history[:] = history
 
 
 def _moments(

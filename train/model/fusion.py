@@ -1,4 +1,4 @@
-"""The attention-fusion model, whole: encoders, attentions, fusion, heads.
+"""The attention-fusion model: the layers of both streams put together, fusion and heads.
 
 The letters of the shapes are those of `train.data.batch`.
 
@@ -10,243 +10,17 @@ The letters of the shapes are those of `train.data.batch`.
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.config import TrainConfig
 from train.data.batch import Batch, Frames, Output, Shapes, Sound
+from train.model.layers import AudioStream, CrossModal, VideoStream
 
 
-def time_encoding(time_s: Tensor, width: int) -> Tensor:
-    """Sinusoids of time in seconds (Vaswani et al. 2017, with seconds for positions).
-
-    time_s (...) → (..., width); periods run geometrically from 1 s to 100 s.
-    """
-    periods = torch.logspace(0, 2, width // 2, device=time_s.device)
-    angle = time_s.unsqueeze(-1) * (2 * math.pi / periods)
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
-
-
-class Attention(nn.Module):
-    """Multi-head attention, queries (N, Q, width) over a context (N, L, context_width).
-
-    The fast path is scaled_dot_product_attention; with `weights` the same numbers are computed
-    in the open and the map (N, H, Q, L) is returned, heads apart. Positions that `valid` (N, L)
-    marks False get exactly zero weight.
-    """
-
-    def __init__(self, width: int, context_width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(context_width, 2 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(
-        self, x: Tensor, context: Tensor, valid: Tensor | None, weights: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attended values (N, Q, width) and, if asked for, the weights (N, H, Q, L)."""
-        query = self._split(self.query(x))
-        key, value = (self._split(half) for half in self.key_value(context).chunk(2, dim=-1))
-        mask = None if valid is None else valid[:, None, None, :]
-        shown = None
-        if weights:
-            score = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-            if mask is not None:
-                score = score.masked_fill(~mask, -torch.inf)
-            shown = score.softmax(dim=-1)
-            mixed = shown @ value
-        else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return out, shown
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-
-
-class InputDropout(nn.Module):
-    """Dropout of a share of wide inputs, as nn.Dropout.
-
-    Drawn from a uniform, which takes the CPU a third of the time of torch's Bernoulli draw: that
-    alone was a tenth of a training step.
-    """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x with a share of its values 0 and the others scaled up; unchanged in evaluation."""
-        if not self.training or not self.share:
-            return x
-        return x * (torch.rand_like(x) >= self.share) / (1 - self.share)
-
-
-class TemporalBlock(nn.Module):
-    """Self-attention over time, then a feed-forward: pre-norm, residual. (N, L, width) → same."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.attention = Attention(width, width, heads)
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * width),
-            nn.GELU(),
-            nn.Linear(2 * width, width),
-        )
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self, x: Tensor, valid: Tensor | None, weights: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """The stream (N, L, width) and, if asked for, its attention (N, H, L, L)."""
-        normed = self.norm(x)
-        mixed, shown = self.attention(normed, normed, valid, weights)
-        x = x + self.dropout(mixed)
-        return x + self.dropout(self.feed_forward(x)), shown
-
-
-class AudioStream(nn.Module):
-    """All audio features → two 1-D convolutions over time → + time → temporal self-attention.
-
-    Features are standardised with the training split's statistics, which live in the model.
-    Padded steps are zero before each convolution, so what they hold never reaches valid ones.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, features: int, config: TrainConfig) -> None:
-        super().__init__()
-        width = config.audio_feat_dim
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("deviation", torch.ones(features))
-        self.first = nn.Conv1d(features, width, kernel_size=3, padding=1)
-        self.second = nn.Conv1d(width, width, kernel_size=3, padding=1)
-        self.norm = nn.LayerNorm(width)
-        self.input_dropout = InputDropout(config.input_dropout)
-        self.dropout = nn.Dropout(config.dropout)
-        self.time = TemporalBlock(width, config.num_heads, config.dropout)
-
-    def forward(self, sound: Sound, weights: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The stream (N, T, d) and, if asked for, its attention (N, H, T, T)."""
-        here = sound.valid.unsqueeze(1)
-        x = self.input_dropout((sound.features - self.mean) / self.deviation).transpose(1, 2)
-        x = F.gelu(self.first(x.masked_fill(~here, 0.0))).masked_fill(~here, 0.0)
-        x = self.norm(self.dropout(self.second(x)).transpose(1, 2))
-        x = x + time_encoding(sound.time_s, x.shape[-1]).to(x.dtype)
-        stream, shown = self.time(x, sound.valid, weights)
-        return stream, shown
-
-
-class VideoStream(nn.Module):
-    """Frame maps → channel, then spatial attention → + time → temporal self-attention.
-
-    The attentions follow CBAM (Woo et al. 2018). The wide maps are projected once, C → P, and
-    both work on the P channels: that product is most of the model's arithmetic. Where to look
-    decided, the C channels of the cells are averaged with those weights; even weights give the
-    average pooling that the backbone was trained for. What is heard around a frame guides where
-    to look (Tian et al. 2018).
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, shapes: Shapes, config: TrainConfig) -> None:
-        super().__init__()
-        inner, width = config.map_channels, config.video_feat_dim
-        self.cells = shapes.cells
-        self.register_buffer("mean", torch.zeros(shapes.map_channels))
-        self.register_buffer("deviation", torch.ones(shapes.map_channels))
-        self.project = nn.Linear(shapes.map_channels, inner)
-        self.channel = nn.Sequential(
-            nn.Linear(inner, inner // 4), nn.ReLU(), nn.Linear(inner // 4, inner)
-        )
-        self.spatial = nn.Conv2d(2, 1, kernel_size=3, padding=1, bias=False)
-        self.seek = nn.Parameter(torch.zeros(inner))
-        self.listen = nn.Linear(config.audio_feat_dim, inner, bias=False)
-        if config.modality != "both":
-            del self.listen
-        self.widen = nn.Linear(shapes.map_channels, width)
-        self.norm = nn.LayerNorm(width)
-        self.input_dropout = InputDropout(config.input_dropout)
-        self.dropout = nn.Dropout(config.dropout)
-        self.time = TemporalBlock(width, config.num_heads, config.dropout)
-
-    def forward(
-        self, frames: Frames, heard: Tensor | None, weights: bool = False
-    ) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """The stream (N, F, d) and, if asked for, its maps; heard (N, F, d_audio) or None."""
-        # Standardising is folded into the projection, so that the maps are read once.
-        weight = self.project.weight / self.deviation
-        bias = self.project.bias - weight @ self.mean
-        cells = F.gelu(F.linear(frames.maps, weight, bias))
-        average, largest = cells.mean(dim=2), cells.max(dim=2).values
-        channel = (self.channel(average) + self.channel(largest)).sigmoid()
-        cells = cells * channel.unsqueeze(2)
-        spatial = self._partly_even(self._look(cells, heard).softmax(dim=-1))
-        look = spatial.unsqueeze(2)
-        wide = ((look.to(frames.maps.dtype) @ frames.maps).squeeze(2) - self.mean) / self.deviation
-        seen = self.input_dropout(wide)
-        x = self.norm(self.dropout(F.gelu(self.widen(seen))))
-        x = x + time_encoding(frames.time_s, x.shape[-1]).to(x.dtype)
-        stream, temporal = self.time(x, None, weights)
-        if not weights:
-            return stream, {}
-        grid = spatial.unflatten(-1, (self.cells, self.cells))  # type: ignore[no-untyped-call]
-        return stream, {"channel": channel, "spatial": grid, "video": temporal}
-
-    def _partly_even(self, weights: Tensor) -> Tensor:
-        """Attention (N, F, S) mixed half and half with even weights, which also sum to one.
-
-        In training a frame gets the one or the other by chance, so that the streams above learn to
-        do without the attention: on a few hundred clips it is learned by heart otherwise. (As
-        dropout does to units, and stochastic depth, Huang et al. 2016, to layers.)
-        """
-        share = weights.new_full(weights.shape[:2], 0.5)
-        if self.training:
-            share = torch.bernoulli(share)
-        share = share.unsqueeze(-1)
-        return share * weights + (1 - share) / weights.shape[-1]
-
-    def _look(self, cells: Tensor, heard: Tensor | None) -> Tensor:
-        """Score of every cell (N, F, S), from its neighbourhood, its content and the sound."""
-        clips, frames = cells.shape[:2]
-        summary = torch.stack([cells.mean(dim=-1), cells.max(dim=-1).values], dim=2)
-        grid = summary.view(clips * frames, 2, self.cells, self.cells)
-        near = self.spatial(grid).view(clips, frames, -1)
-        sought = self.seek if heard is None else self.seek + self.listen(heard)
-        content = cells @ sought.expand(clips, frames, -1).unsqueeze(-1)
-        score: Tensor = near + content.squeeze(-1) / math.sqrt(cells.shape[-1])
-        return score
-
-
-class CrossModal(nn.Module):
-    """Each stream asks the other: attention both ways, residual. Shapes stay."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        super().__init__()
-        audio, video = config.audio_feat_dim, config.video_feat_dim
-        self.audio_norm = nn.LayerNorm(audio)
-        self.video_norm = nn.LayerNorm(video)
-        self.audio_to_video = Attention(audio, video, config.num_heads)
-        self.video_to_audio = Attention(video, audio, config.num_heads)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self, audio: Tensor, video: Tensor, audio_valid: Tensor, weights: bool = False
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
-        """(N, T, da), (N, F, dv) → both enriched, and the maps (N, H, T, F), (N, H, F, T)."""
-        heard, seen = self.audio_norm(audio), self.video_norm(video)
-        for_audio, to_video = self.audio_to_video(heard, seen, None, weights)
-        for_video, to_audio = self.video_to_audio(seen, heard, audio_valid, weights)
-        audio, video = audio + self.dropout(for_audio), video + self.dropout(for_video)
-        return audio, video, {"audio_to_video": to_video, "video_to_audio": to_audio}
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 on CUDA, plain float32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 class FusionModel(nn.Module):
@@ -293,6 +67,14 @@ class FusionModel(nn.Module):
                 fused = torch.cat([audio, at_steps(video, batch.sound, batch.frames)], dim=-1)
                 maps = {**maps, **seen, **across}
         return self._decide(fused, time_s, span_s, valid, maps)
+
+    def step_count(self, batch: Batch) -> Tensor:
+        """How many steps of the batch's timelines are no padding: 0-dim int64, on the device."""
+        if self.audio is None:
+            assert batch.frames is not None
+            return torch.ones_like(batch.frames.time_s, dtype=torch.int64).sum()
+        assert batch.sound is not None
+        return batch.sound.valid.sum()
 
     def _decide(
         self,

@@ -1,13 +1,19 @@
-"""What all pictures share: colours, names and frames from strangers' data, figures as PNG."""
+"""What all pictures share: colours, names and frames from strangers' data, images as files."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import re
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
+import numpy.typing as npt
 
 matplotlib.use("Agg")
 
@@ -16,10 +22,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cache import CacheError
+from cache.common.atomic import plain_folder, replace_file
 from cache.common.cli import printable
+from train.score.metrics import Array
 
 # Okabe and Ito's colours: told apart with every common colour blindness.
 TRUE, PREDICTED, GREY = "#0072B2", "#E69F00", "#777777"
+FOLDER, MAPS = "attention_visualization", "magma"
+_MAGMA = (matplotlib.colormaps[MAPS](np.arange(256))[:, :3] * 255).astype(np.uint8)
+_OPAQUE = 0.7  # of 1, where the model looks most, so that the frame stays visible
 _PLAIN = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,99}")
 _NAME_BYTES = 100
 
@@ -76,3 +87,42 @@ def png(figure: Figure, dpi: int) -> bytes:
         figure.savefig(buffer, format="png", dpi=dpi)
     plt.close(figure)
     return buffer.getvalue()
+
+
+def save_figures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
+    """Write figures as `<name>.png` and close them."""
+    plain_folder(folder)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        replace_file(paths[-1], png(figure, dpi=110))
+    return paths
+
+
+def heat(weights: Array) -> npt.NDArray[np.uint8]:
+    """Attention over the cells of a clip's frames, to lay over them: (F, √S, √S) → (…, 4) RGBA.
+
+    One scale for all frames, by the square root; faint where the model doesn't look.
+    """
+    share = np.sqrt((weights - weights.min()) / max(float(np.ptp(weights)), 1e-9))
+    alpha = (255 * _OPAQUE * share).astype(np.uint8)
+    return np.concatenate([_MAGMA[(255 * share).astype(np.uint8)], alpha[..., None]], axis=-1)
+
+
+def image_text(image: Image.Image, kind: str = "PNG", **how: Any) -> str:
+    """An image as a data URL holds it, base64."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return base64_text(buffer.getvalue())
+
+
+def base64_text(data: bytes) -> str:
+    """Bytes as a data URL holds them."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def palette(values: Array) -> str:
+    """An image of values in [0, 1] (rows, columns) in the colours of the maps, base64 PNG."""
+    image = Image.fromarray((values * 255).astype(np.uint8)).convert("P")
+    image.putpalette(_MAGMA.tobytes())
+    return image_text(image)

@@ -10,53 +10,45 @@ from typing import Any
 import jinja2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from cache.common.atomic import replace_file
 from train.fit.loop import best_epoch
-from train.report import plots, run_plots
-from train.report.drawing import png
-from train.report.page_images import base64_text, heatmap, palette, thumbnail
-from train.report.plots import View
-from train.report.tables import GROUPS, plain, title
+from train.report import run_plots
+from train.report.drawing import base64_text, heat, image_text, opened, palette, png
+from train.report.tables import GROUPS, HEADLINE, plain, title
+from train.report.views import View, span
 from train.runs import folders as runs
 from train.runs.evaluate import MODEL, Result
 from train.runs.stored import read_history, read_scores
-from train.score.metrics import tiou
+from train.score.metrics import Array, tiou
 
 FILE = "report.html"
-GALLERY = 100
-_HEADLINE = ("top1", "segment_accuracy", "miou", "short_miou")
-Array = npt.NDArray[np.float64]
+_FRAME_PX, _HEAT_PX = 112, 14
 
 
 def write(
     run: Path,
     result: Result,
-    rows: Sequence[Mapping[str, Any]],
     views: Sequence[View],
     mels: Sequence[Array | None],
 ) -> Path:
-    """Write `report.html` into the run.
+    """Write `report.html` into the run: scores of every split that it was scored on, and clips.
 
-    rows: the split's prediction records (see `prediction_rows`); views: clips to show, worst
-    first; mels: each one's log-Mel spectrogram, (T, n_mels) in dB, NaN beyond its sound, or None.
-    The scores of every split that the run has been scored on are shown.
+    views: events of the result's split to show, worst first; mels: each one's log-Mel spectrogram,
+    (T, n_mels) in dB, NaN beyond its sound, or None.
     """
     history_path = run / runs.HISTORY_FILE
     history = read_history(history_path) if history_path.exists() else []
-    names = [name for name in ("test", "val") if (run / f"metrics_{name}.json").exists()]
-    names.sort(key=lambda name: name != result["split"])
-    tables = [_scores(read_scores(run / f"metrics_{name}.json")) for name in names]
     confusion = run_plots.confusion_figure(
         np.array(result["confusion"], np.float64), result["classes"]
     )
     seconds = views[0].clip_seconds if views else 1.0
     page = _template().render(
         title=f"Run {run.name}",
-        subtitle=f"{result['config']['modality']} · seed {result['config']['seed']} · "
-        f"epoch {result['epoch']} kept",
+        subtitle=_subtitle(result),
         headline=_headline(result),
-        tables=tables,
+        tables=_tables(run, result["split"]),
         curves=_curves(history),
         curves_alt=_curves_alt(history),
         confusion=base64_text(png(confusion, dpi=90)),
@@ -65,16 +57,22 @@ def write(
         class_columns=[name for name in result["per_class"][0] if name != "class"],
         class_rows=[_class_row(row) for row in result["per_class"]],
         split=result["split"],
-        gallery_note=_gallery_note(len(views), len(rows)),
+        gallery_note=_gallery_note(len(views), result["events"]),
         gate_note=_gate_note(views),
         clips=[_clip(view, mel) for view, mel in zip(views, mels, strict=True)],
         seconds=seconds,
         ticks=_ticks(seconds),
         facts=_facts(result),
     )
-    path = run / FILE
-    replace_file(path, page.encode("utf-8", "replace"))
-    return path
+    replace_file(run / FILE, page.encode("utf-8", "replace"))
+    return run / FILE
+
+
+def _tables(run: Path, split: str) -> list[dict[str, Any]]:
+    """The scores of every split that the run was scored on, the one at hand first."""
+    paths = {name: run / f"metrics_{name}.json" for name in ("test", "val")}
+    there = [name for name, path in paths.items() if path.exists()]
+    return [_scores(read_scores(paths[n])) for n in sorted(there, key=lambda n: n != split)]
 
 
 def _template() -> jinja2.Template:
@@ -83,9 +81,12 @@ def _template() -> jinja2.Template:
     return engine.get_template("page.html")
 
 
+def _subtitle(result: Result) -> str:
+    config = result["config"]
+    return f"{config['modality']} · seed {config['seed']} · epoch {result['epoch']} kept"
+
+
 def _headline(result: Result) -> list[tuple[str, str, str]]:
-    labels = {key: label for group in GROUPS.values() for key, label in group.items()}
-    labels["short_miou"] = "mIoU, shorter events"
     scores = result["scores"]
     trivial = [name for name in scores if not name.startswith(MODEL)]
 
@@ -93,7 +94,7 @@ def _headline(result: Result) -> list[tuple[str, str, str]]:
         values = [scores[name][key] for name in trivial if scores[name][key] is not None]
         return f"best baseline: {max(values):.3f}" if values else ""
 
-    return [(labels[key], plain(scores[MODEL])[key], best(key)) for key in _HEADLINE]
+    return [(label, plain(scores[MODEL])[key], best(key)) for key, label in HEADLINE[""].items()]
 
 
 def _scores(result: Result) -> dict[str, Any]:
@@ -200,8 +201,8 @@ def _clip(view: View, mel: Array | None) -> dict[str, Any]:
         "right": right,
         "short": view.true_s[1] - view.true_s[0] < seconds,
         "tiou": f"{overlap:.2f}",
-        "true_text": plots.span(view.true_s),
-        "said_text": plots.span(view.predicted_s),
+        "true_text": span(view.true_s),
+        "said_text": span(view.predicted_s),
         **place,
         "gate": path,
         "by_gate": view.by_gate,
@@ -214,7 +215,7 @@ def _clip(view: View, mel: Array | None) -> dict[str, Any]:
 
 def _gate(view: View) -> tuple[str, str]:
     """The gate as the outline of a stair (SVG path, y down) and, in words, when it is on."""
-    edges = plots.second_edges(view)
+    edges = view.second_edges()
     steps = " ".join(
         f"V{1 - value:.3f} H{end:.3f}" for value, end in zip(view.on, edges[1:], strict=True)
     )
@@ -227,26 +228,40 @@ def _frames(view: View) -> dict[str, Any]:
     """Each frame as a small JPEG over the time that it stands for, with its heatmap."""
     if not view.pictures:
         return {"frames": [], "ratio": "1"}
-    edges = 100 * plots.edges(view, "video", len(view.pictures)) / view.clip_seconds
-    heat = view.attention.get("spatial")
+    edges = 100 * view.edges("video", len(view.pictures)) / view.clip_seconds
+    look = view.attention.get("spatial")
+    colours = None if look is None else heat(look)
     frames = []
     for number, data in enumerate(view.pictures):
         frame = {
             "left": f"{edges[number]:.3f}",
             "width": f"{edges[number + 1] - edges[number]:.3f}",
-            "jpeg": thumbnail(data, view.id),
+            "jpeg": _thumbnail(data, view.id),
             "alt": f"frame at {view.frame_time_s[number]:.2f} s",
             "heat": None,
         }
-        if heat is not None:
-            row, column = np.unravel_index(heat[number].argmax(), heat[number].shape)
-            frame["heat"] = heatmap(heat[number])
+        if look is not None and colours is not None:
+            row, column = np.unravel_index(look[number].argmax(), look[number].shape)
+            frame["heat"] = _smooth(colours[number])
             frame["heat_alt"] = (
-                f"attention strongest in row {row + 1} of {heat.shape[1]} from the top, column "
-                f"{column + 1} of {heat.shape[2]}"
+                f"attention strongest in row {row + 1} of {look.shape[1]} from the top, column "
+                f"{column + 1} of {look.shape[2]}"
             )
         frames.append(frame)
     return {"frames": frames, "ratio": f"{len(frames) * 100 / (edges[-1] - edges[0]):.3f}"}
+
+
+def _thumbnail(jpeg: bytes, name: str) -> str:
+    """A frame of the clip `name` as a small JPEG: decoded and encoded anew."""
+    picture = opened(jpeg, _FRAME_PX, name)
+    small = picture.resize((_FRAME_PX, _FRAME_PX), Image.Resampling.BILINEAR)
+    return image_text(small, "JPEG", quality=70)
+
+
+def _smooth(colours: npt.NDArray[np.uint8]) -> str:
+    """A frame's heat (√S, √S, 4) as a small PNG, the cells' edges softened."""
+    size = (_HEAT_PX, _HEAT_PX)
+    return image_text(Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC))
 
 
 def _sound(view: View, mel: Array | None) -> dict[str, Any]:

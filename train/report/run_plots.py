@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from train.report.drawing import GREY, PREDICTED, TRUE, label
+from train.report.plots import draw_timeline
+from train.report.views import View
 from train.score.metrics import Array
 
 
@@ -48,6 +50,24 @@ def intervals_figure(rows: Sequence[Mapping[str, Any]], clip_seconds: float) -> 
         ncols=2,
         frameon=False,
     )
+    return figure
+
+
+def gates_figure(views: Sequence[View]) -> Figure:
+    """The gate of several clips, three in a row, with true and predicted intervals under it."""
+    rows = -(-len(views) // 3)
+    figure, axes = plt.subplots(
+        rows, 3, figsize=(13, 0.4 + 2.1 * rows), sharex=True, squeeze=False, layout="constrained"
+    )
+    for axis, view in zip(axes.flat, views, strict=False):
+        draw_timeline(axis, view)
+        said = "" if view.predicted == view.category else f", said {label(view.predicted, 26)}"
+        title = f"{label(view.category or '', 26)}{said}  ({label(view.id, 20)})"
+        axis.set_title(title, fontsize=9, parse_math=False)
+    for axis in axes.flat[len(views) :]:
+        axis.axis("off")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.supylabel("gate: heard and seen", fontsize=10)
     return figure
 
 

@@ -44,7 +44,17 @@ GROUPS = {
     "when": WHEN,
     "events shorter than the clip": {f"short_{key}": label for key, label in WHEN.items()},
 }
+HEADLINE = {
+    "": {
+        **{key: (CLASS | WHEN)[key] for key in ("top1", "segment_accuracy", "miou")},
+        "localized_iou": WHEN["localized_iou"],
+        "short_miou": "mIoU, shorter events",
+    }
+}
+Groups = Mapping[str, Mapping[str, str]]
 Columns = Mapping[str, Mapping[str, str]]
+Runs = dict[str, tuple[list[Result], Result | None]]
+"""By name, the results of a run's models (a seed each) and of their ensemble, if there is one."""
 
 
 def table(result: Result) -> str:
@@ -52,17 +62,18 @@ def table(result: Result) -> str:
     return render(title(result), {name: plain(scores) for name, scores in result["scores"].items()})
 
 
-def seeds_table(results: Sequence[Result], together: Result | None) -> str:
+def seeds_table(results: list[Result], together: Result | None) -> str:
     """Mean ± sample standard deviation over seeds, their ensemble, and the baselines."""
     return comparison({MODEL: (results, together)})
 
 
-def comparison(runs: Mapping[str, tuple[Sequence[Result], Result | None]]) -> str:
+def comparison(runs: Runs, groups: Groups = GROUPS) -> str:
     """Runs side by side: each one's seeds and their ensemble, if any; the baselines once."""
+    brief = len(runs) > 1 or groups is not GROUPS
     columns: dict[str, Mapping[str, str]] = {}
     for name, (seeds, together) in runs.items():
         for predictor in [key for key in seeds[0]["scores"] if key.startswith(MODEL)]:
-            if predictor.endswith("decoding") and len(runs) > 1:
+            if predictor.endswith("decoding") and brief:
                 continue
             heading = predictor.replace(MODEL, name, 1)
             heading += f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
@@ -74,9 +85,9 @@ def comparison(runs: Mapping[str, tuple[Sequence[Result], Result | None]]) -> st
         if not name.startswith(MODEL):
             columns[name] = plain(scores)
     if len(runs) == 1:
-        return render(title(first), columns)
-    told = [f"{name}: {text}" for name, (seeds, _) in runs.items() for text in cautions(seeds[0])]
-    return "\n".join([render(scored(first), columns), *told])
+        return render(title(first), columns, groups)
+    told = [f"{name}: {text}" for name, (seeds, _) in runs.items() for text in caveats(seeds[0])]
+    return "\n".join([render(scored(first), columns, groups), *told])
 
 
 def plain(scores: Scores) -> dict[str, str]:
@@ -93,28 +104,29 @@ def spread(runs: Sequence[Scores]) -> dict[str, str]:
     }
 
 
-def render(heading: str, columns: Columns) -> str:
-    """A line that says what was scored, then the groups of scores."""
+def render(heading: str, columns: Columns, groups: Groups = GROUPS) -> str:
+    """A line that says what was scored, then the groups of scores, those without a name bare."""
     frame = pd.DataFrame(
         [
             [column.get(key, "–") for column in columns.values()]
-            for labels in GROUPS.values()
+            for labels in groups.values()
             for key in labels
         ],
-        index=[label for labels in GROUPS.values() for label in labels.values()],
+        index=[label for labels in groups.values() for label in labels.values()],
         columns=list(columns),
     )
     header, *lines = frame.to_string().splitlines()
     text = [heading, header]
-    for name, labels in GROUPS.items():
-        text += [f"{name}:", *lines[: len(labels)]]
+    for name, labels in groups.items():
+        text += [f"{name}:"] if name else []
+        text += lines[: len(labels)]
         lines = lines[len(labels) :]
     return "\n".join(text)
 
 
 def title(result: Mapping[str, Any]) -> str:
     """Which events were scored, and what must be known to read the scores."""
-    return "; ".join([scored(result), *cautions(result)])
+    return "; ".join([scored(result), *caveats(result)])
 
 
 def scored(result: Mapping[str, Any]) -> str:
@@ -127,7 +139,7 @@ def scored(result: Mapping[str, Any]) -> str:
     )
 
 
-def cautions(result: Mapping[str, Any]) -> list[str]:
+def caveats(result: Mapping[str, Any]) -> list[str]:
     """What makes scores other than they seem: seen clips, other code, another cache, many looks."""
     found = []
     if result.get("other_cache") is not None:

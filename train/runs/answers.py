@@ -1,11 +1,13 @@
-"""What is told of a prediction beside it: who answered, and what of the media was not looked at."""
+"""A run's answers for all clips of a cache, and what is told beside them.
+
+Who answered, what of the media was not looked at, and which clips the run has seen before.
+"""
 
 from __future__ import annotations
 
 import datetime
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,43 +15,72 @@ import pandas as pd
 from cache import Cache
 from cache.common.cli import printable
 from cache.common.errors import ConfigError
-from train.fit.loop import CRITERION
-from train.runs import folders as runs
-from train.runs.checkpoint import BEST, About
-from train.runs.record import Record
+from train.data.features import FeatureStore, load_features
+from train.runs import folders
+from train.runs.checkpoint import BEST
+from train.runs.record import Record, seen
+from train.runs.trained import Answer, TrainedRun
+from train.score.metrics import CRITERION
 
 _WORTH_TELLING_S = 0.5  # sound and pictures of one recording end that far apart
 _NAMED = 10
+ClipAnswer = dict[str, str | float | None]
 
 
-def check_alike(members: Sequence[tuple[Path, About]]) -> None:
-    """Raise ConfigError unless the models' answers may be averaged: same input, same classes."""
-    first, one = members[0]
-    for place, about in members[1:]:
-        for what, ours, theirs in (
-            ("classes", one.classes, about.classes),
-            ("streams", one.config.modality, about.config.modality),
-            ("input shapes", one.shapes, about.shapes),
-        ):
-            if ours != theirs:
-                raise ConfigError(
-                    f"{place}: trained with other {what} than {first}: they are no seeds of one "
-                    "training, and can't answer together; name one of them"
-                )
+def predict(run: TrainedRun, cache: Cache, device: str | None = None) -> list[ClipAnswer]:
+    """Class, confidence, start and end (s) of every clip of a cache; labels are not needed.
+
+    In the order of the cache's ids; see `clip_answers`. device: default is the run's. Raises
+    CacheError where the cache holds other features than the run was trained on.
+    """
+    return clip_answers(run, cache, run.answer(load_all_clips(run, cache, device)))
 
 
-def describe_run(run: Path, members: Sequence[tuple[Path, About, Record | None]]) -> str:
+def load_all_clips(run: TrainedRun, cache: Cache, device: str | None) -> FeatureStore:
+    """The features of all clips of a cache that a run answers for."""
+    run.check_features(cache)
+    if not cache.ids:
+        raise ConfigError(f"{cache.path}: no clip in this cache; nothing to predict")
+    return load_features(cache, run.config(device), cache.ids, len(run.about.classes))
+
+
+def clip_answers(run: TrainedRun, cache: Cache, answer: Answer) -> list[ClipAnswer]:
+    """A record for each clip of the cache, in the order of its ids.
+
+    `not_looked_at_s` is what of the media lies beyond the clip, None where that isn't known;
+    `seen` is "train" where a model was trained on the clip, "val" where one was selected on it,
+    "no", or "unknown" where a model has no record.
+    """
+    records = [one.record for one in run.models if one.record is not None]
+    before = dict.fromkeys(cache.ids, "no" if len(records) == len(run.models) else "unknown")
+    for split, ids in seen(records, cache.ids).items():
+        before.update(dict.fromkeys(ids, split))
+    unseen = unseen_s(cache)
+    return [
+        {
+            "id": clip_id,
+            **answer.entry(number),
+            "not_looked_at_s": unseen[clip_id],
+            "seen": before[clip_id],
+        }
+        for number, clip_id in enumerate(cache.ids)
+    ]
+
+
+def describe_run(run: TrainedRun) -> str:
     """Which run answers, on what it was trained, when, and how good it was on validation."""
-    _, about, _ = members[0]
+    about, models = run.about, run.models
     who = (
-        f"the ensemble of {len(members)} models in {run}" if len(members) > 1 else f"the run {run}"
+        f"the ensemble of {len(models)} models in {run.folder}"
+        if len(models) > 1
+        else f"the run {run.folder}"
     )
-    when = max(runs.trained_at(place / BEST) for place, _, _ in members)
+    when = max(folders.trained_at(one.folder / BEST) for one in models)
     date = datetime.datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M")
     streams = {"both": "sound and pictures"}.get(about.config.modality, about.config.modality)
-    scores = [f"{one.score:.3f}" for _, one, _ in members if one.score is not None]
+    scores = [f"{one.about.score:.3f}" for one in models if one.about.score is not None]
     return (
-        f"answered by {who}: trained {date} on {_trained_on([one for _, _, one in members])}, "
+        f"answered by {who}: trained {date} on {_trained_on([one.record for one in models])}, "
         f"{streams}, {len(about.classes)} classes, features {about.fingerprint[:16]}…; "
         f"{CRITERION} on val {', '.join(scores) or 'unknown'}"
     )
@@ -75,12 +106,24 @@ def unseen_s(cache: Cache) -> dict[str, float | None]:
     return dict(zip(cache.ids, values, strict=True))
 
 
-def unseen_notes(cache: Cache, unseen: Mapping[str, float | None]) -> list[str]:
+def seen_notes(found: Sequence[ClipAnswer]) -> list[str]:
+    """A sentence for each way in which the run has seen some of the clips before."""
+    notes = []
+    for split, what in (("train", "trained"), ("val", "selected")):
+        count = sum(entry["seen"] == split for entry in found)
+        if count:
+            notes.append(
+                f"{count} of {len(found)} clips are such as the run was {what} on (seen: {split})"
+            )
+    return notes
+
+
+def unseen_notes(cache: Cache) -> list[str]:
     """A sentence for each recording of which much was not looked at, the longest first.
 
     And one for the clips that have no features, since they get no answer.
     """
-    clip_seconds = cache.config["clip_seconds"]
+    clip_seconds, unseen = cache.clip_seconds, unseen_s(cache)
     much = sorted(
         (clip_id for clip_id, value in unseen.items() if (value or 0.0) >= _WORTH_TELLING_S),
         key=lambda clip_id: -(unseen[clip_id] or 0.0),

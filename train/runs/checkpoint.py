@@ -14,6 +14,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
+from cache import Cache
 from cache.common.atomic import replacing
 from cache.common.errors import AvelError, CacheError, ConfigError
 from cache.common.settings import Settings
@@ -21,6 +22,7 @@ from cache.common.strict_json import parse_json
 from cache.common.torch_file import read_torch_file
 from train.config import TrainConfig
 from train.data.batch import Shapes
+from train.data.dataset import Dataset
 from train.model.fusion import FusionModel
 
 BEST, LAST = "best_model_with_attention.pth", "last.pth"
@@ -57,6 +59,8 @@ class About(Settings):
     """Fingerprint of the cache that it was trained on."""
     features: dict[str, Any]
     """The cache's resolved extraction settings."""
+    feature_version: int | None = None
+    """Version of the code that computed its features; None in runs of earlier releases."""
     epoch: int = Field(default=0, ge=0)
     """Epochs trained when this was saved."""
     score: float | None = None
@@ -66,12 +70,26 @@ class About(Settings):
 
     def model_shapes(self) -> Shapes:
         """The shapes as the model takes them; ConfigError where they can't be a model's."""
-        return Shapes(**_Shapes.parse(self.shapes, "shapes").model_dump())
+        found = _Shapes.parse(self.shapes, "shapes")
+        return Shapes(
+            audio_features=found.audio_features,
+            map_channels=found.map_channels,
+            cells=found.cells,
+            classes=found.classes,
+            clip_seconds=found.clip_seconds,
+        )
 
-
-def shapes_as_json(shapes: Shapes) -> dict[str, float]:
-    """The fields of Shapes as plain numbers."""
-    return dict(asdict(shapes))
+    @classmethod
+    def of(cls, config: TrainConfig, dataset: Dataset, cache: Cache) -> About:
+        """What is known of a model before it is trained."""
+        return cls(
+            config=config,
+            classes=dataset.classes,
+            shapes=asdict(dataset.clips.shapes),
+            fingerprint=cache.fingerprint,
+            features=cache.config,
+            feature_version=cache.identity.feature_version,
+        )
 
 
 def save(path: Path, model: FusionModel, about: About, **more: Any) -> None:

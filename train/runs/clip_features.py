@@ -7,13 +7,15 @@ film, though the cache that it was trained on had both streams.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cache import Cache
 from cache.common.errors import CacheError, ConfigError
 from cache.common.strict_json import read_json
-from cache.format.schema import FIRST_FEATURE_VERSION, config_differences, fingerprint
+from cache.format import version1
+from cache.format.identity import Identity, config_differences
 from train.config import TrainConfig
 from train.runs import folders as runs
 from train.runs.checkpoint import About
@@ -34,23 +36,15 @@ def wanted(run: Path) -> dict[str, Any]:
     features = read_json(path, "copy the run's folder again")
     modality = TrainConfig.from_json(place / runs.CONFIG_FILE).modality
     try:
-        config, version = features["config"], features.get("feature_version", FIRST_FEATURE_VERSION)
-        whole = fingerprint(config, version) == features["fingerprint"]
-        ours = narrowed(config, modality)
-        found = {
-            "fingerprint": fingerprint(ours, version),
-            "feature_version": version,
-            "config": ours,
-            "provenance": features["provenance"],
-        }
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ConfigError(
-            f"{path}: expected config, fingerprint and provenance of the run's features; copy the "
-            "run's folder again"
-        ) from None
-    if not whole:
-        raise ConfigError(f"{path}: its fingerprint doesn't match its settings: it was edited")
-    return found
+        found = Identity.parse(features, str(path))
+    except CacheError as error:
+        raise ConfigError(f"{error}; copy the run's folder again") from None
+    config, declared = narrowed(found.config, modality), found.declaration
+    if modality != "both":
+        fields = tuple(field for field in declared.fields if field.stream == modality)
+        pictures = declared.pictures if modality == "video" else None
+        declared = replace(declared, fields=fields, pictures=pictures)
+    return replace(found, config=config, declaration=declared).record()
 
 
 def check_same_features(cache: Cache, about: About, run: Path) -> None:
@@ -62,8 +56,7 @@ def check_same_features(cache: Cache, about: About, run: Path) -> None:
         return
     modality = about.config.modality
     theirs, ours = (narrowed(config, modality) for config in (about.features, cache.config))
-    version = cache.identity["feature_version"]
-    if ours == theirs and fingerprint(about.features, version) == about.fingerprint:
+    if ours == theirs and _made_alike(cache, about):
         return
     lines = config_differences(theirs, ours) or [
         "the settings agree, the version of the feature code differs"
@@ -72,3 +65,11 @@ def check_same_features(cache: Cache, about: About, run: Path) -> None:
         f"{cache.path}: the run {run} was trained on other features:\n  "
         + "\n  ".join(line.replace(" here,", " in the run,") for line in lines)
     )
+
+
+def _made_alike(cache: Cache, about: About) -> bool:
+    """Whether the code that computed the run's features was of the cache's feature version."""
+    version = cache.identity.feature_version
+    if about.feature_version is not None:
+        return about.feature_version == version
+    return version1.fingerprint(about.features, version) == about.fingerprint

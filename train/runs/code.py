@@ -21,9 +21,9 @@ import torch
 
 FOLDER = Path(__file__).parents[1]
 DECIDING = (
-    "data/batch", "data/clips", "data/dataset", "data/pooling", "data/rows", "data/stream",
-    "fit/loop", "fit/normalize", "fit/step", "model/fusion", "score/decode", "score/detection",
-    "score/metrics", "score/summary",
+    "data/batch", "data/dataset", "data/features", "data/reader", "data/stream",
+    "fit/cuda_graph", "fit/loop", "fit/normalize", "fit/state", "model/fusion", "model/layers",
+    "score/decode", "score/detection", "score/metrics", "score/predict", "score/summary",
 )  # fmt: skip
 """The modules of this package that stand between a cache and a run's weights and scores; what
 prints, draws and writes is not among them."""
@@ -79,7 +79,7 @@ def commit() -> tuple[str | None, bool | None]:
 
     (None, None) where it is none, for example because the package is installed.
     """
-    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+    if _git("ls-files", "--error-unmatch", f"runs/{Path(__file__).name}") is None:
         return None, None  # no git, no checkout, or a checkout of something else around us
     changed = _git("status", "--porcelain", "--untracked-files=no")
     return _git("rev-parse", "HEAD"), None if changed is None else bool(changed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,24 +18,24 @@ from cache.common.errors import CacheError, ConfigError
 from cache.common.plain import read_plain
 from cache.common.strict_json import read_json
 from train.data.dataset import Dataset
-from train.fit.loop import events
 from train.runs import folders as runs
 from train.runs.checkpoint import About
 from train.runs.code import digests, one_digest
 from train.runs.record import Record, seen
-from train.score.metrics import Events, Predictions, Scores, confusion
+from train.runs.trained import Answer
+from train.score.metrics import Events, Scores, confusion
+from train.score.predict import events
 from train.score.summary import baselines, per_class, score
 
 TEST_RECORD = "test_evaluations.jsonl"
 MODEL = "model"
 _MAX_RECORD_BYTES = 1 << 26
 Result = dict[str, Any]
-Row = dict[str, str | float]
+EventRow = dict[str, str | float]
 
 
 def evaluate(
-    guesses: Mapping[str, Predictions],
-    decoding: str,
+    answer: Answer,
     about: About,
     dataset: Dataset,
     split: str,
@@ -44,18 +43,41 @@ def evaluate(
 ) -> Result:
     """Scores of a split (finite numbers or None) with everything needed to read them later.
 
-    guesses: what `predict` says of the split's rows, by decoding; `decoding` is the one that
-    validation chose. records: of the run, or of each member of an ensemble; they say which clips
-    were seen and what the baselines know.
+    answer: to the split's rows. records: of the run, or of each member of an ensemble; they say
+    which clips were seen and what the baselines know.
     """
-    samples, rows = dataset.splits[split], dataset.rows
+    samples = dataset.splits[split]
     if not len(samples):
         raise CacheError(f"the split {split!r} has no rows with features; nothing to evaluate")
     clip_seconds = dataset.clips.shapes.clip_seconds
-    truth, guess = events(samples, clip_seconds), guesses[decoding]
+    truth, guess = events(samples, clip_seconds), answer.predictions
     ids = [dataset.ids[row] for row in samples.rows]
     before = seen_before(records, ids, split)
     trained_ids, trained = training_events(records[0].rows)
+    return {
+        **_what_is_scored(dataset, split, truth),
+        "seen": before,
+        "seen_known": all(record.making is not None for record in records),
+        "code": one_digest(digests()),
+        "code_differs": sorted({name for record in records for name in record.other_code()}),
+        "fingerprint": about.fingerprint,
+        "scored_rows": rows_digest(ids, truth, dataset.classes),
+        "training_rows": rows_digest(trained_ids, trained, dataset.classes),
+        "epoch": about.epoch,
+        "decoding": answer.decoding,
+        "config": about.config.model_dump(mode="json"),
+        "scores": {
+            **model_scores(truth, answer, ids, before, clip_seconds),
+            **baseline_scores(truth, trained, len(dataset.classes), clip_seconds),
+        },
+        "per_class": per_class(truth, guess, dataset.classes, clip_seconds),
+        "confusion": confusion(truth, guess).tolist(),
+    }
+
+
+def _what_is_scored(dataset: Dataset, split: str, truth: Events) -> Result:
+    """Which events a split has, and which are missing from it."""
+    rows, clip_seconds = dataset.rows, dataset.clips.shapes.clip_seconds
     return {
         "split": split,
         "events": len(truth),
@@ -65,27 +87,6 @@ def evaluate(
         "clips_without_features": rows.without_features,
         "unknown_classes": rows.unknown[split],
         "leaks": {"+".join(pair): ids for pair, ids in rows.leaks.items()},
-        "seen": before,
-        "seen_known": all(record.making is not None for record in records),
-        "code": one_digest(digests()),
-        "code_differs": sorted({name for record in records for name in record.other_code()}),
-        "fingerprint": about.fingerprint,
-        "scored_rows": rows_digest(ids, truth, dataset.classes),
-        "training_rows": rows_digest(trained_ids, trained, dataset.classes),
-        "epoch": about.epoch,
-        "decoding": decoding,
-        "config": about.config.model_dump(mode="json"),
-        "scores": {
-            **model_scores(truth, guesses, decoding, ids, before, clip_seconds),
-            **{
-                name: score(truth, other, clip_seconds)
-                for name, other in baselines(
-                    trained, len(truth), len(dataset.classes), clip_seconds
-                ).items()
-            },
-        },
-        "per_class": per_class(truth, guess, dataset.classes, clip_seconds),
-        "confusion": confusion(truth, guess).tolist(),
     }
 
 
@@ -107,8 +108,7 @@ def training_events(rows: Labels) -> tuple[list[str], Events]:
 
 def model_scores(
     truth: Events,
-    guesses: Mapping[str, Predictions],
-    decoding: str,
+    answer: Answer,
     ids: Sequence[str],
     before: Mapping[str, Sequence[str]],
     clip_seconds: float,
@@ -117,16 +117,24 @@ def model_scores(
 
     ids: the clip of each event; before: the seen ones among them.
     """
-    found = {MODEL: score(truth, guesses[decoding], clip_seconds)}
-    for name, other in guesses.items():
-        if name != decoding:
+    found = {MODEL: score(truth, answer.predictions, clip_seconds)}
+    for name, other in answer.by_decoding.items():
+        if name != answer.decoding:
             found[f"{MODEL}, {name} decoding"] = score(truth, other, clip_seconds)
     known = {clip_id for some in before.values() for clip_id in some}
     fresh = np.array([clip_id not in known for clip_id in ids])
     if known and fresh.any():
         name = f"{MODEL}, without {len(known)} seen"
-        found[name] = score(truth.of(fresh), guesses[decoding].of(fresh), clip_seconds)
+        found[name] = score(truth.of(fresh), answer.predictions.of(fresh), clip_seconds)
     return found
+
+
+def baseline_scores(
+    truth: Events, trained: Events, classes: int, clip_seconds: float
+) -> dict[str, Scores]:
+    """The scores of predictors that know nothing but the events that the model was trained on."""
+    found = baselines(trained, len(truth), classes, clip_seconds)
+    return {name: score(truth, guess, clip_seconds) for name, guess in found.items()}
 
 
 def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> str:
@@ -140,15 +148,10 @@ def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> st
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def common_decoding(abouts: Sequence[About]) -> str:
-    """The decoding that most members of an ensemble use; of equals, the first member's."""
-    return Counter(about.decoding for about in abouts).most_common(1)[0][0]
-
-
-def write_result(run: Path, place: Path, result: Result, rows: Sequence[Row]) -> Path:
+def write_result(run: Path, place: Path, result: Result, rows: Sequence[EventRow]) -> Path:
     """`metrics_<split>.json` and `predictions_<split>.json` in `place`, the run or a folder in it.
 
-    rows: see `prediction_rows`. Earlier scores by other code or of other rows are kept beside them.
+    rows: see `answered_events`. Earlier scores by other code or of other rows are kept beside them.
     Each look at a test split is counted in the run once its scores are written; the result says
     how many there were, as `test_looks`.
     """
@@ -196,8 +199,8 @@ def _lines(path: Path) -> int:
         return 0
 
 
-def prediction_rows(dataset: Dataset, split: str, guess: Predictions) -> list[Row]:
-    """One readable record per event of the split: truth, prediction and times in seconds."""
+def true_events(dataset: Dataset, split: str) -> list[EventRow]:
+    """One readable record per event of the split: what is true of it, times in seconds."""
     samples = dataset.splits[split]
     truth = events(samples, dataset.clips.shapes.clip_seconds)
     return [
@@ -206,18 +209,11 @@ def prediction_rows(dataset: Dataset, split: str, guess: Predictions) -> list[Ro
             "category": dataset.classes[truth.category[n]],
             "start_s": float(truth.start_s[n]),
             "end_s": float(truth.end_s[n]),
-            **prediction(guess, n, dataset.classes),
         }
         for n, row in enumerate(samples.rows)
     ]
 
 
-def prediction(guess: Predictions, row: int, classes: Sequence[str]) -> Row:
-    """What the model says of one clip."""
-    category = int(guess.category[row])
-    return {
-        "predicted": classes[category],
-        "confidence": float(guess.probability[row, category]),
-        "predicted_start_s": float(guess.start_s[row]),
-        "predicted_end_s": float(guess.end_s[row]),
-    }
+def answered_events(truth: Sequence[EventRow], answer: Answer) -> list[EventRow]:
+    """The same with what was answered beside it."""
+    return [{**event, **answer.entry(number)} for number, event in enumerate(truth)]

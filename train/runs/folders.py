@@ -103,7 +103,7 @@ def members(run: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def claimed(run: Path | None, members: Sequence[str], resume: bool) -> Iterator[Path]:
+def claimed_run(run: Path | None, members: Sequence[str], resume: bool) -> Iterator[Path]:
     """Be the only one that trains in a run's folder while the block runs; make it where needed.
 
     members: the folders inside it ("." for itself) that get a model each. Without `run` a new
@@ -176,12 +176,7 @@ def write_json(path: Path, value: object) -> None:
 
 def features_of(cache: Cache) -> dict[str, Any]:
     """What `features.json` holds: how a clip must be extracted to suit this run."""
-    return {
-        "fingerprint": cache.fingerprint,
-        "feature_version": cache.identity["feature_version"],
-        "config": cache.config,
-        "provenance": cache.provenance,
-    }
+    return cache.identity.record()
 
 
 def read_result(place: Path, split: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from train.runs.folders import RECORD_FILE
 
 ROWS_FILE = "trained_on.h5"
 _AGAIN = "copy the run's folder again"
-Row = tuple[str, str, float, float]
+_LabelRow = tuple[str, str, float, float]
 
 
 class Session(Settings):
@@ -208,7 +208,7 @@ def cautions(run: Path, record: Record | None) -> list[str]:
     ]
 
 
-def _rows(labels: Labels, split: str) -> Counter[Row]:
+def _rows(labels: Labels, split: str) -> Counter[_LabelRow]:
     return Counter(
         (
             one_form(labels.ids[row]),
@@ -232,7 +232,7 @@ def _differing(mine: Sequence[str], others: Sequence[str]) -> str:
     return named + (", …" if len(far) > 8 else "")
 
 
-def _some(rows: Counter[Row]) -> str:
+def _some(rows: Counter[_LabelRow]) -> str:
     named = [f"{i}: {name} {start:g}–{end:g} s" for i, name, start, end in sorted(rows)[:5]]
     return "; ".join(named) + ("; …" if len(rows) > 5 else "")
 

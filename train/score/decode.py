@@ -78,14 +78,3 @@ def ensemble(
             probability, mean("interval", "start_s"), mean("interval", "end_s")
         ),
     }
-
-
-def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
-    """How much of each step lies in the event: (N, T) in [0, 1].
-
-    steps (N, T, 2) and interval (N, 2) as fractions of the clip.
-    """
-    begin = torch.maximum(steps[..., 0], interval[:, :1])
-    end = torch.minimum(steps[..., 1], interval[:, 1:])
-    width = (steps[..., 1] - steps[..., 0]).clamp_min(1e-9)
-    return ((end - begin).clamp_min(0.0) / width).clamp_max(1.0)

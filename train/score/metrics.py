@@ -25,6 +25,9 @@ from sklearn.metrics import (
 
 Array = npt.NDArray[np.float64]
 Scores = Mapping[str, float | None]
+CRITERION = "localized_iou"
+"""The score on validation that chooses the best epoch and the decoding, lowers the learning rate
+and stops early: "which event, and when" in one number (see `localization`)."""
 TIOU_LEVELS = (0.3, 0.5, 0.7, 0.9)
 
 

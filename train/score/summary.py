@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from train.score.detection import calibration, detection, seconds_of, segment_scores
 from train.score.metrics import Events, Predictions, Scores, classification, localization
 
-Row = dict[str, Any]
+ClassRow = dict[str, Any]
 
 
 def score(truth: Events, guess: Predictions, clip_seconds: float) -> Scores:
@@ -37,7 +37,7 @@ def placed(truth: Events, guess: Predictions, clip_seconds: float) -> Scores:
 
 def per_class(
     truth: Events, guess: Predictions, classes: Sequence[str], clip_seconds: float
-) -> list[Row]:
+) -> list[ClassRow]:
     """One record for each class that the split has, hardest first (by recall, then mIoU).
 
     events; recall, precision and ap of the class; miou, localized_iou, recall@0.5 and

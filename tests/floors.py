@@ -1,0 +1,36 @@
+"""The floors of the three packages, as data: which room stands on which.
+
+Lowest first. A module imports from its own room and from floors below, nothing upwards. Rooms of
+one floor may use each other, but not in a circle. docs/architecture.md draws this picture.
+"""
+
+FLOORS: dict[str, list[list[str]]] = {
+    "cache": [
+        ["common"],
+        ["format"],
+        ["labels"],
+        ["pack_file", "reader"],
+        ["check"],
+        ["remote"],
+        ["share"],
+        ["__main__"],
+    ],
+    "extract": [
+        ["config", "sources"],
+        ["media", "features"],
+        ["finding", "identity", "plan", "work"],
+        ["one_clip"],
+        ["demo", "__main__"],
+    ],
+    "train": [
+        ["config", "distributed"],
+        ["data"],
+        ["model"],
+        ["score"],
+        ["runs"],
+        ["fit"],
+        ["report"],
+        ["commands"],
+        ["__main__"],
+    ],
+}

@@ -1,0 +1,62 @@
+"""`python -m train predict`: what a run says of every clip of a cache, as a table and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cache import open_cache
+from cache.common.atomic import plain_folder
+from cache.common.cli import say
+from train.report import plots
+from train.report.drawing import FOLDER
+from train.report.views import AttentionMaps, View
+from train.runs.answers import (
+    ClipAnswer,
+    as_table,
+    clip_answers,
+    describe_run,
+    load_all_clips,
+    seen_notes,
+    unseen_notes,
+)
+from train.runs.folders import write_json
+from train.runs.trained import load_run
+
+
+def predict_cache(
+    run: Path | None,
+    cache_path: Path,
+    *,
+    out: Path | None = None,
+    device: str | None = None,
+    pictures: int | None = None,
+) -> list[ClipAnswer]:
+    """Class, start and end of every clip of a cache (see `clip_answers`), written, printed, drawn.
+
+    run: None takes the newest; a folder of seeds answers as an ensemble. pictures: how many clips
+    are drawn, None for all; they show the attention of the first model.
+    """
+    trained, cache = load_run(run), open_cache(cache_path)
+    trained.check_features(cache)
+    for text in trained.cautions():
+        say(f"warning: {text}", error=True)
+    clips = load_all_clips(trained, cache, device)
+    drawn = range(len(cache.ids))[:pictures]
+    maps = AttentionMaps(trained.models[0], clips, drawn, models=len(trained.models))
+    answer = trained.answer(clips, maps if drawn else None)
+    found = clip_answers(trained, cache, answer)
+    single = len(trained.models) == 1
+    folder = plain_folder(
+        out or (trained.models[0].folder if single else trained.folder) / "predictions"
+    )
+    write_json(folder / "predictions.json", found)
+    for text in (describe_run(trained), *seen_notes(found), as_table(found), *unseen_notes(cache)):
+        say(text)
+    if drawn:
+        say("pictures:")
+    for number in drawn:
+        view = View.of(cache, clips, answer, maps, number, {"id": cache.ids[number]})
+        for path in plots.draw_clip(folder / FOLDER, view):
+            say(f"  {path}")
+    say(f"written: {folder / 'predictions.json'}")
+    return found

@@ -1,0 +1,242 @@
+"""Clips as the pictures show them: which are drawn, their attention maps, their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache import Cache
+from cache.common.errors import ConfigError
+from train.data.batch import Batch
+from train.data.features import FeatureStore
+from train.data.memory import room
+from train.report.drawing import label
+from train.runs.trained import Answer, TrainedModel
+from train.score.metrics import Array, Predictions, tiou
+from train.score.predict import attention_bytes
+
+GALLERY = 100
+_ON_THE_PAGE = ("spatial", "audio_to_video")
+
+
+def events_to_draw(
+    events: Sequence[Mapping[str, Any]], clip_seconds: float, count: int
+) -> list[int]:
+    """Which events to draw: the first shorter than the clip of each class, then any others."""
+    short = [n for n, one in enumerate(events) if one["end_s"] - one["start_s"] < clip_seconds]
+    first: dict[str, int] = {}
+    for number in short:
+        first.setdefault(events[number]["category"], number)
+    order = list(dict.fromkeys([*first.values(), *short, *range(len(events))]))
+    return order[:count]
+
+
+def hardest(answered: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    """Numbers of the events, those answered worst first: by wrong class, then by tIoU.
+
+    Of events that were placed alike the longer come first: they are easier, so the last are the
+    best of all.
+    """
+
+    def ease(number: int) -> tuple[bool, float, float, str, int]:
+        one = answered[number]
+        names = ("start_s", "end_s", "predicted_start_s", "predicted_end_s")
+        overlap = tiou(*(np.array([one[name]], np.float64) for name in names))[0]
+        right = bool(one["category"] == one["predicted"])
+        return right, float(overlap), one["start_s"] - one["end_s"], one["id"], number
+
+    return sorted(answered, key=ease)
+
+
+class AttentionMaps:
+    """The attention maps of the clips that are drawn, kept while a model answers.
+
+    It is the `watch` of `train.score.predict.predict`. Of the events in `whole` all maps are
+    kept; of those that are answered worst (which can't be known before), as many as the page
+    shows, what it shows of them. So no more is held than is drawn, and no clip is run again.
+
+    Attributes
+    ----------
+    of: of which model and direction the maps are, for people; "" where that goes without saying.
+    """
+
+    def __init__(
+        self,
+        one: TrainedModel,
+        clips: FeatureStore,
+        whole: Collection[int],
+        truth: Sequence[Mapping[str, Any]] = (),
+        models: int = 1,
+    ) -> None:
+        """`whole` are numbers of clips, or of the events in `truth` (see `true_events`).
+
+        Without `truth` none but `whole` are kept. models: how many answer beside this one. Raises
+        ConfigError where memory has no room for so many maps.
+        """
+        need = len(whole) * attention_bytes(one.model, clips)
+        have = room(torch.device("cpu"), one.about.config.memory_gb)
+        if need > have:
+            raise ConfigError(
+                f"pictures: the attention of {len(whole)} clips takes {need / 1e9:.3g} GB of "
+                f"memory, and there are {have / 1e9:.3g} GB; draw fewer, with --pictures"
+            )
+        parts = [f"of the first of {models} models"] if models > 1 else []
+        parts += ["of the pass forwards alone"] if one.about.config.reversed_share else []
+        self.of = ", ".join(parts)
+        self._one, self._whole, self._truth = one, frozenset(whole), truth
+        self._maps: dict[int, Mapping[str, Array]] = {}
+        self._answered: dict[int, Mapping[str, Any]] = {}
+
+    def __getitem__(self, number: int) -> Mapping[str, Array]:
+        """The maps of a clip or event by name, without the leading N, and its `frame_time_s`."""
+        return self._maps[number]
+
+    def __call__(
+        self,
+        places: Tensor,
+        answers: Mapping[str, Predictions],
+        batch: Batch,
+        attention: Mapping[str, Tensor],
+    ) -> None:
+        """Keep what is worth keeping of a batch."""
+        numbers, about = places.tolist(), self._one.about
+        if self._truth:
+            answer = Answer(answers, about.decoding, about.classes)
+            fresh = {n: {**self._truth[n], **answer.entry(at)} for at, n in enumerate(numbers)}
+            worst = hardest(self._answered | fresh)[:GALLERY]
+            self._answered = {n: (self._answered | fresh)[n] for n in worst}
+        wanted = self._whole | self._answered.keys()
+        self._maps = {n: maps for n, maps in self._maps.items() if n in wanted}
+        kept = [at for at, n in enumerate(numbers) if n in wanted]
+        values = _on_host(attention, kept)
+        times = None if batch.frames is None else batch.frames.time_s[kept].double().cpu().numpy()
+        for row, number in enumerate(numbers[at] for at in kept):
+            names = [n for n in values if number in self._whole or n in _ON_THE_PAGE]
+            self._maps[number] = {
+                **{name: values[name][row].copy() for name in names},
+                "frame_time_s": np.empty(0) if times is None else times[row],
+            }
+
+
+def _on_host(attention: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Array]:
+    """The maps of some clips of a batch; the gate is the answer's own, channels aren't drawn."""
+    return {
+        name: value[kept].double().cpu().numpy()
+        for name, value in attention.items()
+        if name not in ("gate", "channel")
+    }
+
+
+@dataclass(frozen=True)
+class View:
+    """One clip to draw: its attention maps without the leading N, times in seconds.
+
+    Attributes
+    ----------
+    attention: the maps, and of which model and direction they are, for people.
+    on: (S,) the answer's probability of each of the clip's seconds.
+    by_gate: whether start and end were read off `on`, or are the interval head's.
+    pictures: F encoded JPEGs (none without video).
+    true_s: None for unlabelled clips.
+    """
+
+    id: str
+    attention: Mapping[str, Array]
+    attention_of: str
+    on: Array
+    by_gate: bool
+    clip_seconds: float
+    step_s: float
+    frame_time_s: Array
+    pictures: Sequence[bytes]
+    predicted: str
+    confidence: float
+    predicted_s: tuple[float, float]
+    category: str | None = None
+    true_s: tuple[float, float] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        cache: Cache,
+        clips: FeatureStore,
+        answer: Answer,
+        maps: AttentionMaps,
+        number: int,
+        event: Mapping[str, Any],
+    ) -> View:
+        """The clip or event `number` of an answer; event: its id, and what is true if known.
+
+        Class, interval and the probability of each second are the answer's own. The maps are of a
+        pass of one model over the clip as it is; `maps.of` says so where the answer is the mean of
+        more: of both directions, or of several models.
+        """
+        said, on, kept = answer.entry(number), answer.by_decoding["gate"].on, maps[number]
+        assert on is not None
+        frames = kept["frame_time_s"]
+        return cls(
+            id=event["id"],
+            attention={name: value for name, value in kept.items() if name != "frame_time_s"},
+            attention_of=maps.of,
+            on=on[number],
+            by_gate=answer.decoding == "gate",
+            clip_seconds=clips.shapes.clip_seconds,
+            step_s=clips.step_s,
+            frame_time_s=frames,
+            pictures=cache.jpegs(event["id"]) if len(frames) else [],
+            predicted=str(said["predicted"]),
+            confidence=float(said["confidence"]),
+            predicted_s=(float(said["predicted_start_s"]), float(said["predicted_end_s"])),
+            category=event.get("category"),
+            true_s=(event["start_s"], event["end_s"]) if "start_s" in event else None,
+        )
+
+    @property
+    def title(self) -> str:
+        """What is true and what was predicted, in two or three lines."""
+        lines = [label(self.id, 80)]
+        if self.true_s is not None:
+            lines.append(f"true: {label(self.category or '')}, {span(self.true_s)}")
+        said = f"{label(self.predicted)} ({self.confidence:.0%}), {span(self.predicted_s)}"
+        return "\n".join([*lines, f"predicted: {said}"])
+
+    @property
+    def gate_name(self) -> str:
+        """What the line of `on` is called: a gate that didn't decide must not look as if it had."""
+        return "gate" if self.by_gate else "gate (start and end\nare the interval head's)"
+
+    def second_edges(self) -> Array:
+        """Edges of the clip's seconds, (S + 1,); if it is not of whole ones, of equal parts."""
+        return np.linspace(0.0, self.clip_seconds, len(self.on) + 1)
+
+    def edges(self, stream: str, length: int) -> Array:
+        """Edges in seconds of the cells of a map's axis, (length + 1,)."""
+        if stream == "audio":
+            return np.linspace(0.0, length * self.step_s, length + 1)
+        middle = (self.frame_time_s[1:] + self.frame_time_s[:-1]) / 2
+        last = 2 * self.frame_time_s[-1] - (middle[-1] if len(middle) else 0.0)
+        return np.array([0.0, *middle, last], np.float64)
+
+
+def span(edges: tuple[float, float]) -> str:
+    """An interval as text, with at most two decimals."""
+    return "–".join(f"{round(edge, 2):g}" for edge in edges) + " s"
+
+
+def spectrograms(cache: Cache, ids: Iterable[str]) -> list[Array | None]:
+    """Each clip's log-Mel spectrogram, (T, n_mels) float64 in dB, NaN beyond its sound.
+
+    None where the cache has no sound.
+    """
+    if "audio/mel" not in cache.fields:
+        return [None for _ in ids]
+    places = np.array([cache.row(clip_id) for clip_id in ids], np.int64)
+    sounds = cache.read("audio/mel", places).astype(np.float64)
+    for sound, steps in zip(sounds, cache.read("rows/audio_steps", places), strict=True):
+        sound[steps:] = np.nan
+    return list(sounds)

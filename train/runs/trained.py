@@ -1,0 +1,152 @@
+"""A trained run in memory: its models, what is known of each, and how they answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cache import Cache
+from cache.common.errors import ConfigError
+from train.config import TrainConfig
+from train.data.features import FeatureStore
+from train.model.fusion import FusionModel
+from train.runs import checkpoint, folders, record
+from train.runs.checkpoint import BEST, About
+from train.runs.clip_features import check_same_features
+from train.runs.record import Record
+from train.score.decode import ensemble
+from train.score.metrics import Predictions
+from train.score.predict import AttentionWatch, predict
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model, or several together, says of N clips.
+
+    by_decoding: the same answers with start and end read off in each way (see
+    `train.score.predict`); `decoding` names the way that validation chose.
+    """
+
+    by_decoding: Mapping[str, Predictions]
+    decoding: str
+    classes: Sequence[str]
+
+    @property
+    def predictions(self) -> Predictions:
+        """The answers that count."""
+        return self.by_decoding[self.decoding]
+
+    def entry(self, number: int) -> dict[str, str | float]:
+        """What is said of one clip, for people and JSON."""
+        guess = self.predictions
+        category = int(guess.category[number])
+        return {
+            "predicted": self.classes[category],
+            "confidence": float(guess.probability[number, category]),
+            "predicted_start_s": float(guess.start_s[number]),
+            "predicted_end_s": float(guess.end_s[number]),
+        }
+
+    @classmethod
+    def mean(cls, answers: Sequence[Answer], clip_seconds: float) -> Answer:
+        """The ensemble's answer, read off in the way that most members use (of equals the first).
+
+        One member's is its own.
+        """
+        if len(answers) == 1:
+            return answers[0]
+        together = ensemble([one.by_decoding for one in answers], clip_seconds)
+        decoding = Counter(one.decoding for one in answers).most_common(1)[0][0]
+        return cls(together, decoding, answers[0].classes)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model: its folder, what its checkpoint says of it, its record, if it has any."""
+
+    folder: Path
+    model: FusionModel
+    about: About
+    record: Record | None
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainedModel:
+        """The selected weights of a run; CheckpointError or ConfigError for what is none."""
+        model, about, _ = checkpoint.load(folder / BEST)
+        return cls(folder, model, about, record.read(folder, about))
+
+    def answer(
+        self, clips: FeatureStore, rows: Tensor, watch: AttentionWatch | None = None
+    ) -> Answer:
+        """The answer to clip rows (N,); `watch` as in `predict`."""
+        found = predict(self.model.to(clips.device), clips, rows, watch=watch)
+        return Answer(found, self.about.decoding, self.about.classes)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run, or a folder of seeds, which answers as an ensemble: its models, at least one."""
+
+    folder: Path
+    models: Sequence[TrainedModel]
+
+    @property
+    def about(self) -> About:
+        """What the first model's checkpoint says; all have its classes, streams and shapes."""
+        return self.models[0].about
+
+    def config(self, device: str | None = None) -> TrainConfig:
+        """The first model's settings, on another device if one is named."""
+        config = self.about.config
+        return config if device is None else config.revised(device=device)
+
+    def cautions(self) -> list[str]:
+        """What a person should know before the run is used."""
+        found = [text for one in self.models for text in record.cautions(one.folder, one.record)]
+        return list(dict.fromkeys(found))
+
+    def check_features(self, cache: Cache) -> None:
+        """Raise CacheError, naming what differs, unless all were trained on such features."""
+        for one in self.models:
+            check_same_features(cache, one.about, one.folder)
+
+    def answer(self, clips: FeatureStore, watch: AttentionWatch | None = None) -> Answer:
+        """The models' mean answer to all clips; `watch` sees the first one's."""
+        rows = torch.arange(len(clips.ids), device=clips.device)
+        found = [
+            one.answer(clips, rows, watch if one is self.models[0] else None) for one in self.models
+        ]
+        return Answer.mean(found, clips.shapes.clip_seconds)
+
+
+def load_run(folder: str | Path | None = None) -> TrainedRun:
+    """A run, or a folder of seeds, by its folder (default: the newest under `runs/`).
+
+    Nothing in its files is executed. Raises ConfigError or CheckpointError where it is damaged,
+    or where its models were trained for different things and can't answer together.
+    """
+    place = folders.newest_run() if folder is None else Path(folder)
+    models = [TrainedModel.load(one) for one in folders.members(place)]
+    _check_alike(models)
+    return TrainedRun(place, models)
+
+
+def _check_alike(models: Sequence[TrainedModel]) -> None:
+    """Raise ConfigError unless the models' answers may be averaged: same input, same classes."""
+    first, *others = models
+    for one in others:
+        for what, ours, theirs in (
+            ("classes", first.about.classes, one.about.classes),
+            ("streams", first.about.config.modality, one.about.config.modality),
+            ("input shapes", first.about.shapes, one.about.shapes),
+        ):
+            if ours != theirs:
+                raise ConfigError(
+                    f"{one.folder}: trained with other {what} than {first.folder}: they are no "
+                    "seeds of one training, and can't answer together; name one of them"
+                )
