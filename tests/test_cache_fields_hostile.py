@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from small_media import CONFIG, TinyCache, resealed, tiny_cache
 
-from cache import open_cache
+from cache import CacheError, open_cache
 from cache.check.verify import verify
-from cache.common.errors import CacheError
 from cache.format.fields import MAX_ROW_BYTES
 from cache.format.identity import Identity
 from cache.format.schema import MAX_FIELDS

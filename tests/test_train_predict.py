@@ -19,10 +19,9 @@ from small_media import RATE_HZ, SMALL_FLAGS, grey_frames, noise, tone, write_se
 from synthetic_cache import make_cache
 
 import train
-from cache import open_cache
+from cache import SPLITS, open_cache
 from cache.format import version1
 from cache.format.identity import read_identity
-from cache.format.schema import SPLITS
 from cache.format.shard import Failure, write_shard
 from extract.__main__ import main as extract
 from extract.demo.__main__ import write_mp4

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cache import CacheError
 from cache.common.atomic import noted
-from cache.common.errors import CacheError
 from cache.common.plain import read_plain
 from cache.format.schema import MAX_ID_BYTES
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from joblib import Parallel, delayed
 
+from cache import CacheError
 from cache.common.atomic import remove_leftovers
 from cache.common.cli import say
-from cache.common.errors import CacheError
 from cache.common.progress import Progress
 from cache.format.identity import Identity
 from cache.format.index import Index

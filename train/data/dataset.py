@@ -15,10 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache import Cache
+from cache import SPLITS, Cache, Labels
 from cache.common.errors import CacheError, ConfigError
-from cache.format.schema import SPLITS
-from cache.labels.annotations import Labels
 from train.config import TrainConfig
 from train.data.features import FeatureStore, check_modality, load_features
 from train.data.fields import maps_of
