@@ -14,6 +14,7 @@ from cache.common.errors import ConfigError
 from cache.common.settings import Settings, canonical_json, command_line
 from extract.__main__ import Command
 from extract.config import ExtractConfig
+from extract.identity import new_identity
 
 
 class Sample(Settings):
@@ -195,7 +196,7 @@ class TestExtractConfig:
         resolved = config.resolved("abc")
         assert set(resolved) == {*ExtractConfig.model_fields, "weights_sha256"}
         assert resolved["weights_sha256"] == "abc"
-        again = ExtractConfig.of({"config": resolved})
+        again = ExtractConfig.of(new_identity(config, "random:0", "abc"))
         assert again.resolved("abc") == resolved
 
     def test_the_presets_size_follows_the_backbone_however_it_is_given(
