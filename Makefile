@@ -86,13 +86,17 @@ demo: $(READY) ## all of it on a synthetic set, in minutes: synthesize, extract,
 		echo "No ImageNet weights on this disk: the demo uses random ones. WEIGHTS=imagenet fetches them."; fi; \
 	$(PY) -m extract --data demo/data --cache demo/cache --weights="$$weights" --max-failures 1 $(jobs)
 	@rm -rf demo/run
-	@$(with_args) -m train fit --cache demo/cache --run demo/run $(seeds)
+	@$(with_args) -m train fit --cache demo/cache --run demo/run $(seeds) >demo/fit.log
+	@$(PY) -m train evaluate --cache demo/cache --run demo/run --split test >demo/evaluate.log
 	@set -e; RUN=demo/run; \
-	for id in $$(cut -d '&' -f 2 demo/data/testSet.txt); do \
+	for id in $$(awk -F '&' '{ print ($$5 - $$4 == 10) "&" $$2 }' demo/data/testSet.txt | sort -s -n | cut -d '&' -f 2); do \
 		clip="demo/data/AVE_Dataset/AVE/$$id.mp4"; test ! -f "$$clip" || break; done; \
-	$(call predict_clip,$(PY))
-	@$(PY) -m train evaluate --cache demo/cache --run demo/run --split test
-	@echo "all pictures: demo/run/attention_visualization/, the predicted clip's: demo/run/predictions/"
+	( $(call predict_clip,$(PY)) >demo/predict.log ); \
+	sed -n -E '/^(test:|  +model|top-1|segment acc|mIoU |events shorter)/p' demo/evaluate.log; \
+	echo; echo "a test clip, $$clip:"; \
+	sed -n '/predicted_start_s/,/^pictures/p' demo/predict.log | sed '/^pictures/d'; \
+	awk -F '&' -v id="$$id" '$$2 == id { print "annotated: " $$1 ", " $$4 " to " $$5 " s" }' demo/data/testSet.txt
+	@echo; echo "pictures: demo/run/report.html, the clip's in demo/run/predictions/; all scores: demo/evaluate.log"
 
 features: $(READY) ## DATA=folder → CACHE (default features/): extract what is not done yet (DASK= PART= STORE=: docs/scaling.md)
 	@test -n "$$DATA" || { echo "Name the folder of clips: make features DATA=..."; exit 2; }

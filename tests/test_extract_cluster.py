@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,12 +27,14 @@ from cache.check.verify import verify
 from cache.common.errors import CacheError, ConfigError
 from cache.format.index_file import load_index
 from cache.format.lock import part_lock, writer_lock
-from cache.format.shard import Clip
+from cache.format.shard import Clip, Written
 from extract.__main__ import main
 from extract.features.extractor import Extractor
 from extract.plan import ids_of_part, parse_part
 from extract.sources import MediaSource
+from extract.work.cluster import _results, _watch_workers
 from extract.work.guard import Patience
+from extract.work.job import Done, Workers
 
 ROOT = Path(__file__).parent.parent
 CLIPS = 24
@@ -217,6 +221,59 @@ def test_a_clip_that_kills_every_worker_is_a_failure(
     shutil.rmtree(cache)  # a command that was killed before it fetched anything
     assert main(arguments(data, cache, *more)) == 1
     assert_same_rows(open_cache(cache), found)
+
+
+@dataclass(frozen=True)
+class Named:
+    """In place of a job: gives a shard that is named after its clips."""
+
+    workers: Workers
+
+    def __call__(self, sources: Sequence[MediaSource]) -> Done:
+        return Done(Written(sources[0].id, len(sources), 0, 0), "", 0.0)
+
+
+def test_the_scheduler_holds_a_bounded_number_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("extract.work.cluster.QUEUED_SHARDS", 3)
+    job = Named(Workers("random:0", dask="inproc"))
+    groups = deque([MediaSource(f"clip {number}")] for number in range(10))
+    local = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
+    with distributed.Client(dashboard_address=None, set_as_default=False, **local) as client:
+        submit, submitted = client.submit, list[str]()
+
+        def counted(*args: object, key: str, **kwargs: object) -> object:
+            submitted.append(key)
+            return submit(*args, key=key, **kwargs)
+
+        monkeypatch.setattr(client, "submit", counted)
+        names = []
+        for group, done in _results(job, groups, client):  # type: ignore[arg-type]
+            assert done is not None
+            assert done.written.name == group[0].id
+            names.append(done.written.name)
+            assert len(submitted) <= len(names) - 1 + 3
+    assert sorted(names) == [f"clip {number}" for number in range(10)]
+    assert len(set(submitted)) == 10
+
+
+def test_it_is_told_each_time_that_the_last_worker_goes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extract.work.cluster.CHECK_S", 0)
+    ended, counts = threading.Event(), iter([2, 0, 0, 1, 0])
+
+    class Client:
+        status = "running"
+
+        def scheduler_info(self, n_workers: int) -> dict[str, list[int]]:
+            left = next(counts, None)
+            if left is None:
+                ended.set()
+            return {"workers": [0] * (left or 0)}
+
+    _watch_workers(Client(), "tcp://a", ended)
+    assert capsys.readouterr().err == 2 * "note      tcp://a: no workers now; waiting\n"
 
 
 class TestRefusals:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -433,6 +434,21 @@ def test_without_worker_processes_this_one_goes_on(
     assert code == 0
     assert "no worker processes ([Errno 28] No space left on device)" in output
     assert_same_rows(open_cache(cache), whole)
+
+
+def test_workers_that_die_before_they_begin_end_the_run(
+    run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where each needs more memory than there is: to start others would never end."""
+
+    def dead(job: ShardJob, groups: list[list[MediaSource]], jobs: int) -> Iterator[Done]:
+        raise BrokenProcessPool("killed")
+
+    monkeypatch.setattr(extract.work.pipeline, "_parallel", dead)
+    code, output = run(jobs=2)
+    assert code == 2
+    assert "error: the worker processes died before they began with a clip" in output
+    assert len(open_cache(cache)) == 0
 
 
 def test_one_process_compiles_librosa_before_the_workers_start(

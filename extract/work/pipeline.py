@@ -23,6 +23,8 @@ from extract.sources import MediaSource
 from extract.work.guard import WORKING, interrupted
 from extract.work.job import Done, ShardJob, Workers, groups_of
 
+DEATHS = 3
+"""So often may processes die in a row before any has begun with a clip."""
 _SHOWN_WORKERS = 12
 _SHOWN_NOTES = 12
 
@@ -151,7 +153,7 @@ def _local_shards(job: ShardJob, todo: list[MediaSource], jobs: int) -> Generato
         from extract.features.audio import warm_up
 
         warm_up(job.config)
-    remaining, suspects = todo, set[str]()
+    remaining, suspects, unexplained = todo, set[str](), 0
     while remaining:
         groups = groups_of(remaining, jobs)
         try:
@@ -164,7 +166,8 @@ def _local_shards(job: ShardJob, todo: list[MediaSource], jobs: int) -> Generato
             jobs, suspects = 1, set()
         except BrokenProcessPool:
             suspects = interrupted(job.folder, job.note)
-            if not suspects:
+            unexplained = 0 if suspects else unexplained + 1
+            if unexplained == DEATHS:
                 raise CacheError(
                     "the worker processes died before they began with a clip; leave them more "
                     "memory, or start fewer with --jobs"
