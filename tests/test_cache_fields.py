@@ -28,7 +28,7 @@ from extract.features import extractor
 from extract.features.declare import declare
 from extract.sources import file_source
 from train.config import TrainConfig
-from train.data.dataset import load_clips
+from train.data.features import load_features
 
 
 def test_it_is_what_is_read_again() -> None:
@@ -180,7 +180,7 @@ def test_a_new_feature_is_declared_and_computed_in_extract_alone(
     assert verify(tmp_path / "cache").problems == []
     found = open_cache(tmp_path / "cache")
     settings = TrainConfig(modality="audio", device="cpu", num_classes=2)
-    clips = load_clips(found, settings, ["a"], 2)
+    clips = load_features(found, settings, ["a"], 2)
     assert clips.shapes.audio_features == 2 * (12 + 8 + 12 + 7 + 6 + 1)
     mean = found.read("audio/power").astype(np.float64).mean()
     assert clips.audio is not None
