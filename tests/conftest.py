@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports matplotlib or torch; child processes inherit them. Tests run side by side,
@@ -17,6 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from made_once import made_once
 
 from extract.config import ExtractConfig
 from extract.demo.__main__ import DemoClip, make_demo_set, plan_demo_set
@@ -50,23 +49,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             "left out: tests of whole systems (clusters, servers, the demo); `make check` runs all"
         )
-
-
-def made_once(
-    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
-) -> Path:
-    """A folder for all tests of all workers: the first that asks for it calls `make` on it."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # which the workers have in common
-    folder, done = root / name, root / f"{name}.done"
-    with (root / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # what a maker that failed left
-            make(folder)
-            done.touch()
-    return folder
 
 
 @pytest.fixture(scope="module")

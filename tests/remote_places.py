@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_once import made_once
 from servers import HttpServer, S3Server, Server, SshServer
 from small_media import TinyCache, tiny_cache
 from synthetic_cache import make_cache
@@ -134,10 +135,12 @@ def home(tmp_path: Path) -> TinyCache:
 @pytest.fixture(scope="session")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seventy clips of real size: ranges smaller than a shard are worth asking for."""
-    folder = make_cache(tmp_path_factory.mktemp("big") / "cache", clips=70)
-    found = open_cache(folder)
-    save_index(folder, found.identity, found.index)
-    return folder
+
+    def make(folder: Path) -> None:
+        found = open_cache(make_cache(folder, clips=70))
+        save_index(folder, found.identity, found.index)
+
+    return made_once(tmp_path_factory, "big", make)
 
 
 def served(server: HttpServer, folder: Path, unique: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_once import made_once
 from remote_places import (
     Counted,
     Place,
@@ -48,8 +49,8 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(scope="session")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve shards of 6 MB, which travel in several blocks each."""
-    folder = tmp_path_factory.mktemp("many") / "cache"
-    return make_cache(folder, clips=384, distinct=32, modalities="audio")
+    make = partial(make_cache, clips=384, distinct=32, modalities="audio")
+    return made_once(tmp_path_factory, "many", make)
 
 
 def test_http_cut_once_is_tried_again(

@@ -289,7 +289,7 @@ class TestResume:
         code, output = run()
         assert code == 0
         assert f"to do {lost}" in output
-        assert f"damaged   {shard}" in output
+        assert f"damaged   {shard.with_suffix('')}." in output  # "….damaged" if a row was whole
         assert_same_rows(open_cache(cache), whole)
 
 
