@@ -185,3 +185,8 @@ def test_a_new_feature_is_declared_and_computed_in_extract_alone(
     mean = found.read("audio/power").astype(np.float64).mean()
     assert clips.audio is not None
     assert clips.audio[0, :, 45].mean().item() == pytest.approx(mean, rel=0.02)
+
+
+@pytest.mark.parametrize(("rate_hz", "hop"), [(22050, 512), (8000, 220), (48000, 441), (16000, 7)])
+def test_steps_of_whole_hops_are_as_long_as_computed_from_the_hop(rate_hz: int, hop: int) -> None:
+    assert Rate(rate_hz / hop).step_s == hop / rate_hz

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 MAX_ROW_BYTES = 1 << 28
 MAX_CLIP_S = 3600
 MAX_RATE_HZ = 1_000_000
+_MAX_HOP = 1 << 16
 _NAME = re.compile(r"(audio|video)/[A-Za-z0-9_]{1,64}")
 _FLOATS = ("float16", "float32", "float64")
 _DTYPES = (*_FLOATS, "uint8", "int8", "int16", "int32", "int64")
@@ -26,6 +28,12 @@ class Rate:
 
     rate_hz: float
     first_s: float = 0.0
+
+    @property
+    def step_s(self) -> float:
+        """Seconds from step to step: exactly hop / samples a second, where the rate is of those."""
+        ratio = Fraction(self.rate_hz).limit_denominator(_MAX_HOP)
+        return float(1 / ratio) if float(ratio) == self.rate_hz else 1 / self.rate_hz
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ def pool_steps(
     and which windows have one, (n, windows) bool.
     """
     total = features[0].shape[1]
-    time_s = clock.first_s + np.arange(total) * (1 / clock.rate_hz)
+    time_s = clock.first_s + np.arange(total) * clock.step_s
     window = np.clip((time_s / window_s).astype(np.int64), 0, windows - 1)
     ends = np.searchsorted(window, np.arange(windows), side="right")
     begins = np.concatenate([[0], ends[:-1]])

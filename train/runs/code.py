@@ -21,7 +21,7 @@ import torch
 
 FOLDER = Path(__file__).parents[1]
 DECIDING = (
-    "data/batch", "data/dataset", "data/features", "data/reader", "data/stream",
+    "data/batch", "data/dataset", "data/features", "data/fields", "data/reader", "data/stream",
     "fit/cuda_graph", "fit/loop", "fit/normalize", "fit/state", "model/fusion", "model/layers",
     "score/decode", "score/detection", "score/metrics", "score/predict", "score/summary",
 )  # fmt: skip
