@@ -69,15 +69,13 @@ def fit(
         dataset = load_dataset(cache, config, ("train", "val"), rows)
         if group.is_main_process:
             say(f"{_describe(cache, dataset)}\n{_code()}")
-        done: list[Scored] = []
+        done = []
         for name, settings in models.items():
-            narrowed = only(dataset, settings.modality)
-            history = _train(cache, narrowed, top / name, settings, resume, group)
+            narrowed, place = only(dataset, settings.modality), top / name
+            history = _train(cache, narrowed, place, settings, resume, group)
             if group.is_main_process:
-                done.append(_score(cache, narrowed, top / name, history, pictures))
-        if done:
-            _print_end(done, dataset, pictures)
-        return [one.result for one in done]
+                done.append(_score(cache, narrowed, place, history, pictures))
+        return _print_end(done, dataset, pictures) if done else []
 
 
 def _models(config: TrainConfig, seeds: Sequence[int], ablations: bool) -> dict[str, TrainConfig]:
@@ -180,8 +178,11 @@ def _score(cache: Cache, dataset: Dataset, run: Path, history: History, pictures
     return score_model(cache, dataset, one, "val", pictures)
 
 
-def _print_end(done: Sequence[Scored], dataset: Dataset, pictures: int) -> None:
-    """The scores that matter, of ensembles of seeds as well, and where all else is."""
+def _print_end(done: Sequence[Scored], dataset: Dataset, pictures: int) -> list[Result]:
+    """Print the scores that matter, of ensembles of seeds as well, and where all else is.
+
+    Returns the result of each model.
+    """
     runs: Runs = {}
     for modality in dict.fromkeys(one.trained.about.config.modality for one in done):
         scored = [one for one in done if one.trained.about.config.modality == modality]
@@ -194,6 +195,7 @@ def _print_end(done: Sequence[Scored], dataset: Dataset, pictures: int) -> None:
     if pictures:
         pages = ", ".join(str(one.place / FILE) for one in done)
         say(f"pictures: {pages}; more in {FOLDER}/ beside {'it' if len(done) == 1 else 'them'}")
+    return [one.result for one in done]
 
 
 def _describe(cache: Cache, dataset: Dataset) -> str:
