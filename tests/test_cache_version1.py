@@ -188,7 +188,7 @@ def test_it_is_not_merged_with_newer_ones(old: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "newer", newer, [random_row("new", 1)])
     for sources in ([old, tmp_path / "newer"], [tmp_path / "newer", old]):
         with pytest.raises(CacheError, match=r"format version: \d here, \d in the cache"):
-            merge(sources, tmp_path / "merged")
+            merge([open_cache(source) for source in sources], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
