@@ -117,7 +117,7 @@ def test_fields_that_nobody_knew_are_stored_and_read(tmp_path: Path) -> None:
     with h5py.File(folder / "shards" / written.name) as file:
         assert file["video/boxes"].attrs["unit"].decode() == "px"
         assert "jpeg" not in file["video"]
-    merge([folder], tmp_path / "merged")
+    merge([open_cache(folder)], tmp_path / "merged")
     assert open_cache(tmp_path / "merged").identity == identity
 
 
