@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,9 @@ from PIL import Image
 from torchvision.models import MobileNet_V3_Large_Weights, MobileNet_V3_Small_Weights
 
 from cache.common.errors import ConfigError
+from cache.format.identity import Identity
 from extract.config import ExtractConfig
+from extract.features.declare import declare
 from extract.features.video import (
     BUILDERS,
     Backbone,
@@ -282,20 +285,24 @@ class TestWeightNames:
     def test_digest_known_from_a_cache(self, tmp_path: Path) -> None:
         path = tmp_path / "w.pth"
         path.write_bytes(b"weights")
-        made_by_file = {
-            "config": {"backbone": "small", "weights_sha256": "abc"},
-            "provenance": {
+        config = ExtractConfig(backbone="small")
+        made_by_file = Identity(
+            feature_version=1,
+            config=config.resolved("abc"),
+            declaration=declare(config),
+            provenance={
                 "weights": "elsewhere.pth",
                 "weights_file_sha256": hashlib.sha256(b"weights").hexdigest(),
             },
-        }
+        )
         assert known_digest(str(path), "small", made_by_file) == "abc"
         assert known_digest(str(path), "large", made_by_file) is None
         assert known_digest("random:0", "small", made_by_file) is None
         assert known_digest(str(path), "small", None) is None
         path.write_bytes(b"other")
         assert known_digest(str(path), "small", made_by_file) is None
-        random = {**made_by_file, "provenance": {"weights": "random:0", "weights_file_sha256": ""}}
+        made = {"weights": "random:0", "weights_file_sha256": ""}
+        random = replace(made_by_file, provenance=made)
         assert known_digest("random:0", "small", random) == "abc"
         assert known_digest("random:1", "small", random) is None
         assert known_digest("imagenet", "small", random) is None
