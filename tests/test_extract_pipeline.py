@@ -206,8 +206,8 @@ class TestPlan:
 
     def test_the_guess_of_bytes_is_near(self, whole: Cache) -> None:
         config = ExtractConfig.of(whole.identity)
-        fields = declare(config).fields
-        arrays = sum(np.zeros(f.shape, f.dtype).nbytes for f in fields)
+        layout = declare(config).row_layout.values()
+        arrays = sum(np.zeros(f.shape, f.dtype).nbytes for f in layout)
         guess = extract.plan.bytes_per_clip(config)
         assert guess == arrays + config.num_frames * 9000
 

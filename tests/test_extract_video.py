@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ from torchvision.models import MobileNet_V3_Large_Weights, MobileNet_V3_Small_We
 
 from cache.common.errors import ConfigError
 from cache.format.identity import Identity
-from extract.config import FEATURE_VERSION, ExtractConfig
+from extract.config import ExtractConfig
 from extract.features.declare import declare
 from extract.features.video import (
     BUILDERS,
@@ -284,20 +285,24 @@ class TestWeightNames:
     def test_digest_known_from_a_cache(self, tmp_path: Path) -> None:
         path = tmp_path / "w.pth"
         path.write_bytes(b"weights")
-
-        def made_by(weights: str, weights_file_sha256: str) -> Identity:
-            settings = {"backbone": "small", "weights_sha256": "abc"}
-            provenance = {"weights": weights, "weights_file_sha256": weights_file_sha256}
-            return Identity(FEATURE_VERSION, settings, declare(ExtractConfig()), provenance)
-
-        found = made_by("elsewhere.pth", hashlib.sha256(b"weights").hexdigest())
-        assert known_digest(str(path), "small", found) == "abc"
-        assert known_digest(str(path), "large", found) is None
-        assert known_digest("random:0", "small", found) is None
+        config = ExtractConfig(backbone="small")
+        made_by_file = Identity(
+            feature_version=1,
+            config=config.resolved("abc"),
+            declaration=declare(config),
+            provenance={
+                "weights": "elsewhere.pth",
+                "weights_file_sha256": hashlib.sha256(b"weights").hexdigest(),
+            },
+        )
+        assert known_digest(str(path), "small", made_by_file) == "abc"
+        assert known_digest(str(path), "large", made_by_file) is None
+        assert known_digest("random:0", "small", made_by_file) is None
         assert known_digest(str(path), "small", None) is None
         path.write_bytes(b"other")
-        assert known_digest(str(path), "small", found) is None
-        random = made_by("random:0", "")
+        assert known_digest(str(path), "small", made_by_file) is None
+        made = {"weights": "random:0", "weights_file_sha256": ""}
+        random = replace(made_by_file, provenance=made)
         assert known_digest("random:0", "small", random) == "abc"
         assert known_digest("random:1", "small", random) is None
         assert known_digest("imagenet", "small", random) is None

@@ -30,6 +30,11 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@functools.cache
+def imports_of(path: Path) -> list[tuple[str, str]]:
+    return list(imports(tree(path)))
+
+
 def imports(source: ast.Module) -> Iterator[tuple[str, str]]:
     """Each module of ours that a source imports, at whatever depth, with the name taken from it.
 
@@ -62,10 +67,11 @@ def floor_of(module: str) -> int:
     return number
 
 
-def defined(module: ast.Module) -> set[str]:
+@functools.cache
+def defined(path: Path) -> set[str]:
     """The names that a module gives to something of its own, wherever in it."""
     names: set[str] = set()
-    for node in ast.walk(module):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -89,7 +95,7 @@ def test_imports_run_down(stage: str) -> None:
     up = [
         f"{module} imports {other}"
         for module, path in OURS.items()
-        for other, _ in imports(tree(path))
+        for other, _ in imports_of(path)
         if room_of(module)[0] == room_of(other)[0] == stage
         if room_of(module) != room_of(other) and floor_of(module) < floor_of(other)
     ]
@@ -100,7 +106,7 @@ def test_imports_run_down(stage: str) -> None:
 def test_rooms_make_no_circle(stage: str) -> None:
     below: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for module, path in OURS.items():
-        for other, _ in imports(tree(path)):
+        for other, _ in imports_of(path):
             if room_of(module)[0] == room_of(other)[0] == stage:
                 below.setdefault(room_of(module), set()).add(room_of(other))
     try:
@@ -112,10 +118,10 @@ def test_rooms_make_no_circle(stage: str) -> None:
 def test_a_thing_is_imported_from_its_owner() -> None:
     """From the module that defines it, or from the package's face; tests see what is private."""
     for module, path in EVERYTHING.items():
-        for other, name in imports(tree(path)):
+        for other, name in imports_of(path):
             assert other in OURS, f"{module} imports {other}, which is not there"
             if not name or (other in FLOORS and not module.startswith(f"{other}.")):
                 continue
-            assert name in defined(tree(OURS[other])), f"{module} takes {name} from {other}"
+            assert name in defined(OURS[other]), f"{module} takes {name} from {other}"
             private = name.startswith("_") and not module.startswith("tests.")
             assert not private, f"{module} takes {name}, which {other} keeps for itself"
