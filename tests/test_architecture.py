@@ -55,7 +55,5 @@ def test_what_is_named_is_there() -> None:
         (table,) = re.findall(rf"\| `{stage}` \|.*?\n\n", PAGE, re.DOTALL)
         for room in (room for row in floors for room in row):
             assert f"`{room}`" in table, f"{stage}/{room} is in no row"
-    for path, name in re.findall(r"`([\w/]+\.py):(\w+)`", PAGE):
-        assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), (
-            f"{path}:{name}"
-        )
+    for name, path in re.findall(r"`(\w+)` (?:of|in) `([\w/]+\.py)`", PAGE):
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), (name, path)
