@@ -145,7 +145,7 @@ def test_repaired(old: Path, capsys: Capture) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(few_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the old cache, as it would be today."""
     run = tmp_path_factory.mktemp("trained") / "run"
     argv = ["fit", "--cache", str(DATA / "cache"), "--run", str(run), *FLAGS]
