@@ -205,10 +205,7 @@ def pool_steps(
     and which windows have one, (n, windows) bool.
     """
     total = features[0].shape[1]
-    time_s = clock.first_s + np.arange(total) * clock.step_s
-    window = np.clip((time_s / window_s).astype(np.int64), 0, windows - 1)
-    ends = np.searchsorted(window, np.arange(windows), side="right")
-    begins = np.concatenate([[0], ends[:-1]])
+    begins, ends = _window_bounds(clock, total, window_s, windows)
     spans = list(zip(begins.tolist(), ends.tolist(), strict=True))
     lengths = np.asarray(steps, np.int64)[:, None]
     counts = torch.from_numpy(np.minimum(ends, lengths) - np.minimum(begins, lengths))
@@ -231,6 +228,16 @@ def pool_steps(
         for k, (begin, end) in enumerate(spans):
             deviations[:, k] = values[:, begin:end].sum(dim=1).mul_(share[:, k]).sqrt_()
     return pooled, counts > 0
+
+
+def _window_bounds(
+    clock: Rate, total: int, window_s: float, windows: int
+) -> tuple[Numbers, Numbers]:
+    """First step of each window, and first step after it, of `total` steps: (windows,) each."""
+    time_s = clock.first_s + np.arange(total) * clock.step_s
+    window = np.clip((time_s / window_s).astype(np.int64), 0, windows - 1)
+    ends = np.searchsorted(window, np.arange(windows), side="right")
+    return np.concatenate([[0], ends[:-1]]), ends
 
 
 def _silence(values: Tensor, tails: Sequence[tuple[int, int]]) -> None:

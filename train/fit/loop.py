@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from cache.common.errors import ConfigError
 from train.config import TrainConfig
 from train.data.batch import Output, reverse_time
 from train.data.dataset import Dataset, Samples
@@ -50,9 +49,6 @@ def fit(
     processes the first writes and speaks.
     """
     config, train = about.config, dataset.splits["train"]
-    for name in ("train", "val"):
-        if not len(dataset.splits[name]):
-            raise ConfigError(f"the split {name!r} has no rows with features; can't train")
     state = TrainState.begin(model, config, len(train))
     if resume:
         restore(run / LAST, state, about)
