@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
+from tiny_runs import drawable
 
 from train.commands import fit as fitting
 from train.commands.evaluate import evaluate_run
 from train.config import TrainConfig
 from train.report import page
-from train.report.views import View, hardest
+from train.report.views import hardest
 
 CONFIG = TrainConfig(
     device="cpu",
@@ -131,25 +132,19 @@ def noisy_view(number):
         smooth = Image.fromarray(rng.integers(0, 255, (28, 28, 3)).astype(np.uint8))
         smooth.resize((224, 224)).save(buffer, "JPEG")
         jpegs.append(buffer.getvalue())
-    return View(
-        id=f"clip{number}",
+    return drawable(
+        f"clip{number}",
         attention={
             "audio": rng.random((8, 20, 20)),
             "spatial": rng.random((8, 7, 7)),
             "audio_to_video": rng.random((8, 20, 8)),
         },
-        attention_of="",
         on=rng.random(10),
-        by_gate=True,
-        clip_seconds=10.0,
         step_s=0.5,
         frame_time_s=0.625 + 1.25 * np.arange(8),
         pictures=jpegs,
         predicted="Class 0",
-        confidence=0.5,
-        predicted_s=(0.0, 10.0),
         category="Class 1",
-        true_s=(2.0, 5.0),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import re
@@ -15,6 +14,7 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 from synthetic_cache import make_cache
+from tiny_runs import drawable
 
 from cache import CacheError, open_cache
 from train import __main__ as cli
@@ -251,8 +251,8 @@ def test_names_are_drawn_as_they_are(tmp_path):
     figures = {
         "intervals": run_plots.intervals_figure(rows, 10.0),
         "confusion": run_plots.confusion_figure(np.eye(len(NAMES)), NAMES),
-        "gates": run_plots.gates_figure([named(name) for name in NAMES]),
-        **{str(place): plots.timeline_figure(named(name)) for place, name in enumerate(NAMES)},
+        "gates": run_plots.gates_figure([drawable(name) for name in NAMES]),
+        **{str(place): plots.timeline_figure(drawable(name)) for place, name in enumerate(NAMES)},
     }
     ticks = figures["confusion"].axes[0].get_yticklabels()
     assert [text.get_text() for text in ticks] == [label(name, 30) for name in NAMES]
@@ -265,7 +265,7 @@ def test_names_are_drawn_as_they_are(tmp_path):
 def test_all_pictures_of_a_clip_with_an_odd_name(name, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        paths = plots.draw_clip(tmp_path / "clip", named(name))
+        paths = plots.draw_clip(tmp_path / "clip", drawable(name))
     kinds = [path.stem.removeprefix(f"{file_name(name)}_") for path in paths]
     assert kinds == ["spatial", "temporal", "cross_modal", "timeline"]
     assert sorted(paths) == sorted((tmp_path / "clip").iterdir())
@@ -310,7 +310,7 @@ def test_a_picture_that_is_no_jpeg_is_refused(data):
 def test_a_png_is_refused_as_a_picture(tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    view = dataclasses.replace(named("x"), pictures=[buffer.getvalue()] * 2)
+    view = drawable("x", pictures=[buffer.getvalue()] * 2)
     for draw in (plots.spatial_figure, page._frames):
         with pytest.raises(CacheError, match="no JPEG"):
             draw(view)
@@ -321,31 +321,3 @@ def test_figures_are_closed():
     figure = plt.figure()
     assert png(figure, 50).startswith(b"\x89PNG")
     assert not plt.get_fignums()
-
-
-def named(name):
-    """A small view whose id and classes have this name."""
-    rng = np.random.default_rng(0)
-    buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), "grey").save(buffer, "JPEG")
-    return View(
-        id=name,
-        attention={
-            "audio": rng.random((2, 4, 4)),
-            "spatial": rng.random((2, 7, 7)),
-            "audio_to_video": rng.random((2, 4, 2)),
-            "video_to_audio": rng.random((2, 2, 4)),
-        },
-        attention_of="",
-        on=rng.random(10),
-        by_gate=True,
-        clip_seconds=10.0,
-        step_s=2.5,
-        frame_time_s=np.array([2.5, 7.5]),
-        pictures=[buffer.getvalue()] * 2,
-        predicted=name,
-        confidence=0.5,
-        predicted_s=(0.0, 10.0),
-        category=name,
-        true_s=(2.0, 5.0),
-    )

@@ -1,12 +1,16 @@
 """A cache and settings with which a run takes a second, and hardly any drawing."""
 
 import dataclasses
+import io
 import shutil
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from synthetic_cache import labels_for
 
 from train.commands.evaluate import evaluate_run
+from train.report.views import View
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 FLAGS = [
@@ -29,3 +33,32 @@ def copied(folder, into):
 def score(run, cache, split="test", pictures=0):
     """The result of the first model of a run on a split."""
     return evaluate_run(run, cache, split, pictures=pictures)[0]
+
+
+def drawable(name, **changes):
+    """A small view whose id and classes have this name; `changes` are other fields of it."""
+    rng = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), "grey").save(buffer, "JPEG")
+    small = View(
+        id=name,
+        attention={
+            "audio": rng.random((2, 4, 4)),
+            "spatial": rng.random((2, 7, 7)),
+            "audio_to_video": rng.random((2, 4, 2)),
+            "video_to_audio": rng.random((2, 2, 4)),
+        },
+        attention_of="",
+        on=rng.random(10),
+        by_gate=True,
+        clip_seconds=10.0,
+        step_s=2.5,
+        frame_time_s=np.array([2.5, 7.5]),
+        pictures=[buffer.getvalue()] * 2,
+        predicted=name,
+        confidence=0.5,
+        predicted_s=(0.0, 10.0),
+        category=name,
+        true_s=(2.0, 5.0),
+    )
+    return dataclasses.replace(small, **changes)
