@@ -68,6 +68,16 @@ def test_texts_reach_a_terminal_through_say() -> None:
     assert printing == {"cache/common/cli.py"}
 
 
+def test_files_and_functions_are_short() -> None:
+    for path in modules():
+        source = path.read_text(encoding="utf-8")
+        assert source.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= 40, f"{path.relative_to(ROOT)}: {node.name} has {lines} lines"
+
+
 def test_every_stage_was_looked_at() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in modules()} == set(STAGES)
 
