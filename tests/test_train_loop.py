@@ -11,6 +11,7 @@ from synthetic_cache import labels_for, make_cache
 from cache import open_cache
 from cache.common import atomic
 from cache.common.errors import ConfigError
+from train.commands.fit import fit as fit_run
 from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
 from train.fit import loop
@@ -215,9 +216,10 @@ def test_a_loss_that_is_not_finite_names_the_epoch(cache, tmp_path):
 def test_no_validation_rows_is_an_error(tmp_path):
     labels = labels_for(6, 3)
     labels.split[:] = 0
-    cache = open_cache(make_cache(tmp_path / "c", labels=labels))
-    with pytest.raises(ConfigError, match="'val'"):
-        train(cache, SMALL, tmp_path / "run")
+    cache = make_cache(tmp_path / "c", labels=labels)
+    with pytest.raises(ConfigError, match="the split 'val' has no rows with features"):
+        fit_run(cache, tmp_path / "run", SMALL)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_gives_the_same_model_back(cache, tmp_path):
