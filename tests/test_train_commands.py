@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
 
@@ -18,10 +19,11 @@ from train.commands import fit as fitting
 from train.commands.evaluate import evaluate_run
 from train.commands.predict import predict_cache
 from train.config import PRESETS, TrainConfig
+from train.data.dataset import load_dataset
 from train.report.drawing import FOLDER
 from train.report.views import events_to_draw
 from train.runs import folders as runs
-from train.runs.checkpoint import BEST
+from train.runs.checkpoint import BEST, load
 
 SMALL = TrainConfig(
     device="cpu",
@@ -173,6 +175,14 @@ def test_pictures_are_drawn_and_not_blank(run):
 def test_the_command_line_equals_the_api(run, cache_path, tmp_path):
     result = fitting.fit(cache_path, tmp_path / "api", SMALL, pictures=0)[0]
     assert result == json.loads((run / "metrics_val.json").read_text())
+
+
+def test_a_run_normalizes_by_its_training_rows_alone(run, cache_path):
+    model, about, _ = load(run / BEST)
+    dataset = load_dataset(open_cache(cache_path), about.config)
+    clips, train = dataset.clips, dataset.splits["train"].clip.unique()
+    heard = clips.audio[train][clips.audio_valid[train]]
+    torch.testing.assert_close(model.audio.mean, heard.mean(0), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
