@@ -315,6 +315,20 @@ def test_a_push_between_the_steps_of_another_is_listed(
         assert there.listed >= set(open_cache(other.folder).index.shards)
 
 
+def test_a_first_push_sends_the_identity_last(
+    home: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, names = Remote.put, []
+
+    def noted(self: Remote, name: str, *rest: Any, **named: Any) -> None:
+        put(self, name, *rest, **named)
+        names.append(name)
+
+    monkeypatch.setattr(Remote, "put", noted)
+    assert main(["push", str(home.folder), str(tmp_path / "far")]) == 0
+    assert names[-2:] == ["index.h5", "cache.json"], "before, nobody takes it for a cache"
+
+
 def test_first_pushes_of_different_settings_do_not_mix(
     home: TinyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
