@@ -332,6 +332,21 @@ class TestRepair:
         assert index.clips["a"].shard == again.name
         assert "a" not in index.failures
 
+    def test_they_do_not_come_back_whatever_the_clock_says(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tiny = tiny_cache(tmp_path / "cache")
+        tiny.write("a", seed=0)
+        time.sleep(0.001)
+        new = tiny.path(tiny.write("a", seed=50))
+        tiny.store_index()
+        flip(new, self.row_place(tiny, "a"))
+        monkeypatch.setattr(time, "time_ns", lambda: 1)  # far behind that of the writer
+        repaired(tiny)
+        found = open_cache(tiny.folder)
+        assert found.ids == []
+        assert found.index.failures["a"].stage == DAMAGED
+
     def test_a_failure_that_superseded_a_row_stays(self, tmp_path: Path) -> None:
         tiny = tiny_cache(tmp_path / "cache")
         tiny.write("a", seed=0)
