@@ -106,6 +106,11 @@ class TestDivision:
             shares = np.bincount(part, minlength=3) / len(part)
             assert shares == pytest.approx([0.70, 0.15, 0.15], abs=0.08)
 
+    def test_it_is_the_same_on_every_machine_and_in_every_release(self, tmp_path: Path) -> None:
+        split = read(tmp_path / "set.csv", clips(range(1000))).split
+        assert "".join(map(str, split[:40])) == "1000100000000202020201020100000000000100"
+        assert np.bincount(split).tolist() == [706, 141, 153]
+
     def test_a_new_class_or_interval_moves_nothing(self, tmp_path: Path) -> None:
         events = clips(range(60))
         other = [(clip_id, "another", 1, 2) for clip_id, *_ in events]
