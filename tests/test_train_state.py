@@ -59,6 +59,13 @@ def test_the_average_follows_the_weights_and_forgets():
         ema.update(model)
     for name, parameter in ema.model.named_parameters():
         torch.testing.assert_close(parameter, first[name] + 1.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1.0
+    ema.update(model)
+    moved = 2 - ema.decay  # later, of the newest as much as the epochs say
+    for name, parameter in ema.model.named_parameters():
+        torch.testing.assert_close(parameter, first[name] + moved)
 
 
 def test_without_averaging_the_model_is_its_own():
