@@ -199,6 +199,13 @@ def test_only_what_code_does_changes_its_digest():
     assert set(code.digests()) == set(code.DECIDING)
 
 
+def test_every_module_of_the_rooms_that_decide_counts():
+    rooms = ("data", "fit", "model", "score")
+    found = {f"{room}/{path.stem}" for room in rooms for path in (code.FOLDER / room).glob("*.py")}
+    bare = {f"{room}/__init__" for room in rooms}
+    assert found - set(code.DECIDING) == {*bare, "data/memory", "fit/resume"}
+
+
 @pytest.fixture
 def changed_code(tmp_path, monkeypatch):
     """This package's source with another activation in the model, and a comment elsewhere."""
