@@ -44,6 +44,7 @@ from torch import nn  # noqa: E402
 
 from cache.common.errors import MediaError  # noqa: E402
 from cache.format.identity import Identity  # noqa: E402
+from cache.format.index import Index  # noqa: E402
 from cache.format.lock import claimed  # noqa: E402
 from cache.labels.annotations import read_annotations  # noqa: E402
 from extract.config import ExtractConfig  # noqa: E402
@@ -83,7 +84,8 @@ class Bench:
             cache = Path(folder)
             started = time.perf_counter()
             with claimed(cache, identity), contextlib.redirect_stderr(io.StringIO()):
-                index, _ = run(self.sources, cache, identity, Workers(self.weights, "cpu", jobs))
+                workers, index = Workers(self.weights, "cpu", jobs), Index(identity.declaration)
+                index, _ = run(self.sources, cache, identity, workers, index)
             seconds = time.perf_counter() - started
         if len(index.clips) != len(self.sources):
             raise SystemExit(f"failed: {[failure.message for failure in index.failures.values()]}")

@@ -201,7 +201,7 @@ def _part(
             write_labels(folder, task.labels)
         elif not task.labels.equals(stored):
             say("labels    the cache's stay; `make features` without PART replaces them")
-        return run(todo, folder, identity, task.workers, alone=False)
+        return run(todo, folder, identity, task.workers, index, alone=False)
 
 
 def _stored_labels(folder: Path) -> Labels | None:
@@ -233,7 +233,7 @@ def _work(task: Task, identity: Identity) -> tuple[Index, bool]:
     if todo:
         from extract.work.pipeline import run
 
-        index, finished = run(todo, folder, identity, task.workers)
+        index, finished = run(todo, folder, identity, task.workers, index)
     elif index.stale:
         save_index(folder, identity, index)
     if store and finished:

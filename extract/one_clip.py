@@ -10,6 +10,7 @@ from cache.common.cli import Parser, say
 from cache.common.errors import ConfigError
 from cache.common.strict_json import read_json
 from cache.format.identity import Identity, config_differences
+from cache.format.index_file import load_index
 from cache.format.lock import claimed
 from extract.config import ExtractConfig
 from extract.features.weights import check_weights
@@ -54,7 +55,8 @@ def one_clip(argv: Sequence[str]) -> int:
 
     with claimed(arguments.cache, identity) as identity:
         workers = Workers(weights, pick_device(arguments.device, config))
-        index, finished = run([source], arguments.cache, identity, workers)
+        before = load_index(arguments.cache, identity)
+        index, finished = run([source], arguments.cache, identity, workers, before)
     if source.id in index.failures:
         needed = _NEEDS[config.modalities]
         problem = f"{index.failures[source.id].message} (needed here: {needed})"

@@ -367,7 +367,7 @@ def resume(dataset: Dataset, run: Path) -> None:
     """Take everything out of a run's last.pth that going on with it takes."""
     about = load(run / BEST)[1]
     config = about.config
-    loop.fit(FusionModel(dataset.clips.shapes, config), dataset, about, run, True)
+    loop.train_model(FusionModel(dataset.clips.shapes, config), dataset, about, run, True)
 
 
 def test_what_a_checkpoint_says_of_itself_is_taken_or_refused(

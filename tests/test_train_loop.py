@@ -59,7 +59,7 @@ def trainer_of(model, dataset, config):
 def train(cache, config, run, resume=False):
     run.mkdir(exist_ok=True)
     model, dataset, about = prepare(cache, config)
-    return loop.fit(model, dataset, about, run, resume), model
+    return loop.train_model(model, dataset, about, run, resume), model
 
 
 def without_time(history):
@@ -303,7 +303,9 @@ def test_resuming_on_another_cache_is_refused(cache, tmp_path):
     train(cache, SMALL.revised(epochs=1), tmp_path / "run")
     model, dataset, about = prepare(cache, SMALL)
     with pytest.raises(CheckpointError, match="another cache"):
-        loop.fit(model, dataset, about.revised(fingerprint="0" * 64), tmp_path / "run", True)
+        loop.train_model(
+            model, dataset, about.revised(fingerprint="0" * 64), tmp_path / "run", True
+        )
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_a_foreign_average_of_weights_is_refused_with_a_sentence(cache, tmp_path
     torch.save(payload, tmp_path / LAST)
     model, dataset, about = prepare(cache, SMALL)
     with pytest.raises(CheckpointError, match=r"last\.pth: average"):
-        loop.fit(model, dataset, about, tmp_path, True)
+        loop.train_model(model, dataset, about, tmp_path, True)
 
 
 @pytest.mark.gpu

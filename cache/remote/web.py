@@ -72,7 +72,7 @@ def check_redirect(at: URL, to: URL, others: bool) -> None:
         )
 
 
-class Rate:
+class RateFloor:
     """Counts what arrives, and gives up on a server that drips."""
 
     def __init__(self, url: str, rules: WebRules) -> None:
@@ -106,7 +106,7 @@ class WebFile:
     """
 
     def __init__(self, fs: Any, url: str, rules: WebRules) -> None:
-        self._loop, self._rate = fs.loop, Rate(url, rules)
+        self._loop, self._rate = fs.loop, RateFloor(url, rules)
         self._answer: ClientResponse = sync(fs.loop, _ask, fs, url, {})
         self.size = self._answer.content_length
 
@@ -127,11 +127,11 @@ class WebFile:
 
 def web_ranges(fs: Any, url: str, spans: Sequence[Range], rules: WebRules) -> list[bytes]:
     """Ranges of a file on a web server; empty where it sent something else than was asked for."""
-    found: list[bytes] = sync(fs.loop, _web_ranges, fs, url, spans, Rate(url, rules))
+    found: list[bytes] = sync(fs.loop, _web_ranges, fs, url, spans, RateFloor(url, rules))
     return found
 
 
-async def _web_ranges(fs: Any, url: str, spans: Sequence[Range], rate: Rate) -> list[bytes]:
+async def _web_ranges(fs: Any, url: str, spans: Sequence[Range], rate: RateFloor) -> list[bytes]:
     free = asyncio.Semaphore(_REQUESTS)
 
     async def fetch(start: int, stop: int) -> bytes:

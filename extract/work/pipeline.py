@@ -16,7 +16,7 @@ from cache.common.atomic import remove_leftovers
 from cache.common.cli import say
 from cache.common.progress import Progress
 from cache.format.identity import Identity
-from cache.format.index import Index
+from cache.format.index import Index, extend_index, shard_files
 from cache.format.index_file import load_index, save_index
 from extract.config import ExtractConfig
 from extract.sources import MediaSource
@@ -34,18 +34,19 @@ def run(
     folder: Path,
     identity: Identity,
     workers: Workers,
+    index: Index,
     alone: bool = True,
 ) -> tuple[Index, bool]:
-    """Extract clips into the cache; call with the writer's lock held.
+    """Extract clips into the cache, of which `index` is known; call with the writer's lock held.
 
-    Returns the index and whether every clip was tried (False after Ctrl-C). A worker that dies
-    takes no other clip with it: what it was working on is tried alone, and if that kills it
-    again, becomes a failure. With `alone` unset, other parts of the same extraction may be
+    Returns the index as it is then and whether every clip was tried (False after Ctrl-C). A worker
+    that dies takes no other clip with it: what it was working on is tried alone, and if that kills
+    it again, becomes a failure. With `alone` unset, other parts of the same extraction may be
     writing, so nothing that may be theirs is cleared away, and the index is left to whoever ends
     last.
     """
     note = f"{WORKING}{secrets.token_hex(4)}-"
-    job = _job(todo, folder, identity, workers, "" if workers.dask else note)
+    job = _job(todo, folder, identity, workers, index, "" if workers.dask else note)
     tally, finished = Tally(), True
     try:
         with (
@@ -64,9 +65,11 @@ def run(
         interrupted(folder, WORKING if alone else note)
         if alone:
             remove_leftovers(folder)
-            save_index(folder, identity, load_index(folder, identity))
+        index = extend_index(index, shard_files(folder), folder, identity)
+        if alone:
+            save_index(folder, identity, index)
     tally.show()
-    return load_index(folder, identity), finished
+    return index, finished
 
 
 def _job(
@@ -74,10 +77,10 @@ def _job(
     folder: Path,
     identity: Identity,
     workers: Workers,
+    index: Index,
     note: str,
 ) -> ShardJob:
     """What the workers need besides their clips, by what the cache holds now."""
-    index = load_index(folder, identity)
     attempts = {clip_id: failure.attempt for clip_id, failure in index.failures.items()}
     replaced_ns = newest_ns(index, (source.id for source in todo))
     config = ExtractConfig.of(identity)

@@ -18,8 +18,7 @@ from train.config import TrainConfig
 from train.data.dataset import Dataset, Rows, choose_rows, load_dataset, resolve
 from train.data.features import torch_device
 from train.distributed import ProcessGroup, process_group
-from train.fit.loop import best_epoch
-from train.fit.loop import fit as train_model
+from train.fit.loop import best_epoch, train_model
 from train.fit.normalize import normalize
 from train.fit.state import History
 from train.model.fusion import FusionModel

@@ -35,7 +35,7 @@ from train.score.predict import TrainingError, events, predict
 LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
 
-def fit(
+def train_model(
     model: FusionModel,
     dataset: Dataset,
     about: About,
