@@ -236,6 +236,10 @@ def test_losses_are_cross_entropy_weighted_l1_and_the_gates_own():
     surprise = -np.log(np.where(on, chance, 1 - chance)[real]).mean()
     assert gate == pytest.approx(surprise, rel=1e-5)
     assert total == pytest.approx(classes + 0.3 * spans + 0.7 * gate)
+    config = config.revised(label_smoothing=0.1)
+    classes = compute_losses(output, category, target, config, N, steps)[1].item()
+    smooth = 0.9 * log_probability + 0.1 * output.logits.log_softmax(1).mean(dim=1)
+    assert classes == pytest.approx(-smooth.mean().item())
 
 
 def test_input_dropout_keeps_the_mean_and_drops_its_share():
