@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from small_media import tiny_cache
 from synthetic_cache import CONFIG, labels_for, make_cache
 
 from cache import open_cache
@@ -87,6 +88,16 @@ def test_features_arrive_as_cached(cache):
     np.testing.assert_allclose(clips.frame_time_s[row], cache.read("video/frame_time_s", [row])[0])
     np.testing.assert_allclose(clips.frame_span_s[row], 10 / 8)
     assert clips.step_time_s[2] == pytest.approx(1.25)
+
+
+def test_a_frame_stands_for_its_share_of_what_a_clip_has(tmp_path):
+    tiny = tiny_cache(tmp_path / "cache")
+    tiny.write("a", "b")
+    cache = open_cache(tiny.folder)
+    clips = load_features(cache, CPU, cache.ids, 3)
+    valid_s, frames = cache.read("rows/valid_s"), clips.frame_time_s.shape[1]
+    assert max(valid_s) < cache.clip_seconds
+    np.testing.assert_allclose(clips.frame_span_s, valid_s / frames, rtol=1e-6)
 
 
 def test_batches_are_selections_and_reuse_one_buffer(cache):
