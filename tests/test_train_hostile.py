@@ -460,6 +460,17 @@ def test_state_to_go_on_with_is_taken_or_refused(dataset: Dataset, run: Path) ->
     assert all(path.name in text for text in told)
 
 
+def test_a_history_of_other_epochs_than_were_trained_is_refused(
+    dataset: Dataset, run: Path
+) -> None:
+    path = run / LAST
+    payload = torch.load(path, weights_only=True)
+    payload["history"] = "[]"
+    torch.save(payload, path)
+    with pytest.raises(CheckpointError, match="it has 0 epochs in its history, 2 trained"):
+        resume(dataset, run)
+
+
 def test_what_is_stored_of_an_object_does_not_replace_its_attributes(
     dataset: Dataset, run: Path
 ) -> None:
