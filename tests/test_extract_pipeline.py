@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ from cache.format.row_table import Entry
 from cache.format.shard import END_OF_TIME_NS, Clip, Failure, write_shard
 from cache.labels.annotations import read_annotations
 from extract.__main__ import main
-from extract.config import ExtractConfig
+from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.demo.__main__ import DemoClip
 from extract.features.declare import declare
 from extract.finding import find_sources
@@ -482,6 +483,25 @@ def test_after_a_dead_worker_an_older_failure_is_no_result() -> None:
     assert job.finished(source, index)
     index.clips["a"] = Entry("x.h5", 0, 10.0, 10.0, 5, 8)
     assert not job.finished(source, index)
+
+
+def test_a_worker_refuses_what_would_be_its_own_failure_and_no_clip_s(tmp_path: Path) -> None:
+    tiny = tiny_cache(tmp_path / "cache")
+    ours = replace(tiny.identity, feature_version=FEATURE_VERSION)
+    config = ExtractConfig.of(ours)
+    clip = MediaSource("a", sound=tmp_path / "a.wav")
+    elsewhere = MediaSource("a", sound=tmp_path / "none" / "a.wav")
+    older = replace(ours, feature_version=FEATURE_VERSION - 1)
+    for folder, identity, source, told in (
+        (tiny.folder, older, clip, "its code computes features of version"),
+        (tiny.folder, ours, elsewhere, f"doesn't see the folder {tmp_path}/none"),
+        (tmp_path / "none", ours, clip, f"doesn't see the cache folder {tmp_path}/none"),
+        (tiny.folder, ours, clip, "the weights random:0 are others there"),
+    ):
+        job = ShardJob(folder, identity, config, Workers("random:0"), attempts={})
+        with pytest.raises(CacheError, match=told):
+            job([source])
+    assert not list((tiny.folder / "shards").iterdir())
 
 
 class TestRefusals:
