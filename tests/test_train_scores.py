@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
+from train.runs.trained import Answer
 from train.score.decode import ensemble
 from train.score.metrics import Events, Predictions, segments
 from train.score.summary import baselines, mean_and_deviation, per_class, score
@@ -99,7 +100,7 @@ def test_each_class_has_a_record_hardest_first():
     assert (a["recall"], a["precision"]) == (1.0, 0.5)
 
 
-def test_an_ensemble_is_the_mean_and_one_member_is_itself():
+def members_of_an_ensemble():
     rng = np.random.default_rng(0)
     members = []
     for _ in range(3):
@@ -107,6 +108,11 @@ def test_an_ensemble_is_the_mean_and_one_member_is_itself():
         spans = np.sort(rng.uniform(0, 10, (6, 2)), axis=1)
         gate = Predictions(probability, spans[:, 0], spans[:, 1], on)
         members.append({"gate": gate, "interval": Predictions(probability, *spans.T)})
+    return members
+
+
+def test_an_ensemble_is_the_mean_and_one_member_is_itself():
+    members = members_of_an_ensemble()
     together = ensemble(members, 10.0)
     mean = np.mean([m["gate"].on for m in members], axis=0)
     np.testing.assert_allclose(together["gate"].on, mean)
@@ -117,6 +123,14 @@ def test_an_ensemble_is_the_mean_and_one_member_is_itself():
     np.testing.assert_allclose(together["interval"].start_s, np.mean(starts, axis=0))
     alone = ensemble(members[:1], 10.0)["interval"]
     np.testing.assert_array_equal(alone.end_s, members[0]["interval"].end_s)
+
+
+def test_an_ensemble_is_read_off_as_most_of_its_members():
+    ways = ("interval", "gate", "gate")
+    pairs = zip(members_of_an_ensemble(), ways, strict=True)
+    answers = [Answer(member, way, list("abcd")) for member, way in pairs]
+    assert Answer.mean(answers, 10.0).decoding == "gate"
+    assert Answer.mean(answers[:2], 10.0).decoding == "interval", "of equals the first"
 
 
 def test_swapped_start_and_end_are_noticed():
