@@ -176,6 +176,23 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(cache, tmp_path, monk
     assert rates == pytest.approx([3e-3, 3e-3, 3e-3, 3e-4])
 
 
+def test_the_average_is_what_is_validated_and_kept(cache, tmp_path, monkeypatch):
+    validate, seen = loop.validate, []
+
+    def watched(model, *rest):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return validate(model, *rest)
+
+    monkeypatch.setattr(loop, "validate", watched)
+    train(cache, SMALL.revised(epochs=1), tmp_path)
+    now, _, payload = load(tmp_path / LAST)
+    kept = load(tmp_path / BEST)[0].state_dict()
+    for name, value in payload["average"].items():
+        assert torch.equal(seen[0][name], value), name
+        assert torch.equal(kept[name], value), name
+    assert not torch.equal(now.classify.weight, kept["classify.weight"])
+
+
 def test_validation_chooses_the_decoding(cache, tmp_path, monkeypatch):
     _, model = train(cache, SMALL.revised(epochs=1), tmp_path / "run")
     config = resolve(SMALL, cache, cache.labels.classes)
