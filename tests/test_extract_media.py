@@ -82,6 +82,12 @@ class TestContainer:
         assert clip.frames[0].shape == (48, 64, 3)
         assert [level(f) for f in clip.frames] == pytest.approx(20 + 50 * shown, abs=3)
 
+    def test_a_picture_is_on_screen_from_its_very_time_on(self, tmp_path: Path) -> None:
+        path = tmp_path / "clip.mp4"
+        write_mp4(path, None, RATE_HZ, STAIRS, FPS)
+        clip = mp4(path, VIDEO.revised(num_frames=4))
+        assert clip.frame_time_s.tolist() == [0.5, 1.5, 2.5, 3.5]
+
     def test_agrees_with_the_processed_layout(self, tmp_path: Path) -> None:
         sound = tone(4.0) + noise(4.0)
         write_mp4(tmp_path / "clip.mp4", sound, RATE_HZ, STAIRS, FPS)
