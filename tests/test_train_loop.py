@@ -176,6 +176,22 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(cache, tmp_path, monk
     assert rates == pytest.approx([3e-3, 3e-3, 3e-3, 3e-4])
 
 
+def test_a_resumed_run_lowers_its_rate_when_it_would_have(cache, tmp_path, monkeypatch):
+    def scored(*scores):
+        values, others = iter(scores), dict.fromkeys(("val_class_loss", "val_top1", "val_miou"), 0)
+        monkeypatch.setattr(
+            loop, "validate", lambda *_: ({**others, f"val_{loop.CRITERION}": next(values)}, "gate")
+        )
+
+    config = SMALL.revised(scheduler_patience=1, scheduler_factor=0.1)
+    scored(0.6, 0.5)
+    train(cache, config.revised(epochs=2), tmp_path)
+    scored(0.4, 0.3)
+    history, _ = train(cache, config, tmp_path, resume=True)
+    rates = [entry["learning_rate"] for entry in history]
+    assert rates == pytest.approx([3e-3, 3e-3, 3e-3, 3e-4])
+
+
 def test_the_average_is_what_is_validated_and_kept(cache, tmp_path, monkeypatch):
     validate, seen = loop.validate, []
 
