@@ -84,6 +84,8 @@ def test_calibration_is_the_gap_between_said_and_true():
     assert expected_error(probability, right) == pytest.approx((4 * 0.2 + 2 * 0.05) / 6)
     assert expected_error(array(0.0, 1.0), np.array([False, True])) == 0.0
     assert expected_error(array(0.0, 1.0), np.array([True, False])) == 1.0
+    edge = expected_error(array(0.19, 0.2), np.array([True, False]))  # 3/15 is its bin's last
+    assert edge == pytest.approx((1 - 0.39) / 2)
 
 
 def test_the_seconds_are_calibrated_apart_from_the_class():
