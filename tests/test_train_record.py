@@ -25,6 +25,7 @@ from train.config import TrainConfig
 from train.fit import loop
 from train.runs import code, record
 from train.runs.checkpoint import BEST, load
+from train.runs.evaluate import training_events
 
 CONFIG = TrainConfig(
     device="cpu",
@@ -81,6 +82,13 @@ def test_the_record_says_what_when_and_by_which_code(run):
     assert session.libraries["torch"] == torch.__version__
     assert session.code == code.digests()
     assert (session.commit, session.dirty) == code.commit()
+
+
+def test_the_baselines_know_the_training_rows_alone(run):
+    found = record.read(run, load(run / BEST)[1])
+    ids, known = training_events(found.rows)
+    assert sorted(ids) == ids_of(tiny_labels(), "train")
+    assert len(known) == len(ids)
 
 
 def test_train_and_test_swapped_are_told_and_the_own_scores_stay(run, cache, capsys):
