@@ -40,10 +40,9 @@ def run(
     """Extract clips into the cache, of which `index` is known; call with the writer's lock held.
 
     Returns the index as it is then and whether every clip was tried (False after Ctrl-C). A worker
-    that dies takes no other clip with it: what it was working on is tried alone, and if that kills
-    it again, becomes a failure. With `alone` unset, other parts of the same extraction may be
-    writing, so nothing that may be theirs is cleared away, and the index is left to whoever ends
-    last.
+    that dies takes no other clip with it: what it was working on is tried alone, and becomes a
+    failure if that kills it again. With `alone` unset, other parts of the same extraction may be
+    writing: nothing that may be theirs is cleared away, and who ends last writes the index.
     """
     note = f"{WORKING}{secrets.token_hex(4)}-"
     job = _job(todo, folder, identity, workers, index, "" if workers.dask else note)
