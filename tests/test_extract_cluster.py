@@ -239,7 +239,7 @@ def test_the_scheduler_holds_a_bounded_number_of_shards(monkeypatch: pytest.Monk
     job = Named(Workers("random:0", dask="inproc"))
     groups = deque([MediaSource(f"clip {number}")] for number in range(10))
     local = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
-    with distributed.Client(dashboard_address=None, set_as_default=False, **local) as client:
+    with distributed.Client(dashboard_address=":0", set_as_default=False, **local) as client:
         submit, submitted = client.submit, list[str]()
 
         def counted(*args: object, key: str, **kwargs: object) -> object:

@@ -22,7 +22,10 @@ QUICKLY = {"features": ["WEIGHTS=random:0"], "train": ["ARGS=--epochs 2 --pictur
 
 def blocks(page: Path, kind: str = "sh") -> list[str]:
     """The page's code blocks of a kind, in order."""
-    return re.findall(rf"```{kind}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(
+        r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return [text for its_kind, text in found if its_kind == kind]
 
 
 def commands(block: str) -> list[list[str]]:

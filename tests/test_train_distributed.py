@@ -104,7 +104,7 @@ def assert_like(run, alone):
     for name, value in weights(alone).items():
         torch.testing.assert_close(found[name], value, rtol=1e-2, atol=2e-4)
     assert (run / BEST).exists()
-    assert (run / "report.html").exists()
+    assert (run / "metrics_val.json").exists()
 
 
 def test_processes_train_like_one_with_the_same_global_batch(cache, launcher, alone, tmp_path):
