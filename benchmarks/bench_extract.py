@@ -53,9 +53,9 @@ from extract.features.extractor import Extractor  # noqa: E402
 from extract.finding import find_annotations, find_sources  # noqa: E402
 from extract.identity import new_identity  # noqa: E402
 from extract.media.decode import decode  # noqa: E402
+from extract.parallel.job import Workers  # noqa: E402
+from extract.parallel.pipeline import run  # noqa: E402
 from extract.sources import MediaSource  # noqa: E402
-from extract.work.job import Workers  # noqa: E402
-from extract.work.pipeline import run  # noqa: E402
 
 LAYOUTS = ("wav_jpeg", "container")
 JOBS = (1, 2)

@@ -16,7 +16,7 @@ from cache.format.schema import SHARD_FOLDER
 from cache.remote.cache import RemoteCache
 from cache.remote.store import Remote
 from cache.share.diff import describe_difference, difference
-from extract.work.guard import WORKING
+from extract.parallel.guard import WORKING
 
 Digests = dict[Path, str]
 

@@ -27,10 +27,10 @@ from extract.features.weights import check_weights
 from extract.finding import find_annotations, find_sources
 from extract.identity import identity_for
 from extract.one_clip import one_clip
+from extract.parallel.guard import WORKING, interrupted
+from extract.parallel.job import Workers, pick_device
 from extract.plan import Plan, describe_plan, ids_of_part, make_plan, parse_part
 from extract.sources import MediaSource
-from extract.work.guard import WORKING, interrupted
-from extract.work.job import Workers, pick_device
 
 
 class Command(ExtractConfig):
@@ -193,7 +193,7 @@ def _part(
     todo = task.plan(index, task.command.retry_failed).todo
     if not todo:
         return index, True
-    from extract.work.pipeline import run
+    from extract.parallel.pipeline import run
 
     with claimed(folder, identity, shared=True) as identity:
         stored = _stored_labels(folder)
@@ -218,7 +218,7 @@ def _work(task: Task, identity: Identity) -> tuple[Index, bool]:
     folder, store = task.command.cache, task.command.store
     interrupted(folder, WORKING)  # what killed runs and parts noted says nothing any more
     if store:
-        from extract.work.store import fetch_finished, publish_cache
+        from extract.parallel.store import fetch_finished, publish_cache
 
         fetched = fetch_finished(store, folder, identity)
         if fetched:
@@ -231,7 +231,7 @@ def _work(task: Task, identity: Identity) -> tuple[Index, bool]:
             say(f"damaged   {sentence}")
     todo, finished = task.plan(index, task.command.retry_failed).todo, True
     if todo:
-        from extract.work.pipeline import run
+        from extract.parallel.pipeline import run
 
         index, finished = run(todo, folder, identity, task.workers, index)
     elif index.stale:

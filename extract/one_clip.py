@@ -15,8 +15,8 @@ from cache.format.lock import claimed
 from extract.config import ExtractConfig
 from extract.features.weights import check_weights
 from extract.identity import load_digest, new_identity
+from extract.parallel.job import Workers, pick_device
 from extract.sources import MediaSource, file_source, picture_files
-from extract.work.job import Workers, pick_device
 
 _NO_WEIGHTS = "imagenet"  # what a cache without video names; no network is loaded for it
 _NEEDS = {
@@ -51,7 +51,7 @@ def one_clip(argv: Sequence[str]) -> int:
     identity = new_identity(config, weights, digest)
     if identity.numbers != like.numbers:
         raise ConfigError(_other_features(arguments.like, identity, like))
-    from extract.work.pipeline import run
+    from extract.parallel.pipeline import run
 
     with claimed(arguments.cache, identity) as identity:
         workers = Workers(weights, pick_device(arguments.device, config))

@@ -17,8 +17,8 @@ from cache.labels.annotations import Labels, some
 from extract.config import ExtractConfig
 from extract.features.declare import declare
 from extract.finding import LOOKED_FOR, elsewhere
+from extract.parallel.job import Workers
 from extract.sources import MediaSource
-from extract.work.job import Workers
 
 JPEG_BYTES_GUESS = 9_000
 _SHOWN = 5

@@ -18,7 +18,7 @@ FLOORS: dict[str, list[list[str]]] = {
     "extract": [
         ["config", "sources"],
         ["media", "features"],
-        ["finding", "identity", "plan", "work"],
+        ["finding", "identity", "plan", "parallel"],
         ["one_clip"],
         ["demo", "__main__"],
     ],

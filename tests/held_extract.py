@@ -13,12 +13,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import extract.work.pipeline
+import extract.parallel.pipeline
 from cache.format.shard import Clip
 from extract.__main__ import main
 from extract.features.extractor import Extractor
+from extract.parallel.job import Done, ShardJob
 from extract.sources import MediaSource
-from extract.work.job import Done, ShardJob
 
 
 class Held:
@@ -67,5 +67,5 @@ if __name__ == "__main__":
     from held_extract import HeldJob as Job  # by its name, as workers find it
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    extract.work.pipeline.ShardJob = Job  # type: ignore[misc]
+    extract.parallel.pipeline.ShardJob = Job  # type: ignore[misc]
     sys.exit(main())

@@ -30,11 +30,11 @@ from cache.format.lock import part_lock, writer_lock
 from cache.format.shard import Clip, Written
 from extract.__main__ import main
 from extract.features.extractor import Extractor
+from extract.parallel.cluster import _results, _watch_workers
+from extract.parallel.guard import Patience
+from extract.parallel.job import Done, Workers
 from extract.plan import ids_of_part, parse_part
 from extract.sources import MediaSource
-from extract.work.cluster import _results, _watch_workers
-from extract.work.guard import Patience
-from extract.work.job import Done, Workers
 
 ROOT = Path(__file__).parent.parent
 CLIPS = 24
@@ -235,7 +235,7 @@ class Named:
 
 def test_the_scheduler_holds_a_bounded_number_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr("extract.work.cluster.QUEUED_SHARDS", 3)
+    monkeypatch.setattr("extract.parallel.cluster.QUEUED_SHARDS", 3)
     job = Named(Workers("random:0", dask="inproc"))
     groups = deque([MediaSource(f"clip {number}")] for number in range(10))
     local = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
@@ -260,7 +260,7 @@ def test_the_scheduler_holds_a_bounded_number_of_shards(monkeypatch: pytest.Monk
 def test_it_is_told_each_time_that_the_last_worker_goes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extract.work.cluster.CHECK_S", 0)
+    monkeypatch.setattr("extract.parallel.cluster.CHECK_S", 0)
     ended, counts = threading.Event(), iter([2, 0, 0, 1, 0])
 
     class Client:
@@ -281,7 +281,7 @@ class TestRefusals:
         self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr("extract.work.cluster.CONNECT_S", 1)
+        monkeypatch.setattr("extract.parallel.cluster.CONNECT_S", 1)
         assert main(arguments(data, tmp_path / "cache", "--dask", "tcp://127.0.0.1:9")) == 2
         assert "no scheduler answers there" in capsys.readouterr().err
 

@@ -33,7 +33,7 @@ from small_media import (
 
 import extract.features.audio
 import extract.features.extractor
-import extract.work.pipeline
+import extract.parallel.pipeline
 from cache import Cache, CacheError, open_cache
 from cache.check.verify import verify
 from cache.format.identity import read_identity
@@ -48,9 +48,9 @@ from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.demo.__main__ import DemoClip
 from extract.features.declare import declare
 from extract.finding import find_sources
+from extract.parallel.job import Done, ShardJob, Workers
 from extract.plan import make_plan
 from extract.sources import MediaSource
-from extract.work.job import Done, ShardJob, Workers
 
 ROOT = Path(__file__).parent.parent
 CLIPS = 8
@@ -401,7 +401,7 @@ class TestClock:
         monkeypatch.setattr(time, "time_ns", lambda: real() + self.YEARS_NS)
         assert run()[0] == 0
         monkeypatch.undo()
-        monkeypatch.setattr(extract.work.pipeline, "newest_ns", lambda index, ids: {})
+        monkeypatch.setattr(extract.parallel.pipeline, "newest_ns", lambda index, ids: {})
         soundfile.write(data / "audio_wav/clip 1.wav", noise(1.0), 22_050, "PCM_16")
         code, output = run()
         assert code == 1
@@ -423,14 +423,14 @@ def test_without_worker_processes_this_one_goes_on(
     run: Run, cache: Path, whole: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a full /dev/shm, where loky finds no room for its semaphores."""
-    parallel = extract.work.pipeline._parallel
+    parallel = extract.parallel.pipeline._parallel
 
     def full(job: ShardJob, groups: list[list[MediaSource]], jobs: int) -> Iterator[Done]:
         if jobs > 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return parallel(job, groups, jobs)
 
-    monkeypatch.setattr(extract.work.pipeline, "_parallel", full)
+    monkeypatch.setattr(extract.parallel.pipeline, "_parallel", full)
     code, output = run(jobs=2)
     assert code == 0
     assert "no worker processes ([Errno 28] No space left on device)" in output
@@ -445,7 +445,7 @@ def test_workers_that_die_before_they_begin_end_the_run(
     def dead(job: ShardJob, groups: list[list[MediaSource]], jobs: int) -> Iterator[Done]:
         raise BrokenProcessPool("killed")
 
-    monkeypatch.setattr(extract.work.pipeline, "_parallel", dead)
+    monkeypatch.setattr(extract.parallel.pipeline, "_parallel", dead)
     code, output = run(jobs=2)
     assert code == 2
     assert "error: the worker processes died before they began with a clip" in output
@@ -457,13 +457,13 @@ def test_one_process_compiles_librosa_before_the_workers_start(
 ) -> None:
     order: list[str] = []
     monkeypatch.setattr(extract.features.audio, "warm_up", lambda config: order.append("warm up"))
-    parallel = extract.work.pipeline._parallel
+    parallel = extract.parallel.pipeline._parallel
 
     def start(job: ShardJob, groups: list[list[MediaSource]], jobs: int) -> Iterator[Done]:
         order.append("workers")
         return parallel(job, groups, jobs)
 
-    monkeypatch.setattr(extract.work.pipeline, "_parallel", start)
+    monkeypatch.setattr(extract.parallel.pipeline, "_parallel", start)
     assert run()[0] == 0
     assert order == ["warm up", "workers"]
 
@@ -557,7 +557,7 @@ class FatalJob(ShardJob):
 def test_a_clip_that_kills_its_worker_is_a_failure_and_the_others_finish(
     run: Run, cache: Path, whole: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract.work.pipeline, "ShardJob", FatalJob)
+    monkeypatch.setattr(extract.parallel.pipeline, "ShardJob", FatalJob)
     code, output = run(jobs=2)
     assert code == 1
     found = open_cache(cache)

@@ -19,7 +19,7 @@ OTHERWISE = {
     "cache/remote/cache.py": "writes in a scratch folder of its own",
     "cache/common/torch_file.py": "makes a zip file in memory",
     "extract/demo/__main__.py": "makes a new folder of synthetic media",
-    "extract/work/job.py": "writes notes in a scratch folder of its own",
+    "extract/parallel/job.py": "writes notes in a scratch folder of its own",
 }
 _WRITES = {
     *("write_text", "write_bytes", "touch", "symlink_to", "hardlink_to", "imwrite", "savetxt"),

@@ -17,8 +17,8 @@ from typing import Any
 
 from cache.common.cli import say
 from cache.common.errors import CacheError, ConfigError
+from extract.parallel.job import Done, ShardJob, groups_of
 from extract.sources import MediaSource
-from extract.work.job import Done, ShardJob, groups_of
 
 CONNECT_S = 20
 CHECK_S = 2.0

@@ -20,8 +20,8 @@ from cache.format.schema import SHARD_FOLDER
 from cache.format.shard import SHARD_CLIPS, Clip, Failure, Written, write_shard
 from extract.config import FEATURE_VERSION, ExtractConfig
 from extract.identity import versions
+from extract.parallel.guard import Patience, Stalled, noting, settle_in
 from extract.sources import MediaSource
-from extract.work.guard import Patience, Stalled, noting, settle_in
 
 if TYPE_CHECKING:
     from cache.remote.store import Remote

@@ -19,9 +19,9 @@ from cache.format.identity import Identity
 from cache.format.index import Index, extend_index, shard_files
 from cache.format.index_file import load_index, save_index
 from extract.config import ExtractConfig
+from extract.parallel.guard import WORKING, interrupted
+from extract.parallel.job import Done, ShardJob, Workers, groups_of
 from extract.sources import MediaSource
-from extract.work.guard import WORKING, interrupted
-from extract.work.job import Done, ShardJob, Workers, groups_of
 
 DEATHS = 3
 """So often may processes die in a row before any has begun with a clip."""
@@ -100,7 +100,7 @@ def newest_ns(index: Index, ids: Iterable[str]) -> dict[str, int]:
 def _shards(job: ShardJob, todo: list[MediaSource]) -> Generator[Done, None, None]:
     """Every clip of `todo` in some shard, made by a cluster or by processes here."""
     if job.workers.dask:
-        from extract.work.cluster import cluster_shards
+        from extract.parallel.cluster import cluster_shards
 
         return cluster_shards(job, todo)
     return _local_shards(job, todo, job.workers.jobs)
@@ -112,7 +112,7 @@ def _receiver(store: str, folder: Path) -> Iterator[Callable[[str, int], None]]:
     if not store:
         yield lambda name, size: None
         return
-    from extract.work.store import Fetcher
+    from extract.parallel.store import Fetcher
 
     with Fetcher(store, folder) as fetcher:
         yield fetcher.fetch
