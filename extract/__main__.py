@@ -17,7 +17,7 @@ from cache.common.errors import CacheError, ConfigError
 from cache.common.settings import command_line
 from cache.common.url import shown
 from cache.format.identity import Identity
-from cache.format.index import Index
+from cache.format.index import Index, extend_index, shard_files
 from cache.format.index_file import load_index, save_index
 from cache.format.lock import claimed
 from cache.labels.annotations import DEFAULT_SEED, Labels, read_annotations, remarks
@@ -201,6 +201,7 @@ def _part(
             write_labels(folder, task.labels)
         elif not task.labels.equals(stored):
             say("labels    the cache's stay; `make features` without PART replaces them")
+        index = extend_index(index, shard_files(folder), folder, identity)  # others made some
         return run(todo, folder, identity, task.workers, index, alone=False)
 
 

@@ -157,7 +157,7 @@ def _train(
             making = None if before is None else before.making
             record.start(run, dataset.rows.used(), device, group.size, making)
         replace_file(run / folders.CONFIG_FILE, config.to_json().encode())
-        folders.write_json(run / folders.FEATURES_FILE, folders.features_of(cache))
+        folders.write_json(run / folders.FEATURES_FILE, cache.identity.record())
     history = train_model(model, dataset, about, run, again, group)
     if group.is_main_process:
         record.end(run)

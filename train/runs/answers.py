@@ -33,12 +33,12 @@ def predict(run: TrainedRun, cache: Cache, device: str | None = None) -> list[Cl
     In the order of the cache's ids; see `clip_answers`. device: default is the run's. Raises
     CacheError where the cache holds other features than the run was trained on.
     """
+    run.check_features(cache)
     return clip_answers(run, cache, run.answer(load_all_clips(run, cache, device)))
 
 
 def load_all_clips(run: TrainedRun, cache: Cache, device: str | None) -> FeatureStore:
-    """The features of all clips of a cache that a run answers for."""
-    run.check_features(cache)
+    """All clips of a cache that has the run's features (see `TrainedRun.check_features`)."""
     if not cache.ids:
         raise ConfigError(f"{cache.path}: no clip in this cache; nothing to predict")
     return load_features(cache, run.config(device), cache.ids, len(run.about.classes))

@@ -23,7 +23,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache import Cache
 from cache.common.atomic import plain_folder, replace_file, writing
 from cache.common.errors import CacheError, ConfigError
 from cache.common.plain import read_plain
@@ -172,11 +171,6 @@ def write_json(path: Path, value: object) -> None:
     """Readable JSON of finite numbers, replaced whole."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     replace_file(path, text.encode("utf-8", "replace"))
-
-
-def features_of(cache: Cache) -> dict[str, Any]:
-    """What `features.json` holds: how a clip must be extracted to suit this run."""
-    return cache.identity.record()
 
 
 def read_result(place: Path, split: str) -> dict[str, Any]:
