@@ -21,8 +21,9 @@ Examples
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from cache.common.face import lazy_names
 
 if TYPE_CHECKING:
     from cache.check.info import describe
@@ -42,12 +43,8 @@ _ROOMS = {
     "open_cache": "cache.reader",
 }
 
-if not TYPE_CHECKING:  # else a type checker would take any name for one that is here
-
-    def __getattr__(name: str) -> object:
-        if name not in _ROOMS:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_ROOMS[name]), name)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__, _ROOMS)
 
 
 def __dir__() -> list[str]:

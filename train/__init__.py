@@ -19,8 +19,9 @@ clip00000 Church bell 93% 2.0 7.0
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from cache.common.face import lazy_names
 
 # OpenMP's threads spin while they wait for one another: on a busy machine that takes the cores from
 # those that have work, and an epoch takes several times as long. Asleep at once, they wake too late
@@ -41,13 +42,8 @@ _ROOMS = {
     "predict": "train.runs.answers",
 }
 
-
-if not TYPE_CHECKING:  # else a type checker would take any name for one that is here
-
-    def __getattr__(name: str) -> object:
-        if name not in _ROOMS:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_ROOMS[name]), name)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__, _ROOMS)
 
 
 def __dir__() -> list[str]:
