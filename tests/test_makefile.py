@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from installed import install_makefile
 
 ROOT = Path(__file__).parent.parent
 NASTY = [
@@ -45,17 +44,8 @@ if sys.argv[1:4] == ["-m", "train", "features"]:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The Makefile beside an environment whose python notes how it was called."""
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("requirements.txt", "pyproject.toml", "constraints.txt"):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (1, 1))
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
     (tmp_path / "stub.py").write_text(STUB)
-    words = [sys.executable, "-IS", str(tmp_path / "stub.py")]
-    python.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-    python.chmod(0o755)
-    (tmp_path / ".venv" / ".installed").touch()
+    install_makefile(tmp_path, [sys.executable, "-IS", str(tmp_path / "stub.py")])
     return tmp_path
 
 

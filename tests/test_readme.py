@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from installed import install_makefile
 from small_media import write_set
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,15 +63,7 @@ def test_make_s_targets_exist(page: Path) -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A checkout with an environment that is installed, the data and the clip of the README."""
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("requirements.txt", "pyproject.toml", "constraints.txt"):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (1, 1))
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
-    (tmp_path / ".venv" / ".installed").touch()
+    install_makefile(tmp_path, [sys.executable])
     ids = write_set(tmp_path / "AVE_Dataset", 9, mp4=9)
     shutil.copy(tmp_path / "AVE_Dataset" / f"{ids[0]}.mp4", tmp_path / "clip.mp4")
     return tmp_path

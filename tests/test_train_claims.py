@@ -18,8 +18,6 @@ from train.fit import loop
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST, LAST
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -41,9 +41,6 @@ FLAGS = [
 REPOSITORY = Path(__file__).parent.parent
 
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-
 @pytest.fixture(scope="module")
 def cache_path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "cache"

@@ -52,8 +52,6 @@ SMALL = TrainConfig(
 )  # fmt: skip
 SPLIT = "test"
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 
 def tiny_cache(folder: Path, classes: int = 2) -> Cache:
     labels = labels_for(20, classes)

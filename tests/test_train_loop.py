@@ -34,9 +34,6 @@ SMALL = TrainConfig(
 )
 
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return open_cache(make_cache(tmp_path_factory.mktemp("cache"), clips=30, classes=3))

@@ -18,8 +18,6 @@ from train.commands.report import report
 from train.report.drawing import FOLDER
 from train.runs import evaluate
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -31,8 +31,6 @@ CONFIG = TrainConfig(
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 EVIL = "<script>alert(1)</script>\"' onload=x"
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 
 class Tags(html.parser.HTMLParser):
     """Every start tag with its attributes."""

@@ -58,8 +58,6 @@ NAMES = [
     "\udce9t\udce9",
 ]
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory):

@@ -46,8 +46,6 @@ SMALL = TrainConfig(
 )
 STREAMS = ("both", "audio", "video")
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 
 @pytest.fixture(autouse=True)
 def _signals():

@@ -37,8 +37,6 @@ CONFIG = TrainConfig(
     epochs=1,
 )
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 
 def ids_of(labels, split):
     return sorted({labels.ids[row] for row in labels.rows(split)})

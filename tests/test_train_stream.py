@@ -38,7 +38,7 @@ CONFIG = TrainConfig(
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 CLIPS = 150
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread", "small_parts")
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 @pytest.fixture
