@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -14,26 +16,27 @@ from cache import CacheError
 from cache.labels.store import write_labels
 from train import __main__ as cli
 from train.commands import fit as fitting
+from train.data.dataset import Dataset
 from train.fit import loop
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST, LAST
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_cache(tmp_path_factory.mktemp("made") / "cache", labels=tiny_labels(15), **TINY)
 
 
 @pytest.fixture
-def cache(made, tmp_path):
+def cache(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "cache"))
 
 
-def fit(cache, run, *more):
+def fit(cache: Path, run: Path, *more: str) -> int:
     return cli.main(["fit", "--cache", str(cache), "--run", str(run), *FLAGS, *more])
 
 
-def again(cache, run, *more):
+def again(cache: Path, run: Path, *more: str) -> int:
     words = ["fit", "--cache", str(cache), "--run", str(run), "--resume", "--pictures", "0"]
     return cli.main([*words, *more])
 
@@ -43,8 +46,8 @@ HERE = re.compile(rf"another process is writing this run: process {os.getpid()} 
 
 @pytest.mark.parametrize("more", [[], ["--seeds", "2"], ["--ablations"]])
 def test_a_folder_that_somebody_trains_in_is_refused_with_who_and_since_when(
-    cache, tmp_path, capsys, more
-):
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
     run = tmp_path / "run"
     with runs.claimed_run(run, ["."], False):
         assert fit(cache, run, *more) == 2
@@ -54,11 +57,11 @@ def test_a_folder_that_somebody_trains_in_is_refused_with_who_and_since_when(
 
 
 def test_a_live_run_is_not_resumed_and_a_part_of_one_is_not_trained_in(
-    cache, tmp_path, monkeypatch, capsys
-):
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, codes, original = tmp_path / "run", [], fitting.load_dataset
 
-    def meanwhile(*words, **more):
+    def meanwhile(*words: Any, **more: Any) -> Dataset:
         monkeypatch.setattr(fitting, "load_dataset", original)
         codes.extend([again(cache, run), fit(cache, run / "seed-1"), fit(cache, run)])
         return original(*words, **more)
@@ -72,7 +75,9 @@ def test_a_live_run_is_not_resumed_and_a_part_of_one_is_not_trained_in(
     assert again(cache, run / "seed-1", "--epochs", "2") == 0, "the claim ended with its run"
 
 
-def test_two_runs_of_one_second_get_two_folders(tmp_path, monkeypatch):
+def test_two_runs_of_one_second_get_two_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "new_run", lambda: runs.ROOT / "20260101-000000")
     with (
@@ -86,7 +91,9 @@ def test_two_runs_of_one_second_get_two_folders(tmp_path, monkeypatch):
     assert list(runs.ROOT.iterdir()) == [other], "the one that left nothing is gone"
 
 
-def test_a_run_does_not_stand_beside_or_inside_another(cache, tmp_path, capsys):
+def test_a_run_does_not_stand_beside_or_inside_another(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert fit(cache, tmp_path / "one") == 0
     assert fit(cache, tmp_path / "one", "--seeds", "2") == 2
     assert "would stand beside" in capsys.readouterr().err
@@ -95,7 +102,9 @@ def test_a_run_does_not_stand_beside_or_inside_another(cache, tmp_path, capsys):
     assert "would stand inside" in capsys.readouterr().err
 
 
-def test_what_fails_before_training_leaves_no_folder(cache, tmp_path, capsys, monkeypatch):
+def test_what_fails_before_training_leaves_no_folder(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "runs" / "run"
     assert fit(tmp_path / "none", run) == 2
     labels = tiny_labels(15)
@@ -108,7 +117,7 @@ def test_what_fails_before_training_leaves_no_folder(cache, tmp_path, capsys, mo
     assert fit(cache, run, "--memory-gb", "1e-9", "--seeds", "2") == 2
     assert not run.exists()
 
-    def lost(*_):
+    def lost(*_: object) -> NoReturn:
         raise CacheError("shards/x.h5: gone")
 
     monkeypatch.setattr(fitting, "load_dataset", lost)
@@ -124,9 +133,13 @@ def test_what_fails_before_training_leaves_no_folder(cache, tmp_path, capsys, mo
 
 @pytest.mark.parametrize("how", [fit, again])
 def test_a_run_that_was_stopped_in_its_first_epoch_begins_again(
-    cache, tmp_path, monkeypatch, capsys, how
-):
-    def stop(*_):
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: Callable[..., int],
+) -> None:
+    def stop(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop.Trainer, "train_step", stop)
@@ -141,14 +154,16 @@ def test_a_run_that_was_stopped_in_its_first_epoch_begins_again(
     assert fit(cache, tmp_path / "run") == 2, "now it holds a run"
 
 
-def test_a_run_that_was_killed_while_it_read_begins_again(cache, tmp_path):
+def test_a_run_that_was_killed_while_it_read_begins_again(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / ".lock").write_text("process 1 on nowhere since 2026-01-01 00:00:00\n")
     assert again(cache, run, *FLAGS) == 0
 
 
-def test_a_link_is_not_trained_in(cache, tmp_path, capsys):
+def test_a_link_is_not_trained_in(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
     assert fit(cache, tmp_path / "run") == 2
@@ -161,7 +176,7 @@ def test_a_link_is_not_trained_in(cache, tmp_path, capsys):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_relabelled_and_then_trained(cache, tmp_path):
+def test_relabelled_and_then_trained(cache: Path, tmp_path: Path) -> None:
     """No val at first, then labels that have some: the folder is as good as new."""
     labels = tiny_labels(15)
     write_labels(cache, type(labels)(**{**vars(labels), "split": np.zeros(15, np.int8)}))
@@ -179,7 +194,9 @@ def test_relabelled_and_then_trained(cache, tmp_path):
         (["--pictures", "-3"], "expected a whole number, 0 or more"),
     ],
 )
-def test_a_seed_twice_and_less_than_no_pictures_are_refused(cache, tmp_path, capsys, words, told):
+def test_a_seed_twice_and_less_than_no_pictures_are_refused(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
     run = tmp_path / "run"
     try:
         code = cli.main(["fit", "--cache", str(cache), "--run", str(run), *words])
@@ -190,14 +207,16 @@ def test_a_seed_twice_and_less_than_no_pictures_are_refused(cache, tmp_path, cap
     assert not run.exists()
 
 
-def test_a_cache_is_no_folder_for_a_run(cache, capsys):
+def test_a_cache_is_no_folder_for_a_run(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(cache.rglob("*"))
     assert cli.main(["fit", "--cache", str(cache), "--run", str(cache)]) == 2
     assert "a feature cache; pass another --run" in capsys.readouterr().err
     assert sorted(cache.rglob("*")) == before
 
 
-def test_a_folder_of_seeds_is_not_resumed_as_one_run(cache, tmp_path, capsys):
+def test_a_folder_of_seeds_is_not_resumed_as_one_run(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     (run / "seed-0").mkdir(parents=True)
     (run / "seed-0" / BEST).write_bytes(b"")

@@ -1,6 +1,8 @@
 """Cache → tensors: pooling, joining, leaks, refusals."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from small_media import tiny_cache
 from synthetic_cache import CONFIG, labels_for, make_cache
 
-from cache import open_cache
+from cache import Cache, open_cache
 from cache.common.errors import CacheError, ConfigError
 from cache.format.fields import Rate
 from cache.labels.store import write_labels
@@ -23,15 +25,15 @@ CPU = TrainConfig(device="cpu")
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return open_cache(make_cache(tmp_path_factory.mktemp("cache"), clips=30, classes=3))
 
 
-def resolved(cache, **changes):
+def resolved(cache: Cache, **changes: Any) -> TrainConfig:
     return resolve(CPU.revised(**changes), cache, cache.labels.classes)
 
 
-def test_pooling_gives_mean_and_deviation_of_the_valid_steps_in_each_window():
+def test_pooling_gives_mean_and_deviation_of_the_valid_steps_in_each_window() -> None:
     features = np.arange(10, dtype=np.float32)[None, :, None].repeat(2, 0)
     features[1, 5:] = np.nan
     pooled, valid = pool_steps([features], np.array([10, 5]), Rate(4.0), window_s=1.0, windows=3)
@@ -42,7 +44,7 @@ def test_pooling_gives_mean_and_deviation_of_the_valid_steps_in_each_window():
     np.testing.assert_array_equal(valid, [[True, True, True], [True, True, False]])
 
 
-def test_pooling_takes_parts_as_stored_and_leaves_them_alone():
+def test_pooling_takes_parts_as_stored_and_leaves_them_alone() -> None:
     """Half precision far from zero: the deviations must not drown in the means' rounding."""
     rng = np.random.default_rng(0)
     parts = [(rng.standard_normal((3, 43, width)) - 60).astype(np.float16) for width in (5, 1, 3)]
@@ -65,7 +67,7 @@ def test_pooling_takes_parts_as_stored_and_leaves_them_alone():
         np.testing.assert_array_equal(part, same)
 
 
-def test_features_arrive_as_cached(cache):
+def test_features_arrive_as_cached(cache: Cache) -> None:
     clips = load_features(cache, resolved(cache), cache.ids, 3)
     row = 7
     maps = cache.read("video/maps", [row])[0]
@@ -90,7 +92,7 @@ def test_features_arrive_as_cached(cache):
     assert clips.step_time_s[2] == pytest.approx(1.25)
 
 
-def test_a_frame_stands_for_its_share_of_what_a_clip_has(tmp_path):
+def test_a_frame_stands_for_its_share_of_what_a_clip_has(tmp_path: Path) -> None:
     tiny = tiny_cache(tmp_path / "cache")
     tiny.write("a", "b")
     cache = open_cache(tiny.folder)
@@ -100,7 +102,7 @@ def test_a_frame_stands_for_its_share_of_what_a_clip_has(tmp_path):
     np.testing.assert_allclose(clips.frame_span_s, valid_s / frames, rtol=1e-6)
 
 
-def test_batches_are_selections_and_reuse_one_buffer(cache):
+def test_batches_are_selections_and_reuse_one_buffer(cache: Cache) -> None:
     clips = load_features(cache, resolved(cache), cache.ids, 3)
     rows = torch.tensor([5, 0, 5])
     batch = clips.batch(rows)
@@ -112,14 +114,14 @@ def test_batches_are_selections_and_reuse_one_buffer(cache):
 
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
-def test_one_modality_loads_one_stream(cache, modality):
+def test_one_modality_loads_one_stream(cache: Cache, modality: str) -> None:
     clips = load_features(cache, resolved(cache, modality=modality), cache.ids, 3)
     batch = clips.batch(torch.tensor([0]))
     assert (batch.sound is None) is (modality == "video")
     assert (batch.frames is None) is (modality == "audio")
 
 
-def test_samples_join_labels_with_features(cache):
+def test_samples_join_labels_with_features(cache: Cache) -> None:
     dataset = load_dataset(cache, resolved(cache))
     labels = cache.labels
     for name, samples in dataset.splits.items():
@@ -132,7 +134,7 @@ def test_samples_join_labels_with_features(cache):
     assert len(dataset.rows.used().rows("train")) == len(labels.rows("train"))
 
 
-def test_an_id_with_two_rows_gives_two_samples_of_one_clip(tmp_path):
+def test_an_id_with_two_rows_gives_two_samples_of_one_clip(tmp_path: Path) -> None:
     labels = labels_for(12, 3)
     labels.ids[1] = labels.ids[0]
     cache = open_cache(make_cache(tmp_path / "c", labels=labels))
@@ -141,14 +143,14 @@ def test_an_id_with_two_rows_gives_two_samples_of_one_clip(tmp_path):
     assert samples.category[0] != samples.category[1]
 
 
-def test_rows_without_features_are_named_and_left_out(tmp_path):
+def test_rows_without_features_are_named_and_left_out(tmp_path: Path) -> None:
     cache = open_cache(make_cache(tmp_path / "c", clips=12, missing=["clip00001", "clip00004"]))
     dataset = load_dataset(cache, resolved(cache))
     assert dataset.rows.without_features == ["clip00001", "clip00004"]
     assert sum(map(len, dataset.splits.values())) == 10
 
 
-def test_leaks_are_reported_and_dropped_on_demand(tmp_path):
+def test_leaks_are_reported_and_dropped_on_demand(tmp_path: Path) -> None:
     labels = labels_for(30, 3)
     row = {name: labels.rows(name)[0] for name in ("train", "val", "test")}
     second = labels.rows("train")[1]
@@ -165,7 +167,7 @@ def test_leaks_are_reported_and_dropped_on_demand(tmp_path):
     assert any("2 row(s) of train dropped" in note for note in dropped.rows.notes)
 
 
-def test_normalizing_uses_the_training_rows_alone(cache):
+def test_normalizing_uses_the_training_rows_alone(cache: Cache) -> None:
     config = resolved(cache)
     dataset = load_dataset(cache, config)
     model = FusionModel(dataset.clips.shapes, config)
@@ -178,7 +180,7 @@ def test_normalizing_uses_the_training_rows_alone(cache):
     torch.testing.assert_close(model.video.mean, cells.mean(0), atol=1e-4, rtol=1e-4)
 
 
-def test_the_cache_decides_what_the_settings_leave_open(cache):
+def test_the_cache_decides_what_the_settings_leave_open(cache: Cache) -> None:
     config = resolved(cache)
     assert (config.num_classes, config.num_frames) == (3, 8)
 
@@ -190,19 +192,21 @@ def test_the_cache_decides_what_the_settings_leave_open(cache):
         ({"num_frames": 16}, "--num-frames 8"),
     ],
 )
-def test_contradictions_are_refused_with_what_to_pass(cache, changes, message):
+def test_contradictions_are_refused_with_what_to_pass(
+    cache: Cache, changes: dict[str, int], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         resolved(cache, **changes)
 
 
-def test_a_cache_of_one_modality_says_which_flag_to_pass(tmp_path):
+def test_a_cache_of_one_modality_says_which_flag_to_pass(tmp_path: Path) -> None:
     cache = open_cache(make_cache(tmp_path / "c", clips=6, modalities="audio"))
     with pytest.raises(ConfigError, match="--modality audio"):
         resolved(cache)
     assert resolved(cache, modality="audio").num_frames is None
 
 
-def test_a_cache_without_usable_rows_is_refused(tmp_path):
+def test_a_cache_without_usable_rows_is_refused(tmp_path: Path) -> None:
     labels = labels_for(6, 3)
     cache = open_cache(make_cache(tmp_path / "c", labels=labels))
     write_labels(cache.path, dataclasses.replace(labels, ids=[f"other{n}" for n in range(6)]))
@@ -210,12 +214,12 @@ def test_a_cache_without_usable_rows_is_refused(tmp_path):
         load_dataset(cache, resolved(cache))
 
 
-def test_too_little_memory_says_how_much_is_needed(cache):
+def test_too_little_memory_says_how_much_is_needed(cache: Cache) -> None:
     with pytest.raises(ConfigError, match=r"memory_gb.*stream them takes 0\.\d+ GB at least"):
         load_features(cache, resolved(cache, memory_gb=0.001), cache.ids, 3)
 
 
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="cuda"):
         torch_device("cuda")

@@ -1,6 +1,9 @@
 """Found events, seconds and calibration against cases worked by hand."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from train.score.detection import (
@@ -11,22 +14,27 @@ from train.score.detection import (
     expected_error,
     segment_scores,
 )
-from train.score.metrics import Events, Predictions
+from train.score.metrics import Array, Events, Predictions
 
 
-def array(*values):
+def array(*values: npt.ArrayLike) -> Array:
     return np.array(values, np.float64)
 
 
 TRUTH = Events(np.array([0, 1, 1, 0]), array(0, 2, 5, 0), array(10, 6, 7, 4))
 
 
-def said(category, start, end, probability=None):
+def said(
+    category: Sequence[int] | npt.NDArray[np.int64],
+    start: Iterable[float],
+    end: Iterable[float],
+    probability: npt.ArrayLike | None = None,
+) -> Predictions:
     chance = np.eye(2)[category] if probability is None else probability
     return Predictions(np.asarray(chance, np.float64), array(*start), array(*end))
 
 
-def test_event_f1_wants_the_class_and_both_ends_within_the_collar():
+def test_event_f1_wants_the_class_and_both_ends_within_the_collar() -> None:
     # exact; start off by 0.5; class wrong; end off by 1
     guess = said([0, 1, 0, 0], (0, 2.5, 5, 0), (10, 6, 7, 5))
     assert event_f1(TRUTH, guess, 0.5) == pytest.approx(2 / 4)
@@ -34,7 +42,7 @@ def test_event_f1_wants_the_class_and_both_ends_within_the_collar():
     assert event_f1(TRUTH, guess, 0.25) == pytest.approx(1 / 4)
 
 
-def test_a_clip_with_two_events_says_one_thing_only():
+def test_a_clip_with_two_events_says_one_thing_only() -> None:
     # Rows 0 and 1 are of one clip, with two classes: one answer finds one of them.
     truth = Events(np.array([0, 1, 1]), array(0, 0, 5), array(10, 10, 7), np.array([7, 7, 3]))
     guess = said([0, 0, 1], (0, 0, 5), (10, 10, 7))
@@ -46,7 +54,7 @@ def test_a_clip_with_two_events_says_one_thing_only():
     assert event_f1(apart, guess, 0.5) == pytest.approx(2 * 2 / 6)
 
 
-def test_average_precision_by_hand():
+def test_average_precision_by_hand() -> None:
     chance = [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]]
     guess = said([0, 0, 1, 0], (0, 2, 5, 0), (10, 6, 6, 2), chance)
     # tIoU: 1, 1, 0.5, 0.5.
@@ -62,13 +70,13 @@ def test_average_precision_by_hand():
     assert found["tiou_map"] == pytest.approx((5 + 4 * 3 / 8) / 9)
 
 
-def test_nothing_found_is_zero_without_a_warning():
+def test_nothing_found_is_zero_without_a_warning() -> None:
     guess = said([1, 0, 0, 1], (9, 9, 9, 9), (10, 10, 10, 10))
     assert average_precision(TRUTH, guess, 0.9) == 0.0
     assert event_f1(TRUTH, guess, 0.5) == 0.0
 
 
-def test_segment_f1_counts_seconds_with_an_event():
+def test_segment_f1_counts_seconds_with_an_event() -> None:
     truth = Events(np.array([1]), array(2), array(6))
     found = segment_scores(truth, said([1], (4,), (9,)), 10.0)
     # 4 true, 5 said, 2 agree; background agrees on 3 of 10.
@@ -77,7 +85,7 @@ def test_segment_f1_counts_seconds_with_an_event():
     assert wrong == {"segment_accuracy": pytest.approx(0.6), "segment_f1": 0.0}
 
 
-def test_calibration_is_the_gap_between_said_and_true():
+def test_calibration_is_the_gap_between_said_and_true() -> None:
     probability = array(0.95, 0.95, 0.95, 0.95, 0.55, 0.55)
     right = np.array([True, True, True, False, True, False])
     # two bins: 4 x |0.95 - 0.75| + 2 x |0.55 - 0.5|, over 6
@@ -88,7 +96,7 @@ def test_calibration_is_the_gap_between_said_and_true():
     assert edge == pytest.approx((1 - 0.39) / 2)
 
 
-def test_the_seconds_are_calibrated_apart_from_the_class():
+def test_the_seconds_are_calibrated_apart_from_the_class() -> None:
     on = np.tile(array(0, 0, 1, 1, 1, 1, 0, 0, 0, 0), (1, 1))
     truth = Events(np.array([1]), array(2), array(6))
     guess = Predictions(array([0.8, 0.2]), array(2), array(6), on)
@@ -97,7 +105,7 @@ def test_the_seconds_are_calibrated_apart_from_the_class():
     assert found["second_ece"] == 0.0
 
 
-def test_over_no_events_everything_is_none():
+def test_over_no_events_everything_is_none() -> None:
     nothing, rows = TRUTH.of(np.zeros(4, bool)), np.zeros(4, bool)
     guess = said([0, 1, 1, 0], (0, 2, 5, 0), (10, 6, 7, 4)).of(rows)
     for found in (detection(nothing, guess), segment_scores(nothing, guess, 10.0)):

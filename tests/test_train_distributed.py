@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed
-from hosts import LOOPBACK, two_hosts
+from hosts import LOOPBACK, Host, two_hosts
 from synthetic_cache import labels_for, make_cache
+from torch import Tensor
 
 from train.runs.checkpoint import BEST, LAST
 
@@ -32,7 +34,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = labels_for(120, 3)
     labels.start_s[:] = np.minimum(labels.start_s / 10, 1.0)
     labels.end_s[:] = np.minimum(labels.start_s + 1, 2.0)
@@ -53,20 +55,22 @@ sys.exit(main())
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory):
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("launcher") / "launcher.py"
     path.write_text(LAUNCHER)
     return str(path)
 
 
-def train(cache, run, processes, *what):
+def train(cache: Path, run: Path, processes: int, *what: str) -> subprocess.CompletedProcess[str]:
     launch = ["--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     process = started(cache, run, launch, *what)
     stdout, stderr = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def started(cache, run, launch, *what, host=LOOPBACK):
+def started(
+    cache: Path, run: Path, launch: Sequence[str], *what: str, host: Host = LOOPBACK
+) -> subprocess.Popen[str]:
     command = [*host.enter, sys.executable]
     command += ["-m", "torch.distributed.run", *launch] if launch else []
     return subprocess.Popen(
@@ -79,16 +83,16 @@ def started(cache, run, launch, *what, host=LOOPBACK):
     )
 
 
-def history(run):
+def history(run: Path) -> list[dict[str, float]]:
     return json.loads((run / "history.json").read_text())
 
 
-def weights(run):
+def weights(run: Path) -> dict[str, Tensor]:
     return torch.load(run / LAST, weights_only=True)["model"]
 
 
 @pytest.fixture(scope="module")
-def alone(cache, launcher, tmp_path_factory):
+def alone(cache: Path, launcher: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     run = tmp_path_factory.mktemp("alone") / "run"
     done = train(cache, run, 1, launcher)
@@ -96,7 +100,7 @@ def alone(cache, launcher, tmp_path_factory):
     return run
 
 
-def assert_like(run, alone):
+def assert_like(run: Path, alone: Path) -> None:
     for ours, theirs in zip(history(run), history(alone), strict=True):
         for name in ours.keys() - {"seconds"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), name
@@ -107,7 +111,9 @@ def assert_like(run, alone):
     assert (run / "metrics_val.json").exists()
 
 
-def test_processes_train_like_one_with_the_same_global_batch(cache, launcher, alone, tmp_path):
+def test_processes_train_like_one_with_the_same_global_batch(
+    cache: Path, launcher: str, alone: Path, tmp_path: Path
+) -> None:
     done = train(cache, tmp_path / "run", 3, launcher)
     assert done.returncode == 0, done.stderr
     assert "3 processes" in done.stdout
@@ -116,7 +122,9 @@ def test_processes_train_like_one_with_the_same_global_batch(cache, launcher, al
     assert_like(tmp_path / "run", alone)
 
 
-def test_two_hosts_train_like_one_process(cache, launcher, alone, tmp_path):
+def test_two_hosts_train_like_one_process(
+    cache: Path, launcher: str, alone: Path, tmp_path: Path
+) -> None:
     with two_hosts(tmp_path) as hosts:
         launch = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=two"]
         launch.append(f"--rdzv_endpoint={hosts[0].address}:29400")
@@ -127,7 +135,9 @@ def test_two_hosts_train_like_one_process(cache, launcher, alone, tmp_path):
     assert_like(tmp_path / "run", alone)
 
 
-def test_each_process_streams_its_own_shards_and_an_error_ends_all(cache, tmp_path):
+def test_each_process_streams_its_own_shards_and_an_error_ends_all(
+    cache: Path, tmp_path: Path
+) -> None:
     probe = tmp_path / "probe.py"
     probe.write_text(
         "import sys, torch\n"

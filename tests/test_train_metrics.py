@@ -1,11 +1,15 @@
 """Scores against hand-computed cases; baselines; corner cases."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from train.score.metrics import (
+    Array,
     Events,
     Predictions,
     classification,
@@ -15,29 +19,34 @@ from train.score.metrics import (
 )
 
 
-def array(*values):
+def array(*values: npt.ArrayLike) -> Array:
     return np.array(values, np.float64)
 
 
 TRUTH = Events(np.array([0, 1, 1, 2]), array(0, 2, 5, 0), array(10, 6, 7, 10))
 
 
-def predictions(category, start, end, classes=4):
+def predictions(
+    category: Sequence[int] | npt.NDArray[np.int64],
+    start: Iterable[float],
+    end: Iterable[float],
+    classes: int = 4,
+) -> Predictions:
     return Predictions(np.eye(classes)[category], array(*start), array(*end))
 
 
-def test_tiou_by_hand():
+def test_tiou_by_hand() -> None:
     found = tiou(array(0, 0, 2, 0), array(10, 4, 6, 1), array(0, 2, 4, 5), array(10, 6, 8, 6))
     np.testing.assert_allclose(found, [1, 2 / 6, 2 / 6, 0])
 
 
-def test_empty_events_follow_the_rule():
+def test_empty_events_follow_the_rule() -> None:
     found = tiou(array(0, 0, 3), array(0, 0, 3), array(0, 0, 4), array(0, 5, 4))
     np.testing.assert_array_equal(found, [1, 0, 0])
 
 
 @given(st.lists(st.floats(0, 10), min_size=4, max_size=4))
-def test_tiou_is_symmetric_and_bounded(times):
+def test_tiou_is_symmetric_and_bounded(times: list[float]) -> None:
     a, b = sorted(times[:2]), sorted(times[2:])
     one = tiou(array(a[0]), array(a[1]), array(b[0]), array(b[1]))
     other = tiou(array(b[0]), array(b[1]), array(a[0]), array(a[1]))
@@ -45,7 +54,7 @@ def test_tiou_is_symmetric_and_bounded(times):
     assert 0 <= one <= 1
 
 
-def test_localization_by_hand():
+def test_localization_by_hand() -> None:
     guess = predictions([0, 1, 0, 2], (0, 3, 5, 0), (5, 6, 7, 8))
     found = localization(TRUTH, guess)
     overlaps = [0.5, 0.75, 1.0, 0.8]
@@ -58,7 +67,7 @@ def test_localization_by_hand():
     assert found["recall@0.9"] == 0
 
 
-def test_classification_by_hand():
+def test_classification_by_hand() -> None:
     probability = array([0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.1, 0.8, 0.1], [0.4, 0.5, 0.1])
     truth = Events(np.array([0, 1, 1, 2]), np.zeros(4), np.ones(4))
     found = classification(truth, Predictions(probability, np.zeros(4), np.ones(4)))
@@ -72,7 +81,7 @@ def test_classification_by_hand():
     assert found["map"] == pytest.approx((1 + (1 + 2 / 3) / 2 + 1 / 4) / 3)
 
 
-def test_confusion_has_truth_down_and_guess_across():
+def test_confusion_has_truth_down_and_guess_across() -> None:
     counts = confusion(TRUTH, predictions([0, 2, 1, 2], [0] * 4, [1] * 4))
     assert counts.shape == (4, 4)
     assert counts[1, 2] == 1

@@ -1,10 +1,12 @@
 """Shapes, gradients, masks and laws of the model."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from train.config import PRESETS, TrainConfig
 from train.data.batch import Batch, Frames, Shapes, Sound
@@ -20,7 +22,7 @@ CONFIG = TrainConfig(
 N, T, F = 3, 20, 8
 
 
-def make_batch(seed=0, steps_valid=T):
+def make_batch(seed: int = 0, steps_valid=T) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     valid = torch.arange(T).expand(N, T) < steps_valid
     features = torch.randn(N, T, 20, generator=generator)
@@ -33,18 +35,18 @@ def make_batch(seed=0, steps_valid=T):
     )
 
 
-def make_model(seed=0, **changes):
+def make_model(seed: int = 0, **changes: Any) -> FusionModel:
     torch.manual_seed(seed)
     return FusionModel(SHAPES, CONFIG.revised(**changes))
 
 
-def changed(batch, stream, **values):
+def changed(batch: Batch, stream: str, **values: Tensor) -> Batch:
     part = dataclasses.replace(getattr(batch, stream), **values)
     return dataclasses.replace(batch, **{stream: part})
 
 
 @pytest.mark.parametrize("modality", ["both", "audio", "video"])
-def test_output_shapes_and_interval_law(modality):
+def test_output_shapes_and_interval_law(modality: str) -> None:
     output = make_model(modality=modality)(make_batch())
     assert output.logits.shape == (N, 5)
     assert output.interval.shape == (N, 2)
@@ -55,7 +57,7 @@ def test_output_shapes_and_interval_law(modality):
 
 
 @pytest.mark.parametrize("modality", ["both", "audio", "video"])
-def test_every_parameter_gets_a_gradient(modality):
+def test_every_parameter_gets_a_gradient(modality: str) -> None:
     model, batch = make_model(modality=modality), make_batch()
     target = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
     steps = model.step_count(batch)
@@ -70,7 +72,7 @@ def test_every_parameter_gets_a_gradient(modality):
     assert [name for name in idle if not name.endswith("key_value.bias")] == []
 
 
-def test_attention_shapes_and_sums():
+def test_attention_shapes_and_sums() -> None:
     found = make_model().eval()(make_batch(), return_attention=True).attention
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     assert shapes == {
@@ -89,7 +91,7 @@ def test_attention_shapes_and_sums():
 
 
 @pytest.mark.parametrize("modality", ["both", "audio", "video"])
-def test_being_looked_at_changes_no_answer(modality):
+def test_being_looked_at_changes_no_answer(modality: str) -> None:
     model = make_model(modality=modality).eval()
     batch = make_batch(steps_valid=13)
     fast, open_ = model(batch), model(batch, return_attention=True)
@@ -97,7 +99,7 @@ def test_being_looked_at_changes_no_answer(modality):
         assert torch.equal(getattr(fast, name), getattr(open_, name))
 
 
-def test_the_map_is_the_weights_of_the_values():
+def test_the_map_is_the_weights_of_the_values() -> None:
     block = Attention(16, 8, 4)
     x, context = torch.rand(N, 5, 16), torch.rand(N, 6, 8)
     valid = torch.arange(6).expand(N, 6) < 4
@@ -106,7 +108,7 @@ def test_the_map_is_the_weights_of_the_values():
     torch.testing.assert_close(block.out((shown @ value).transpose(1, 2).flatten(2)), out)
 
 
-def test_padded_steps_get_no_weight_and_change_nothing():
+def test_padded_steps_get_no_weight_and_change_nothing() -> None:
     model = make_model().eval()
     batch = make_batch(steps_valid=13)
     noisy = batch.sound.features.clone()
@@ -132,7 +134,7 @@ def test_padded_steps_get_no_weight_and_change_nothing():
         ("video", "frames", True),
     ],
 )
-def test_a_modality_uses_exactly_its_streams(modality, stream, used):
+def test_a_modality_uses_exactly_its_streams(modality: str, stream: str, used: bool) -> None:
     model = make_model(modality=modality).eval()
     batch = make_batch()
     name = {"sound": "features", "frames": "maps"}[stream]
@@ -145,7 +147,7 @@ def test_a_modality_uses_exactly_its_streams(modality, stream, used):
         assert torch.equal(one.logits, without.logits)
 
 
-def test_every_audio_feature_reaches_the_output():
+def test_every_audio_feature_reaches_the_output() -> None:
     model = make_model().eval()
     batch = make_batch()
     batch.sound.features.requires_grad_()
@@ -153,7 +155,7 @@ def test_every_audio_feature_reaches_the_output():
     assert (batch.sound.features.grad.abs().sum((0, 1)) > 0).all()
 
 
-def test_times_matter_in_both_streams():
+def test_times_matter_in_both_streams() -> None:
     model = make_model().eval()
     batch = make_batch()
     base = model(batch).logits
@@ -163,7 +165,7 @@ def test_times_matter_in_both_streams():
     assert not torch.allclose(base, model(later_frames).logits)
 
 
-def test_a_gate_of_ones_over_a_run_gives_that_run():
+def test_a_gate_of_ones_over_a_run_gives_that_run() -> None:
     time_s = (torch.arange(20) + 0.5) * 0.5
     gate = ((time_s > 3) & (time_s < 7)).float()[None]
     torch.testing.assert_close(
@@ -173,7 +175,7 @@ def test_a_gate_of_ones_over_a_run_gives_that_run():
     assert nothing.isfinite().all()
 
 
-def test_any_gate_stays_on_the_timeline():
+def test_any_gate_stays_on_the_timeline() -> None:
     gate = torch.rand(200, 20, generator=torch.Generator().manual_seed(0)) ** 4
     found = interval_of(gate, (torch.arange(20) + 0.5) * 0.5, torch.tensor(0.5))
     assert (found[:, 0] >= -1e-5).all()
@@ -181,7 +183,7 @@ def test_any_gate_stays_on_the_timeline():
     assert (found[:, 0] <= found[:, 1]).all()
 
 
-def test_the_streams_are_brought_together_by_time():
+def test_the_streams_are_brought_together_by_time() -> None:
     batch = make_batch()
     ramp = batch.sound.time_s[None, :, None].expand(N, -1, 1)
     times = batch.frames.time_s[:, :, None]
@@ -192,14 +194,14 @@ def test_the_streams_are_brought_together_by_time():
     torch.testing.assert_close(back[:, 0], times[:, 0], atol=1e-4, rtol=0)
 
 
-def test_sound_that_is_missing_under_a_frame_guides_nothing():
+def test_sound_that_is_missing_under_a_frame_guides_nothing() -> None:
     batch = make_batch(steps_valid=10)
     heard = at_frames(torch.ones(N, T, 4), batch.sound, batch.frames)
     assert (heard[:, :4] > 0.99).all()
     assert (heard[:, 4:] == 0).all()
 
 
-def test_normalizing_is_folded_into_the_projection():
+def test_normalizing_is_folded_into_the_projection() -> None:
     model = make_model(modality="video").eval()
     batch = make_batch()
     plain = model(batch).logits
@@ -209,7 +211,7 @@ def test_normalizing_is_folded_into_the_projection():
     torch.testing.assert_close(plain, moved, atol=1e-4, rtol=1e-4)
 
 
-def test_size_at_the_defaults_and_classic():
+def test_size_at_the_defaults_and_classic() -> None:
     shapes = Shapes(209, 576, 7, 28, 10.0)
     for config, limit in ((TrainConfig(), 2_000_000), (PRESETS["classic"], 4_000_000)):
         with torch.device("meta"):
@@ -217,7 +219,7 @@ def test_size_at_the_defaults_and_classic():
         assert sum(parameter.numel() for parameter in model.parameters()) < limit
 
 
-def test_losses_are_cross_entropy_weighted_l1_and_the_gates_own():
+def test_losses_are_cross_entropy_weighted_l1_and_the_gates_own() -> None:
     model, batch = make_model().eval(), make_batch(steps_valid=13)
     output, steps = model(batch), model.step_count(batch)
     target = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
@@ -242,7 +244,7 @@ def test_losses_are_cross_entropy_weighted_l1_and_the_gates_own():
     assert classes == pytest.approx(-smooth.mean().item())
 
 
-def test_input_dropout_keeps_the_mean_and_drops_its_share():
+def test_input_dropout_keeps_the_mean_and_drops_its_share() -> None:
     layer = InputDropout(0.3)
     torch.manual_seed(0)
     found = layer(torch.ones(200, 500))
@@ -252,7 +254,7 @@ def test_input_dropout_keeps_the_mean_and_drops_its_share():
     assert torch.equal(layer.eval()(found), found)
 
 
-def test_spatial_attention_is_half_even_and_in_training_one_or_the_other():
+def test_spatial_attention_is_half_even_and_in_training_one_or_the_other() -> None:
     stream = make_model().video
     weights = torch.rand(40, F, 49).softmax(dim=-1)
     even = torch.full_like(weights, 1 / 49)

@@ -4,12 +4,15 @@ import dataclasses
 import json
 import shutil
 import unicodedata
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pytest
 from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, copied, score, tiny_labels
 
+from cache import Labels
 from cache.common.errors import AvelError, CacheError
 from cache.labels.store import write_labels
 from train import __main__ as cli
@@ -20,7 +23,7 @@ from train.runs import evaluate
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     make_cache(folder / "cache", labels=tiny_labels(), **TINY)
     words = ["fit", "--cache", str(folder / "cache"), "--run", str(folder / "run"), *FLAGS]
@@ -30,24 +33,24 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def cache(made, tmp_path):
+def cache(made: Path, tmp_path: Path) -> Path:
     return copied(made / "cache", tmp_path)
 
 
 @pytest.fixture
-def run(made, tmp_path):
+def run(made: Path, tmp_path: Path) -> Path:
     return copied(made / "run", tmp_path)
 
 
-def stored(run, name="metrics_test.json"):
+def stored(run: Path, name: str = "metrics_test.json") -> Any:
     return json.loads((run / name).read_text())
 
 
-def looks(run):
+def looks(run: Path) -> int:
     return len((run / "test_evaluations.jsonl").read_text().splitlines())
 
 
-def renumbered(order):
+def renumbered(order: list[int]) -> Labels:
     """The same label rows with the classes in another order."""
     labels = tiny_labels()
     place = np.argsort(order)
@@ -55,7 +58,7 @@ def renumbered(order):
     return dataclasses.replace(labels, classes=names, category=place[labels.category])
 
 
-def test_classes_in_another_order_are_scored_alike(run, cache):
+def test_classes_in_another_order_are_scored_alike(run: Path, cache: Path) -> None:
     before = stored(run)
     write_labels(cache, renumbered([2, 0, 1]))
     result = score(run, cache)
@@ -67,10 +70,10 @@ def test_classes_in_another_order_are_scored_alike(run, cache):
     ]
 
 
-def test_names_are_matched_however_their_accents_are_written(cache, tmp_path):
+def test_names_are_matched_however_their_accents_are_written(cache: Path, tmp_path: Path) -> None:
     labels, form = tiny_labels(), unicodedata.normalize
 
-    def written(how):
+    def written(how: Literal["NFC", "NFD"]) -> Labels:
         ids = [form(how, f"é{clip_id}") for clip_id in labels.ids]
         classes = [form(how, f"café {name}") for name in labels.classes]
         return dataclasses.replace(labels, ids=ids, classes=classes)
@@ -85,7 +88,7 @@ def test_names_are_matched_however_their_accents_are_written(cache, tmp_path):
     assert len(result["seen"]["train"]) == result["events"] == 18
 
 
-def only_split(labels, split, **changes):
+def only_split(labels: Labels, split: str, **changes: Any) -> Labels:
     """Labels that hold one split alone, as a person is handed them."""
     rows = labels.rows(split)
     found = dataclasses.replace(
@@ -96,7 +99,7 @@ def only_split(labels, split, **changes):
     return dataclasses.replace(found, **changes)
 
 
-def test_a_test_set_alone_is_scored_beside_the_runs_own_baselines(run, cache):
+def test_a_test_set_alone_is_scored_beside_the_runs_own_baselines(run: Path, cache: Path) -> None:
     before = stored(run)
     write_labels(cache, only_split(tiny_labels(), "test"))
     result = score(run, cache, pictures=1)
@@ -113,14 +116,14 @@ def test_a_test_set_alone_is_scored_beside_the_runs_own_baselines(run, cache):
         score(run, cache, "val")
 
 
-def test_classes_that_are_all_unknown_are_told_as_the_reason(run, cache):
+def test_classes_that_are_all_unknown_are_told_as_the_reason(run: Path, cache: Path) -> None:
     write_labels(cache, dataclasses.replace(tiny_labels(), classes=["Drum", "Gong", "Harp"]))
     words = "no label row of test has features and a class that the run knows; .* Drum, Gong, Harp"
     with pytest.raises(CacheError, match=words):
         score(run, cache)
 
 
-def test_a_subset_of_the_classes_is_matched_by_name(run, cache):
+def test_a_subset_of_the_classes_is_matched_by_name(run: Path, cache: Path) -> None:
     labels = only_split(tiny_labels(), "test")
     names = labels.classes
     kept = np.flatnonzero(labels.category != 0)
@@ -144,7 +147,9 @@ def test_a_subset_of_the_classes_is_matched_by_name(run, cache):
     assert result["scores"]["model"]["top1"] == pytest.approx(top1)
 
 
-def test_events_of_classes_that_the_run_does_not_know_are_left_out_and_told(run, cache, capsys):
+def test_events_of_classes_that_the_run_does_not_know_are_left_out_and_told(
+    run: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     labels = tiny_labels()
     rows = labels.rows("test")
     labels.category[rows[:2]] = 3
@@ -159,10 +164,12 @@ def test_events_of_classes_that_the_run_does_not_know_are_left_out_and_told(run,
         score(run, cache)
 
 
-def test_a_look_that_failed_is_not_counted(run, cache, monkeypatch):
+def test_a_look_that_failed_is_not_counted(
+    run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert looks(run) == 1
 
-    def fails(*_, **__):
+    def fails(*_: object, **__: object) -> NoReturn:
         raise CacheError("no room")
 
     monkeypatch.setattr(evaluate.runs, "write_json", fails)
@@ -177,7 +184,9 @@ def test_a_look_that_failed_is_not_counted(run, cache, monkeypatch):
     assert score(run, cache)["test_looks"] == looks(run) == 2
 
 
-def test_report_tells_of_each_run_what_was_seen(made, cache, tmp_path, capsys):
+def test_report_tells_of_each_run_what_was_seen(
+    made: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("one", "two"):
         shutil.copytree(made / "run", tmp_path / name)
     labels = tiny_labels()
@@ -200,7 +209,7 @@ def test_report_tells_of_each_run_what_was_seen(made, cache, tmp_path, capsys):
     assert "not all were scored by the same code" in capsys.readouterr().err
 
 
-def test_pictures_of_another_cache_do_not_replace_the_runs_own(run, cache):
+def test_pictures_of_another_cache_do_not_replace_the_runs_own(run: Path, cache: Path) -> None:
     score(run, cache, pictures=1)
     own = {path: path.stat().st_mtime_ns for path in (run / FOLDER).rglob("*")}
     page = (run / "report.html").read_bytes()

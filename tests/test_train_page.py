@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from PIL import Image
 from synthetic_cache import labels_for, make_cache
 from tiny_runs import drawable
 
+from cache import Labels
 from train.commands import fit as fitting
 from train.commands.evaluate import evaluate_run
 from train.config import TrainConfig
 from train.report import page
-from train.report.views import hardest
+from train.report.views import View, hardest
 
 CONFIG = TrainConfig(
     device="cpu",
@@ -35,19 +37,19 @@ EVIL = "<script>alert(1)</script>\"' onload=x"
 class Tags(html.parser.HTMLParser):
     """Every start tag with its attributes."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.found = []
         self.feed(text)
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
 
-    def named(self, name):
+    def named(self, name: str) -> list[dict[str, str | None]]:
         return [attrs for tag, attrs in self.found if tag == name]
 
 
-def report(folder, modality="both", labels=None):
+def report(folder: Path, modality: str = "both", labels: Labels | None = None) -> tuple[Path, Path]:
     cache = make_cache(folder / "cache", labels=labels or labels_for(30, 3))
     run = folder / "run"
     fitting.fit(cache, run, CONFIG.revised(modality=modality), pictures=1)
@@ -55,11 +57,11 @@ def report(folder, modality="both", labels=None):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return report(tmp_path_factory.mktemp("page"))
 
 
-def test_the_page_refers_to_nothing_outside_itself(made):
+def test_the_page_refers_to_nothing_outside_itself(made: tuple[Path, Path]) -> None:
     text = made[0].read_text()
     tags = Tags(text)
     for tag, attrs in tags.found:
@@ -70,7 +72,7 @@ def test_the_page_refers_to_nothing_outside_itself(made):
     assert all(attrs["alt"].strip() for attrs in tags.named("img"))
 
 
-def test_each_clip_has_all_its_rows_on_one_axis(made):
+def test_each_clip_has_all_its_rows_on_one_axis(made: tuple[Path, Path]) -> None:
     tags = Tags(made[0].read_text())
     clips = tags.named("article")
     assert len(clips) == 6
@@ -85,8 +87,8 @@ def test_each_clip_has_all_its_rows_on_one_axis(made):
     assert total == pytest.approx(6 * 100, abs=1)
 
 
-def test_the_worst_come_first():
-    def row(name, said, end_s):
+def test_the_worst_come_first() -> None:
+    def row(name: str, said: str, end_s: float) -> dict[str, str | float]:
         times = {"start_s": 0.0, "end_s": 10.0, "predicted_start_s": 0.0, "predicted_end_s": end_s}
         return {"id": name, "category": "a", "predicted": said, **times}
 
@@ -95,7 +97,7 @@ def test_the_worst_come_first():
     assert hardest({7: rows[0], 3: rows[1]}) == [3, 7]
 
 
-def test_evaluate_shows_its_own_split_and_keeps_the_other_s_scores(made):
+def test_evaluate_shows_its_own_split_and_keeps_the_other_s_scores(made: tuple[Path, Path]) -> None:
     path, cache = made
     evaluate_run(path.parent, cache, "test", pictures=1)
     text = path.read_text()
@@ -106,13 +108,13 @@ def test_evaluate_shows_its_own_split_and_keeps_the_other_s_scores(made):
 @pytest.mark.parametrize(
     ("modality", "missing"), [("audio", "only listens"), ("video", "sound asks frames")]
 )
-def test_one_modality_says_what_it_lacks(tmp_path, modality, missing):
+def test_one_modality_says_what_it_lacks(tmp_path: Path, modality: str, missing: str) -> None:
     text = report(tmp_path, modality)[0].read_text()
     assert (missing in text) is (modality == "audio")
     assert "Mel" in text  # the sound is shown to people, whatever the model reads
 
 
-def test_names_from_a_stranger_stay_text(tmp_path):
+def test_names_from_a_stranger_stay_text(tmp_path: Path) -> None:
     labels = labels_for(30, 3)
     labels = dataclasses.replace(labels, classes=[EVIL, "b & c", "{{ 7 * 7 }}"])
     tags = Tags(report(tmp_path, labels=labels)[0].read_text())
@@ -121,7 +123,7 @@ def test_names_from_a_stranger_stay_text(tmp_path):
     assert {attrs["data-class"] for attrs in tags.named("article")} == set(labels.classes)
 
 
-def noisy_view(number):
+def noisy_view(number: int) -> View:
     """A clip whose pictures and maps don't compress: the largest page there can be."""
     rng = np.random.default_rng(number)
     jpegs = []
@@ -146,7 +148,7 @@ def noisy_view(number):
     )
 
 
-def test_a_hundred_clips_stay_under_ten_megabytes(made, tmp_path):
+def test_a_hundred_clips_stay_under_ten_megabytes(made: tuple[Path, Path], tmp_path: Path) -> None:
     result = evaluate_run(made[0].parent, made[1], "val", pictures=0)[0]
     views = [noisy_view(number) for number in range(100)]
     mels = [np.random.default_rng(n).normal(size=(431, 64)) for n in range(100)]
@@ -155,7 +157,7 @@ def test_a_hundred_clips_stay_under_ten_megabytes(made, tmp_path):
     assert "The 100 worst placed of 250 events; the other 150 are left out." in path.read_text()
 
 
-def test_a_short_clip_s_sound_ends_where_it_ends():
+def test_a_short_clip_s_sound_ends_where_it_ends() -> None:
     mel = np.zeros((400, 64))
     mel[100:] = np.nan
     mel[50] = 1.0
@@ -166,7 +168,9 @@ def test_a_short_clip_s_sound_ends_where_it_ends():
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the PATH")
 @pytest.mark.parametrize("width_px", [390, 1280])
-def test_a_browser_draws_it_without_a_complaint(made, tmp_path, width_px):
+def test_a_browser_draws_it_without_a_complaint(
+    made: tuple[Path, Path], tmp_path: Path, width_px: int
+) -> None:
     """A copy with a probe at its end, since the page itself says nothing to the outside."""
     probe = (
         "<script>document.title = [document.documentElement.scrollWidth, innerWidth, "

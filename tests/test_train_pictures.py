@@ -7,11 +7,13 @@ import json
 import re
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
 from synthetic_cache import make_cache
 from tiny_runs import drawable
@@ -22,6 +24,7 @@ from train.commands import fit as fitting
 from train.commands.evaluate import evaluate_run
 from train.commands.predict import predict_cache
 from train.config import TrainConfig
+from train.data.batch import Batch, Output
 from train.data.dataset import load_dataset
 from train.data.features import load_features
 from train.model.fusion import FusionModel
@@ -33,6 +36,7 @@ from train.runs.evaluate import answered_events, true_events
 from train.runs.trained import load_run
 from train.score import predict as predicting
 from train.score.decode import best_run
+from train.score.metrics import Array
 
 CONFIG = TrainConfig(
     device="cpu",
@@ -60,7 +64,7 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def seeds(tmp_path_factory):
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A cache of thirty clips and a folder of two runs."""
     folder = tmp_path_factory.mktemp("pictures")
     cache = make_cache(folder / "cache", clips=30, classes=3)
@@ -69,11 +73,11 @@ def seeds(tmp_path_factory):
 
 
 @pytest.fixture
-def drawn(monkeypatch):
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, View]:
     """The views that would be drawn, in order, by id."""
     views = {}
 
-    def draw(folder, view):
+    def draw(folder: Path, view: View) -> list[Path]:
         views[view.id] = view
         return []
 
@@ -81,7 +85,7 @@ def drawn(monkeypatch):
     return views
 
 
-def stairs(figure):
+def stairs(figure: Figure) -> Array:
     """What the timeline's line of the gate shows: a value for each second."""
     (found,) = [patch for patch in figure.axes[0].patches if hasattr(patch, "get_data")]
     values = found.get_data().values
@@ -89,18 +93,20 @@ def stairs(figure):
     return np.asarray(values)
 
 
-def of_path(path):
+def of_path(path: str) -> Array:
     """The same of the page's outline."""
     return np.array([1 - float(value) for value in re.findall(r"V([\d.]+) H", path)])
 
 
-def decided(on, clip_seconds=10.0):
+def decided(on: Array, clip_seconds: float = 10.0) -> tuple[float, float]:
     first, stop = best_run(on[None])
     return (first[0] * clip_seconds / len(on), stop[0] * clip_seconds / len(on))
 
 
 @pytest.mark.parametrize("ensemble", [False, True], ids=["single", "ensemble"])
-def test_the_gate_that_is_drawn_is_the_one_that_decided(seeds, tmp_path, drawn, ensemble):
+def test_the_gate_that_is_drawn_is_the_one_that_decided(
+    seeds: tuple[Path, Path], tmp_path: Path, drawn: dict[str, View], ensemble: bool
+) -> None:
     """For every clip, the interval that the picture implies is the one that is printed."""
     cache, run = seeds
     run = run if ensemble else run / "seed-0"
@@ -121,7 +127,7 @@ def test_the_gate_that_is_drawn_is_the_one_that_decided(seeds, tmp_path, drawn, 
         assert view.attention_of == ", ".join([*words, "of the pass forwards alone"])
 
 
-def test_the_report_shows_what_was_scored(seeds):
+def test_the_report_shows_what_was_scored(seeds: tuple[Path, Path]) -> None:
     run = seeds[1]
     rows = json.loads((run / "seed-0" / "predictions_val.json").read_text())
     text = (run / "seed-0" / page.FILE).read_text()
@@ -142,7 +148,7 @@ def test_the_report_shows_what_was_scored(seeds):
     assert "did not decide" not in text
 
 
-def test_a_gate_that_did_not_decide_says_so(tmp_path):
+def test_a_gate_that_did_not_decide_says_so(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache", clips=15, classes=3)
     config = CONFIG.revised(gate_weight=0.0, epochs=1, reversed_share=0.0)
     fitting.fit(cache, tmp_path / "run", config, pictures=1)
@@ -164,12 +170,12 @@ def test_a_gate_that_did_not_decide_says_so(tmp_path):
 
 
 @pytest.fixture
-def passes(monkeypatch):
+def passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many clips went through models, forwards and backwards in time."""
     counts = Counter()
     forward = FusionModel.forward
 
-    def counted(self, batch, return_attention=False):
+    def counted(self: FusionModel, batch: Batch, return_attention: bool = False) -> Output:
         time_s = batch.frames.time_s[0]
         counts["backwards" if time_s[0] > time_s[-1] else "forwards"] += len(batch.frames.time_s)
         return forward(self, batch, return_attention)
@@ -178,7 +184,9 @@ def passes(monkeypatch):
     return counts
 
 
-def test_each_clip_goes_through_a_model_once_pictures_or_not(seeds, tmp_path, passes):
+def test_each_clip_goes_through_a_model_once_pictures_or_not(
+    seeds: tuple[Path, Path], tmp_path: Path, passes: Counter[str]
+) -> None:
     cache, run = seeds
     events = len(json.loads((run / "seed-0" / "predictions_val.json").read_text()))
     once = {"forwards": events, "backwards": events}
@@ -190,7 +198,7 @@ def test_each_clip_goes_through_a_model_once_pictures_or_not(seeds, tmp_path, pa
     assert passes == {"forwards": 60, "backwards": 60}, "two models"
 
 
-def test_without_pictures_nothing_is_drawn(seeds, tmp_path):
+def test_without_pictures_nothing_is_drawn(seeds: tuple[Path, Path], tmp_path: Path) -> None:
     cache = seeds[0]
     fitting.fit(cache, tmp_path / "run", CONFIG.revised(epochs=1), pictures=0)
     evaluate_run(tmp_path / "run", cache, "val", pictures=0)
@@ -199,7 +207,9 @@ def test_without_pictures_nothing_is_drawn(seeds, tmp_path):
     assert not kinds & {".png", ".html"}
 
 
-def test_the_maps_that_are_kept_are_those_of_the_worst_answers(seeds, monkeypatch):
+def test_the_maps_that_are_kept_are_those_of_the_worst_answers(
+    seeds: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No more of them than are shown, whatever the order in which answers come."""
     monkeypatch.setattr(views, "GALLERY", 3)
     monkeypatch.setattr(predicting, "_BATCH", 2)
@@ -220,7 +230,9 @@ def test_the_maps_that_are_kept_are_those_of_the_worst_answers(seeds, monkeypatc
             np.testing.assert_allclose(maps[number][name], found[name][number], atol=1e-6)
 
 
-def test_maps_that_memory_has_no_room_for_are_refused(seeds, tmp_path, capsys):
+def test_maps_that_memory_has_no_room_for_are_refused(
+    seeds: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["predict", "--run", seeds[1], "--cache", seeds[0], "--out", tmp_path / "out"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(views, "room", lambda device, memory_gb: 1000)
@@ -229,7 +241,7 @@ def test_maps_that_memory_has_no_room_for_are_refused(seeds, tmp_path, capsys):
         assert cli.main([str(word) for word in [*argv, "--pictures", 0]]) == 0
 
 
-def test_heat_is_faint_where_the_model_does_not_look():
+def test_heat_is_faint_where_the_model_does_not_look() -> None:
     weights = np.full((2, 7, 7), 0.01)
     weights[1, 3, 4] = 0.5
     found = heat(weights)
@@ -239,7 +251,7 @@ def test_heat_is_faint_where_the_model_does_not_look():
     assert found[0].max(axis=(0, 1))[3] == 0, "one scale for all frames"
 
 
-def test_names_are_drawn_as_they_are(tmp_path):
+def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     """No mathtext, no warning, whatever clips and classes are called."""
     rows = [
         {"category": name, "predicted": name[::-1], "start_s": 0.0, "end_s": 4.0}
@@ -260,7 +272,7 @@ def test_names_are_drawn_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["$x^{\n\\", "\u72ac$" * 85], ids=["odd", "long"])
-def test_all_pictures_of_a_clip_with_an_odd_name(name, tmp_path):
+def test_all_pictures_of_a_clip_with_an_odd_name(name: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         paths = plots.draw_clip(tmp_path / "clip", drawable(name))
@@ -269,13 +281,13 @@ def test_all_pictures_of_a_clip_with_an_odd_name(name, tmp_path):
     assert sorted(paths) == sorted((tmp_path / "clip").iterdir())
 
 
-def test_a_label_is_printable_short_and_otherwise_untouched():
+def test_a_label_is_printable_short_and_otherwise_untouched() -> None:
     assert label("Ba$$in \\ {x}_y^2") == "Ba$$in \\ {x}_y^2"
     assert label("a\nb\x1b[0m\u202ec") == "a?b?[0m?c"
     assert label("a" * 30 + "b" * 30, 21) == "a" * 13 + "…" + "b" * 7
 
 
-def test_file_names_are_safe_and_never_the_same():
+def test_file_names_are_safe_and_never_the_same() -> None:
     ids = [
         *("abc", "Abc", "aBc", "a b", "a_b", "a/b", "a:b", "-x", "_x", "x", ".hidden", "..", "con"),
         *("e\u0301", "\u00e9", "\udce9", "a~b", "", "n" * 255, "n" * 254 + "m", "\u00e9" * 120),
@@ -300,12 +312,12 @@ def test_file_names_are_safe_and_never_the_same():
     ],
     ids=["PostScript", "empty", "cut"],
 )
-def test_a_picture_that_is_no_jpeg_is_refused(data):
+def test_a_picture_that_is_no_jpeg_is_refused(data: bytes) -> None:
     with pytest.raises(CacheError, match=r"'c': a frame's picture is no JPEG"):
         opened(data, 112, "c")
 
 
-def test_a_png_is_refused_as_a_picture(tmp_path):
+def test_a_png_is_refused_as_a_picture(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     view = drawable("x", pictures=[buffer.getvalue()] * 2)
@@ -315,7 +327,7 @@ def test_a_png_is_refused_as_a_picture(tmp_path):
     plt.close("all")
 
 
-def test_figures_are_closed():
+def test_figures_are_closed() -> None:
     figure = plt.figure()
     assert png(figure, 50).startswith(b"\x89PNG")
     assert not plt.get_fignums()

@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -19,7 +21,7 @@ from small_media import RATE_HZ, SMALL_FLAGS, grey_frames, noise, tone, write_se
 from synthetic_cache import make_cache
 
 import train
-from cache import SPLITS, open_cache
+from cache import SPLITS, Cache, open_cache
 from cache.format import version1
 from cache.format.identity import read_identity
 from cache.format.shard import Failure, write_shard
@@ -48,14 +50,14 @@ STREAMS = ("both", "audio", "video")
 
 
 @pytest.fixture(autouse=True)
-def _signals():
+def _signals() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of real media with both streams; a run of both, of sound alone, of video alone."""
     folder = tmp_path_factory.mktemp("predict")
     write_set(folder / "set", 6)
@@ -66,7 +68,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def media(tmp_path_factory):
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same second as a film, a silent film, sound in three kinds of file, and pictures."""
     folder = tmp_path_factory.mktemp("media")
     sound, frames = tone(1.0) + noise(1.0), grey_frames([20, 90, 160, 230])
@@ -80,7 +82,7 @@ def media(tmp_path_factory):
     return folder
 
 
-def answer(run, file, scratch):
+def answer(run: Path, file: Path, scratch: Path) -> Any:
     """What `make predict` does; the answer to the one clip, or the exit code of extraction."""
     like = scratch / "like.json"
     assert cli.main(["features", "--run", str(run), "--out", str(like)]) == 0
@@ -102,7 +104,9 @@ TAKES = [
 
 
 @pytest.mark.parametrize(("stream", "name"), TAKES)
-def test_a_run_takes_whatever_has_its_stream(trained, media, tmp_path, stream, name):
+def test_a_run_takes_whatever_has_its_stream(
+    trained: Path, media: Path, tmp_path: Path, stream: str, name: str
+) -> None:
     one = answer(trained / "run" / stream, media / name, tmp_path)
     assert one["id"] == ("pictures.d" if name == "pictures.d" else Path(name).stem)
     assert 0 <= one["predicted_start_s"] < one["predicted_end_s"] <= 1
@@ -124,8 +128,14 @@ def test_a_run_takes_whatever_has_its_stream(trained, media, tmp_path, stream, n
     ],
 )
 def test_what_lacks_the_stream_is_told_what_is_needed(
-    trained, media, tmp_path, capsys, stream, name, needed
-):
+    trained: Path,
+    media: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stream: str,
+    name: str,
+    needed: str,
+) -> None:
     assert answer(trained / "run" / stream, media / name, tmp_path) == 2
     shown = capsys.readouterr().err
     assert needed in shown
@@ -133,7 +143,7 @@ def test_what_lacks_the_stream_is_told_what_is_needed(
     assert "Traceback" not in shown
 
 
-def test_a_wav_gives_the_numbers_of_the_cache(trained, tmp_path):
+def test_a_wav_gives_the_numbers_of_the_cache(trained: Path, tmp_path: Path) -> None:
     """The same rows as in the cache that the run was trained on, so the same answer."""
     run = trained / "run" / "audio"
     (one, *_) = predict_cache(run, trained / "cache", out=tmp_path / "o", pictures=0)
@@ -146,7 +156,9 @@ def test_a_wav_gives_the_numbers_of_the_cache(trained, tmp_path):
         assert small.read(name).tobytes() == row.tobytes(), name
 
 
-def test_a_run_that_only_listens_needs_no_weights(trained, media, tmp_path):
+def test_a_run_that_only_listens_needs_no_weights(
+    trained: Path, media: Path, tmp_path: Path
+) -> None:
     """Weights that have gone since are not asked for."""
     run = tmp_path / "run"
     run.mkdir()
@@ -158,7 +170,7 @@ def test_a_run_that_only_listens_needs_no_weights(trained, media, tmp_path):
     assert answer(run, media / "sound.wav", tmp_path)["id"] == "sound"
 
 
-def test_features_of_an_older_run_are_of_the_first_version(trained, tmp_path):
+def test_features_of_an_older_run_are_of_the_first_version(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     for name in (BEST, "config.json", "features.json"):
@@ -177,7 +189,9 @@ def test_features_of_an_older_run_are_of_the_first_version(trained, tmp_path):
             clip_features.wanted(run)
 
 
-def test_other_features_are_still_refused(trained, tmp_path, capsys):
+def test_other_features_are_still_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["predict", "--run", str(trained / "run" / "audio"), "--cache"]
     other = make_cache(tmp_path / "c", clips=6, modalities="audio")
     assert cli.main([*argv, str(other)]) == 2
@@ -186,7 +200,9 @@ def test_other_features_are_still_refused(trained, tmp_path, capsys):
     assert "modalities" not in shown
 
 
-def test_seconds_that_were_not_looked_at_are_told_and_stored(trained, tmp_path, capsys):
+def test_seconds_that_were_not_looked_at_are_told_and_stored(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = predicted_with(trained, tmp_path, {"long": 60.25, "padded": 1.02, "live": float("nan")})
     assert {one["id"]: one["not_looked_at_s"] for one in found} == {
         "long": 59.25,
@@ -199,14 +215,18 @@ def test_seconds_that_were_not_looked_at_are_told_and_stored(trained, tmp_path, 
     assert shown.count("not looked at;") == 1
 
 
-def test_many_long_recordings_are_told_in_few_lines(trained, tmp_path, capsys):
+def test_many_long_recordings_are_told_in_few_lines(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     predicted_with(trained, tmp_path, {f"long{n:02d}": 3.0 + n for n in range(13)})
     shown = capsys.readouterr().out
     assert shown.count("the answer is for") == 10
     assert "note: of 3 more, 9.0 s were not looked at" in shown
 
 
-def test_the_run_that_answered_is_told(trained, tmp_path, capsys):
+def test_the_run_that_answered_is_told(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     predicted_with(trained, tmp_path, {"a": 1.0})
     shown = capsys.readouterr().out
     assert f"answered by the run {trained / 'run' / 'audio'}: trained 20" in shown
@@ -219,7 +239,9 @@ def test_the_run_that_answered_is_told(trained, tmp_path, capsys):
     assert "localized_iou on val " in shown
 
 
-def test_a_run_without_a_record_does_not_say_on_how_many_clips(trained, tmp_path, capsys):
+def test_a_run_without_a_record_does_not_say_on_how_many_clips(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Path(shutil.copytree(trained / "run" / "audio", tmp_path / "old"))
     for name in (runs.RECORD_FILE, record.ROWS_FILE):
         (run / name).unlink()
@@ -227,7 +249,9 @@ def test_a_run_without_a_record_does_not_say_on_how_many_clips(trained, tmp_path
     assert "on clips that are not known (it has no record), audio," in capsys.readouterr().out
 
 
-def test_models_that_are_no_seeds_of_one_training_do_not_answer_together(trained, tmp_path, capsys):
+def test_models_that_are_no_seeds_of_one_training_do_not_answer_together(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for seed, stream in enumerate(("audio", "both")):
         place = tmp_path / "run" / f"seed-{seed}"
         place.mkdir(parents=True)
@@ -237,21 +261,25 @@ def test_models_that_are_no_seeds_of_one_training_do_not_answer_together(trained
     assert "seed-1: trained with other streams than" in capsys.readouterr().err
 
 
-def test_clips_without_features_are_named(trained, tmp_path, capsys):
+def test_clips_without_features_are_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     failures = [Failure("gone", "audio", "no sound")]
     found = predicted_with(trained, tmp_path, {"a": 1.0}, failures)
     assert [one["id"] for one in found] == ["a"]
     assert "no answer for 1 clip(s) that could not be extracted: gone;" in capsys.readouterr().out
 
 
-def test_ids_in_the_table_steer_no_terminal():
+def test_ids_in_the_table_steer_no_terminal() -> None:
     row = {"id": "a\x1b[31m\u202eb\nc", "predicted": "$x", "confidence": 0.5, "unseen": None}
     shown = answers.as_table([row])
     assert "a?[31m?b?c" in shown
     assert len(shown.splitlines()) == 2
 
 
-def predicted_with(trained, tmp_path, media_s, failures=()):
+def predicted_with(
+    trained: Path, tmp_path: Path, media_s: Mapping[str, float], failures: Sequence[Failure] = ()
+) -> list[dict[str, Any]]:
     """Predictions for clips that are 1 s of recordings of these lengths."""
     folder = tmp_path / "cache"
     cache = open_cache(trained / "cache")
@@ -267,7 +295,7 @@ def predicted_with(trained, tmp_path, media_s, failures=()):
     return predict_cache(run, folder, out=tmp_path / "out", pictures=0)
 
 
-def one_member(cache):
+def one_member(cache: Cache) -> tuple[str, list[str]]:
     shard = next(iter(cache.index.shards))
     return shard, [cache.index.members(shard)[0]]
 
@@ -275,7 +303,7 @@ def one_member(cache):
 class TestWhichRun:
     """One rule, in Python, for every command and for make."""
 
-    def model(self, place, mtime, record=None):
+    def model(self, place: str, mtime: float, record: str | None = None) -> None:
         path = Path("runs") / place / BEST
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
@@ -284,10 +312,10 @@ class TestWhichRun:
         os.utime(path, (mtime, mtime))
 
     @pytest.fixture(autouse=True)
-    def _here(self, tmp_path, monkeypatch):
+    def _here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
 
-    def test_of_seeds_and_ablations_the_folder_that_answers(self):
+    def test_of_seeds_and_ablations_the_folder_that_answers(self) -> None:
         self.model("old", 10)
         self.model("seeds/seed-0", 20)
         assert runs.newest_run() == Path("runs/seeds")
@@ -298,15 +326,15 @@ class TestWhichRun:
         self.model("all/video/seed-0", 60)
         assert runs.newest_run() == Path("runs/all/both")
 
-    def test_a_run_without_a_model_does_not_count(self):
+    def test_a_run_without_a_model_does_not_count(self) -> None:
         self.model("done", 10)
         Path("runs/begun").mkdir()
         (Path("runs/begun") / "config.json").touch()
         (Path("runs/begun") / "last.pth").touch()
         assert runs.newest_run() == Path("runs/done")
 
-    def test_copying_makes_no_run_newer(self):
-        def record(started, ended):
+    def test_copying_makes_no_run_newer(self) -> None:
+        def record(started: str, ended: str | None) -> str:
             return json.dumps({"sessions": [{"started": started, "ended": ended}]})
 
         old, new = "2020-01-01T00:00:00+00:00", "2021-01-01T00:00:00+00:00"
@@ -319,12 +347,12 @@ class TestWhichRun:
     @pytest.mark.parametrize(
         "record", ["", "[]", '{"sessions": []}', '{"sessions": [{"ended": 3}]}', "\x00", "null"]
     )
-    def test_a_broken_record_counts_as_none(self, record):
+    def test_a_broken_record_counts_as_none(self, record: str) -> None:
         self.model("a", 10)
         self.model("b", 20, record)
         assert runs.newest_run() == Path("runs/b")
 
-    def test_features_prints_the_run_that_predict_would_ask(self, trained):
+    def test_features_prints_the_run_that_predict_would_ask(self, trained: Path) -> None:
         """Byte for byte, and for a folder of seeds the settings of its first member."""
         seeds = Path("runs") / os.fsdecode(b"caf\xe9 \x1b[31m")
         for name in (BEST, "config.json", "features.json"):
@@ -345,13 +373,15 @@ class TestWhichRun:
         assert json.loads(Path("like.json").read_text()) == clip_features.wanted(seeds)
 
 
-def test_seeds_may_come_in_one_word():
+def test_seeds_may_come_in_one_word() -> None:
     assert cli._numbers("3 1") == [3, 1]
     with pytest.raises(ValueError, match="invalid literal"):
         cli._numbers("5; touch x")
 
 
-def test_the_package_s_face_is_what_its_example_shows(trained, capsys, monkeypatch):
+def test_the_package_s_face_is_what_its_example_shows(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The example of `import train`, run as it is but for the run's and the cache's names."""
     (example,) = doctest.DocTestFinder(recurse=False).find(train, "train")
     monkeypatch.chdir(trained)
@@ -368,7 +398,7 @@ def test_the_package_s_face_is_what_its_example_shows(trained, capsys, monkeypat
     assert {name for name in train.__all__ if not hasattr(train, name)} == set()
 
 
-def test_the_package_s_face_loads_nothing_until_it_is_asked():
+def test_the_package_s_face_loads_nothing_until_it_is_asked() -> None:
     code = (
         "import sys, train; print('torch' in sys.modules, 'pydantic' in sys.modules); "
         "train.load_run; print('torch' in sys.modules)"

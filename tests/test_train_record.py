@@ -8,13 +8,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, copied, score, tiny_labels
+from torch import Tensor
 
+from cache import Labels
 from cache.common.errors import ConfigError
 from cache.labels.store import write_labels
 from train import __main__ as cli
@@ -26,6 +29,7 @@ from train.fit import loop
 from train.runs import code, record
 from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import training_events
+from train.score.metrics import Array
 
 CONFIG = TrainConfig(
     device="cpu",
@@ -38,12 +42,12 @@ CONFIG = TrainConfig(
 )
 
 
-def ids_of(labels, split):
+def ids_of(labels: Labels, split: str) -> list[str]:
     return sorted({labels.ids[row] for row in labels.rows(split)})
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache and a run of one epoch on it; tests copy both."""
     folder = tmp_path_factory.mktemp("made")
     make_cache(folder / "cache", labels=tiny_labels(), **TINY)
@@ -52,22 +56,22 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def cache(made, tmp_path):
+def cache(made: Path, tmp_path: Path) -> Path:
     return copied(made / "cache", tmp_path)
 
 
 @pytest.fixture
-def run(made, tmp_path):
+def run(made: Path, tmp_path: Path) -> Path:
     return copied(made / "run", tmp_path)
 
 
-def relabelled(cache, **changes):
+def relabelled(cache: Path, **changes: Any) -> Labels:
     labels = dataclasses.replace(tiny_labels(), **changes)
     write_labels(cache, labels)
     return labels
 
 
-def test_the_record_says_what_when_and_by_which_code(run):
+def test_the_record_says_what_when_and_by_which_code(run: Path) -> None:
     found = record.read(run, load(run / BEST)[1])
     labels = tiny_labels()
     for split in ("train", "val"):
@@ -82,14 +86,16 @@ def test_the_record_says_what_when_and_by_which_code(run):
     assert (session.commit, session.dirty) == code.commit()
 
 
-def test_the_baselines_know_the_training_rows_alone(run):
+def test_the_baselines_know_the_training_rows_alone(run: Path) -> None:
     found = record.read(run, load(run / BEST)[1])
     ids, known = training_events(found.rows)
     assert sorted(ids) == ids_of(tiny_labels(), "train")
     assert len(known) == len(ids)
 
 
-def test_train_and_test_swapped_are_told_and_the_own_scores_stay(run, cache, capsys):
+def test_train_and_test_swapped_are_told_and_the_own_scores_stay(
+    run: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = score(run, cache, pictures=1)
     assert own["seen"] == {"train": [], "val": []}
     swapped = relabelled(cache, split=2 - tiny_labels().split)
@@ -107,14 +113,14 @@ def test_train_and_test_swapped_are_told_and_the_own_scores_stay(run, cache, cap
     assert "18 of its clips" not in (run / "report.html").read_text()
 
 
-def test_clips_that_were_selected_on_count_as_seen_on_test(run, cache):
+def test_clips_that_were_selected_on_count_as_seen_on_test(run: Path, cache: Path) -> None:
     split = np.array([{0: 0, 1: 2, 2: 1}[n] for n in tiny_labels().split.tolist()], np.int8)
     labels = relabelled(cache, split=split)
     assert score(run, cache)["seen"] == {"train": [], "val": ids_of(labels, "test")}
     assert score(run, cache, "val")["seen"] == {"train": []}
 
 
-def test_a_split_that_is_partly_seen_is_scored_without_those_too(run, cache):
+def test_a_split_that_is_partly_seen_is_scored_without_those_too(run: Path, cache: Path) -> None:
     labels = tiny_labels()
     own = score(run, cache)["scores"]
     moved = labels.rows("train")[:4]
@@ -127,7 +133,9 @@ def test_a_split_that_is_partly_seen_is_scored_without_those_too(run, cache):
     assert result["scores"]["majority class, whole clip"]["top1"] is not None
 
 
-def test_predict_says_which_clips_were_seen(run, cache, capsys):
+def test_predict_says_which_clips_were_seen(
+    run: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     labels = tiny_labels()
     found = {row["id"]: row["seen"] for row in predict_cache(run, cache, pictures=0)}
     for split, word in (("train", "train"), ("val", "val"), ("test", "no")):
@@ -135,7 +143,9 @@ def test_predict_says_which_clips_were_seen(run, cache, capsys):
     assert "18 of 30 clips are such as the run was trained on" in capsys.readouterr().out
 
 
-def test_an_ensemble_has_seen_what_any_member_has(made, cache, run, tmp_path):
+def test_an_ensemble_has_seen_what_any_member_has(
+    made: Path, cache: Path, run: Path, tmp_path: Path
+) -> None:
     labels = tiny_labels()
     seeds = tmp_path / "seeds"
     for name in ("seed-0", "seed-1"):
@@ -153,12 +163,14 @@ def test_an_ensemble_has_seen_what_any_member_has(made, cache, run, tmp_path):
     }
 
 
-def without_record(run):
+def without_record(run: Path) -> None:
     for name in (record.RECORD_FILE, record.ROWS_FILE):
         (run / name).unlink()
 
 
-def test_a_run_of_an_older_version_is_scored_with_a_note(run, cache, capsys):
+def test_a_run_of_an_older_version_is_scored_with_a_note(
+    run: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     without_record(run)
     labels = tiny_labels()
     labels.ids[labels.rows("test")[0]] = labels.ids[labels.rows("train")[0]]
@@ -177,7 +189,7 @@ def test_a_run_of_an_older_version_is_scored_with_a_note(run, cache, capsys):
     assert not any("majority" in name for name in alone), "nothing is known to make baselines of"
 
 
-def test_damaged_records_are_refused_with_a_sentence(run, cache):
+def test_damaged_records_are_refused_with_a_sentence(run: Path, cache: Path) -> None:
     path = run / record.ROWS_FILE
     data = bytearray(path.read_bytes())
     data[-9] ^= 1
@@ -193,7 +205,7 @@ def test_damaged_records_are_refused_with_a_sentence(run, cache):
         score(run, cache)
 
 
-def test_only_what_code_does_changes_its_digest():
+def test_only_what_code_does_changes_its_digest() -> None:
     plain = 'def f(x):\n    return g(x, True, None, a="b")\n'
     same = (
         '"""Module."""\n# why\ndef f(x):\n    """What."""\n\n    return g(\n        x,\n'
@@ -205,7 +217,7 @@ def test_only_what_code_does_changes_its_digest():
     assert set(code.digests()) == set(code.DECIDING)
 
 
-def test_every_module_of_the_rooms_that_decide_counts():
+def test_every_module_of_the_rooms_that_decide_counts() -> None:
     rooms = ("data", "fit", "model", "score")
     found = {f"{room}/{path.stem}" for room in rooms for path in (code.FOLDER / room).glob("*.py")}
     bare = {f"{room}/__init__" for room in rooms}
@@ -213,7 +225,7 @@ def test_every_module_of_the_rooms_that_decide_counts():
 
 
 @pytest.fixture
-def changed_code(tmp_path, monkeypatch):
+def changed_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This package's source with another activation in the model, and a comment elsewhere."""
     folder = Path(shutil.copytree(code.FOLDER, tmp_path / "train"))
     path = folder / "model" / "fusion.py"
@@ -224,8 +236,12 @@ def changed_code(tmp_path, monkeypatch):
 
 
 def test_changed_code_is_told_and_earlier_scores_are_kept(
-    run, cache, changed_code, monkeypatch, capsys
-):
+    run: Path,
+    cache: Path,
+    changed_code: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with monkeypatch.context() as before:
         before.setattr(code, "FOLDER", Path(code.__file__).parents[1])
         own = score(run, cache)
@@ -248,12 +264,14 @@ def test_changed_code_is_told_and_earlier_scores_are_kept(
     assert "model/fusion.py" in capsys.readouterr().err
 
 
-def resumed(run, cache, epochs=2):
+def resumed(run: Path, cache: Path, epochs: int = 2) -> int:
     words = ["fit", "--cache", str(cache), "--run", str(run), "--resume", "--epochs", str(epochs)]
     return cli.main([*words, "--pictures", "0"])
 
 
-def test_a_resumed_run_notes_both_sessions_and_other_code(run, cache, changed_code, capsys):
+def test_a_resumed_run_notes_both_sessions_and_other_code(
+    run: Path, cache: Path, changed_code: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert resumed(run, cache) == 0
     assert "in model/fusion.py: " in capsys.readouterr().err
     sessions = record.read(run, load(run / BEST)[1]).making.sessions
@@ -262,12 +280,12 @@ def test_a_resumed_run_notes_both_sessions_and_other_code(run, cache, changed_co
     assert len(json.loads((run / "history.json").read_text())) == 2
 
 
-def changes_of_labels():
+def changes_of_labels() -> dict[str, tuple[dict[str, Any], str | None]]:
     labels = tiny_labels()
     order = labels.classes[::-1]
     row = {split: int(labels.rows(split)[0]) for split in ("train", "val", "test")}
 
-    def later(split):
+    def later(split: str) -> dict[str, Array]:
         end = labels.end_s.copy()
         end[row[split]] = 2.0 if end[row[split]] < 2 else 1.9
         return {"end_s": end}
@@ -286,7 +304,9 @@ def changes_of_labels():
 
 
 @pytest.mark.parametrize("name", changes_of_labels())
-def test_resume_refuses_other_classes_and_rows(run, cache, name, capsys):
+def test_resume_refuses_other_classes_and_rows(
+    run: Path, cache: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     changes, words = changes_of_labels()[name]
     relabelled(cache, **changes)
     before = {path: path.read_bytes() for path in run.iterdir() if path.suffix == ".pth"}
@@ -300,7 +320,9 @@ def test_resume_refuses_other_classes_and_rows(run, cache, name, capsys):
     assert all(path.read_bytes() == data for path, data in before.items())
 
 
-def test_a_run_of_an_older_version_resumes_on_its_classes_alone(run, cache, capsys):
+def test_a_run_of_an_older_version_resumes_on_its_classes_alone(
+    run: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     without_record(run)
     assert resumed(run, cache) == 0
     assert "kept no record" in capsys.readouterr().err
@@ -310,7 +332,9 @@ def test_a_run_of_an_older_version_resumes_on_its_classes_alone(run, cache, caps
     assert "its classes are" in capsys.readouterr().err
 
 
-def test_what_was_not_extracted_then_is_a_new_row(tmp_path, capsys):
+def test_what_was_not_extracted_then_is_a_new_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     labels = tiny_labels()
     missing = labels.ids[labels.rows("train")[2]]
     cache = make_cache(tmp_path / "cache", labels=labels, missing=[missing], **TINY)
@@ -322,10 +346,12 @@ def test_what_was_not_extracted_then_is_a_new_row(tmp_path, capsys):
     assert score(tmp_path / "run", cache)["other_cache"] is None, "its rows are all still there"
 
 
-def test_an_interrupted_session_has_no_end(cache, tmp_path, monkeypatch):
+def test_an_interrupted_session_has_no_end(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, calls = loop.Trainer.train_step, []
 
-    def stop_later(self, *arguments):
+    def stop_later(self: loop.Trainer, *arguments: Any) -> Tensor:
         calls.append(1)
         if len(calls) > 3:  # three steps an epoch
             raise KeyboardInterrupt
@@ -342,7 +368,9 @@ def test_an_interrupted_session_has_no_end(cache, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_the_commit_of_a_checkout_and_whether_it_was_changed(tmp_path, monkeypatch):
+def test_the_commit_of_a_checkout_and_whether_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(shutil.copytree(code.FOLDER, tmp_path / "train"))
     monkeypatch.setattr(code, "FOLDER", folder)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))

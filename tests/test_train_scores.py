@@ -2,30 +2,37 @@
 
 import dataclasses
 import warnings
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from train.runs.trained import Answer
 from train.score.decode import ensemble
-from train.score.metrics import Events, Predictions, segments
+from train.score.metrics import Array, Events, Predictions, segments
 from train.score.summary import baselines, mean_and_deviation, per_class, score
 
 ERRORS = ("mae", "ece")  # names of scores whose best is 0
 
 
-def array(*values):
+def array(*values: npt.ArrayLike) -> Array:
     return np.array(values, np.float64)
 
 
 TRUTH = Events(np.array([0, 1, 1, 2]), array(0, 2, 5, 0), array(10, 6, 7, 10))
 
 
-def predictions(category, start, end, classes=4):
+def predictions(
+    category: Sequence[int] | npt.NDArray[np.int64],
+    start: Iterable[float],
+    end: Iterable[float],
+    classes: int = 4,
+) -> Predictions:
     return Predictions(np.eye(classes)[category], array(*start), array(*end))
 
 
-def many(seed=0, count=60, classes=5):
+def many(seed: int = 0, count: int = 60, classes: int = 5) -> Events:
     """Events of whole seconds, a third of them as long as the clip."""
     rng = np.random.default_rng(seed)
     start = rng.integers(0, 7, count).astype(float)
@@ -35,7 +42,7 @@ def many(seed=0, count=60, classes=5):
     return Events(category, np.where(whole, 0.0, start), np.where(whole, 10.0, end))
 
 
-def perfect(truth, classes=5):
+def perfect(truth: Events, classes: int = 5) -> Predictions:
     on = segments(truth.category, truth.start_s, truth.end_s, 10.0, classes) < classes
     return Predictions(
         np.eye(classes)[truth.category], truth.start_s, truth.end_s, on.astype(np.float64)
@@ -43,7 +50,7 @@ def perfect(truth, classes=5):
 
 
 @pytest.mark.parametrize("with_seconds", [True, False])
-def test_a_perfect_predictor_gets_the_best_of_every_score(with_seconds):
+def test_a_perfect_predictor_gets_the_best_of_every_score(with_seconds: bool) -> None:
     truth = many()
     guess = perfect(truth)
     if not with_seconds:
@@ -57,7 +64,7 @@ def test_a_perfect_predictor_gets_the_best_of_every_score(with_seconds):
             assert value == (0.0 if any(word in name for word in ERRORS) else 1.0), name
 
 
-def test_a_constant_predictor_gets_exactly_the_baselines_figures():
+def test_a_constant_predictor_gets_exactly_the_baselines_figures() -> None:
     train, truth = many(seed=1, count=200), many()
     frequency = np.bincount(train.category, minlength=5) / 200
     spans = {
@@ -77,7 +84,7 @@ def test_a_constant_predictor_gets_exactly_the_baselines_figures():
     assert scores["map"] == pytest.approx(np.mean(np.bincount(truth.category) / 60))
 
 
-def test_other_clips_answers_score_worse_on_everything():
+def test_other_clips_answers_score_worse_on_everything() -> None:
     truth = many()
     order = np.random.default_rng(3).permutation(len(truth))
     best, mixed = (score(truth, g, 10.0) for g in (perfect(truth), perfect(truth).of(order)))
@@ -88,7 +95,7 @@ def test_other_clips_answers_score_worse_on_everything():
     assert mixed["second_ece"] > 0.2
 
 
-def test_each_class_has_a_record_hardest_first():
+def test_each_class_has_a_record_hardest_first() -> None:
     guess = predictions([0, 1, 0, 2], (0, 2, 5, 0), (10, 6, 7, 5))
     rows = per_class(TRUTH, guess, ["a", "b", "c", "never"], 10.0)
     assert [row["class"] for row in rows] == ["b", "c", "a"]
@@ -100,7 +107,7 @@ def test_each_class_has_a_record_hardest_first():
     assert (a["recall"], a["precision"]) == (1.0, 0.5)
 
 
-def members_of_an_ensemble():
+def members_of_an_ensemble() -> list[dict[str, Predictions]]:
     rng = np.random.default_rng(0)
     members = []
     for _ in range(3):
@@ -111,7 +118,7 @@ def members_of_an_ensemble():
     return members
 
 
-def test_an_ensemble_is_the_mean_and_one_member_is_itself():
+def test_an_ensemble_is_the_mean_and_one_member_is_itself() -> None:
     members = members_of_an_ensemble()
     together = ensemble(members, 10.0)
     mean = np.mean([m["gate"].on for m in members], axis=0)
@@ -125,7 +132,7 @@ def test_an_ensemble_is_the_mean_and_one_member_is_itself():
     np.testing.assert_array_equal(alone.end_s, members[0]["interval"].end_s)
 
 
-def test_an_ensemble_is_read_off_as_most_of_its_members():
+def test_an_ensemble_is_read_off_as_most_of_its_members() -> None:
     ways = ("interval", "gate", "gate")
     pairs = zip(members_of_an_ensemble(), ways, strict=True)
     answers = [Answer(member, way, list("abcd")) for member, way in pairs]
@@ -133,12 +140,12 @@ def test_an_ensemble_is_read_off_as_most_of_its_members():
     assert Answer.mean(answers[:2], 10.0).decoding == "interval", "of equals the first"
 
 
-def test_swapped_start_and_end_are_noticed():
+def test_swapped_start_and_end_are_noticed() -> None:
     swapped = predictions(TRUTH.category, 10 - TRUTH.end_s, 10 - TRUTH.start_s)
     assert score(TRUTH, swapped, 10.0)["miou"] < 0.9
 
 
-def test_classes_missing_from_the_split_do_not_count_and_do_not_warn():
+def test_classes_missing_from_the_split_do_not_count_and_do_not_warn() -> None:
     truth = Events(np.array([0, 0, 1]), np.zeros(3), np.full(3, 4.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -146,7 +153,7 @@ def test_classes_missing_from_the_split_do_not_count_and_do_not_warn():
     assert found["f1"] == found["map"] == found["auc"] == 1.0
 
 
-def test_scores_over_nothing_are_none():
+def test_scores_over_nothing_are_none() -> None:
     whole = Events(np.array([0, 1]), np.zeros(2), np.full(2, 10.0))
     found = score(whole, predictions([0, 1], [0, 0], [10, 10]), 10.0)
     assert found["short_miou"] is None
@@ -155,12 +162,12 @@ def test_scores_over_nothing_are_none():
     assert score(alone, predictions([1, 1], [0, 0], [10, 10]), 10.0)["auc"] is None
 
 
-def test_shorter_events_are_scored_apart():
+def test_shorter_events_are_scored_apart() -> None:
     guess = predictions(TRUTH.category, [0] * 4, [10] * 4)
     assert score(TRUTH, guess, 10.0)["short_miou"] == pytest.approx((0.4 + 0.2) / 2)
 
 
-def test_segment_labels_and_accuracy():
+def test_segment_labels_and_accuracy() -> None:
     labels = segments(np.array([2]), array(2.0), array(4.4), 10.0, 4)
     np.testing.assert_array_equal(labels[0], [4, 4, 2, 2, 4, 4, 4, 4, 4, 4])
     truth = Events(np.array([2]), array(2.0), array(4.0))
@@ -169,7 +176,7 @@ def test_segment_labels_and_accuracy():
     assert wrong_class["segment_accuracy"] == pytest.approx(0.8)
 
 
-def test_mean_and_deviation_over_runs():
+def test_mean_and_deviation_over_runs() -> None:
     found = mean_and_deviation([{"a": 1.0, "b": None}, {"a": 3.0, "b": 2.0}])
     assert found == {"a": (2.0, pytest.approx(np.sqrt(2)))}
     assert mean_and_deviation([{"a": 1.0}])["a"] == (1.0, 0.0)

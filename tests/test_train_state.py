@@ -14,7 +14,7 @@ INTERVAL = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
 ALL = torch.ones(N, dtype=torch.bool)
 
 
-def test_a_reversed_clip_twice_is_the_clip():
+def test_a_reversed_clip_twice_is_the_clip() -> None:
     batch = make_batch(steps_valid=13)
     once, interval = reverse_time(batch, INTERVAL, ALL, 10.0)
     torch.testing.assert_close(interval, torch.tensor([[0.6, 0.9], [0.0, 1.0], [0.1, 0.5]]))
@@ -25,7 +25,7 @@ def test_a_reversed_clip_twice_is_the_clip():
     assert torch.equal(again.sound.features, batch.sound.features)
 
 
-def test_only_the_chosen_clips_are_reversed():
+def test_only_the_chosen_clips_are_reversed() -> None:
     batch = make_batch()
     which = torch.tensor([True, False, True])
     found, interval = reverse_time(batch, INTERVAL, which, 10.0)
@@ -34,7 +34,7 @@ def test_only_the_chosen_clips_are_reversed():
     assert torch.equal(interval[1], INTERVAL[1])
 
 
-def test_frames_and_targets_stay_together():
+def test_frames_and_targets_stay_together() -> None:
     """Each frame's target is the same, whether the clip runs forwards or backwards."""
     model, batch = make_model(modality="video").eval(), make_batch()
     turned, interval = reverse_time(batch, INTERVAL, ALL, 10.0)
@@ -43,7 +43,7 @@ def test_frames_and_targets_stay_together():
     torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
-def test_the_average_follows_the_weights_and_forgets():
+def test_the_average_follows_the_weights_and_forgets() -> None:
     model = make_model()
     ema = ModelEma(model, epochs=2, steps_per_epoch=5)
     assert math.isclose(ema.decay, math.exp(-1 / 10))
@@ -68,7 +68,7 @@ def test_the_average_follows_the_weights_and_forgets():
         torch.testing.assert_close(parameter, first[name] + moved)
 
 
-def test_without_averaging_the_model_is_its_own():
+def test_without_averaging_the_model_is_its_own() -> None:
     model = make_model()
     ema = ModelEma(model, 0.0, 5)
     assert ema.model is model
@@ -80,7 +80,7 @@ def test_without_averaging_the_model_is_its_own():
     assert ema.steps == 0
 
 
-def test_matrices_decay_and_the_rest_does_not():
+def test_matrices_decay_and_the_rest_does_not() -> None:
     state = TrainState.begin(make_model(), CONFIG, 10)
     decay, no_decay = state.optimizer.param_groups
     assert {parameter.ndim for parameter in no_decay["params"]} == {1}

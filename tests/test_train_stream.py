@@ -2,6 +2,9 @@
 
 import dataclasses
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_cache import labels_for, make_cache
+from torch import Tensor
 
-from cache import open_cache
+from cache import Cache, open_cache
 from cache.common.errors import CacheError, ConfigError
 from train.commands import fit as fitting
 from train.commands.evaluate import evaluate_run
@@ -19,7 +23,7 @@ from train.config import TrainConfig
 from train.data import features, reader
 from train.data import memory as memory_module
 from train.data import stream as stream_module
-from train.data.dataset import load_dataset, resolve
+from train.data.dataset import Dataset, Samples, load_dataset, resolve
 from train.data.features import FeatureStore, load_features
 from train.data.memory import free_host, room
 from train.data.reader import FeatureReader
@@ -42,13 +46,13 @@ pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 @pytest.fixture
-def small_parts(monkeypatch):
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (reader, stream_module, features):
         monkeypatch.setattr(module, "PART_CLIPS", 4)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     labels = labels_for(CLIPS, 3)
     labels.start_s[:] = np.minimum(labels.start_s / 10, 1.0)
     labels.end_s[:] = np.minimum(labels.start_s + 1, 2.0)
@@ -58,21 +62,23 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def tight(cache, monkeypatch):
+def tight(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget with room for 30 of the clips."""
 
-    def where(cache, config, device, count, one):
+    def where(
+        cache: Cache, config: TrainConfig, device: torch.device, count: int, one: int
+    ) -> tuple[int, str, bool]:
         return 30, "streamed", False
 
     monkeypatch.setattr(features, "_where", where)
 
 
-def prepare(cache, **changes):
+def prepare(cache: Cache, **changes: Any) -> tuple[TrainConfig, Dataset]:
     config = resolve(CONFIG.revised(**changes), cache, cache.labels.classes)
     return config, load_dataset(cache, config)
 
 
-def trainer(dataset, config):
+def trainer(dataset: Dataset, config: TrainConfig) -> tuple[FusionModel, loop.Trainer]:
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config)
     normalize(model, dataset.clips, dataset.splits["train"])
@@ -81,7 +87,7 @@ def trainer(dataset, config):
     return model, loop.Trainer(state, config, dataset.clips, rows)
 
 
-def drawn_by(clips, rows, size=8, seed=0):
+def drawn_by(clips: FeatureStore, rows: Samples, size: int = 8, seed: int = 0) -> list[Tensor]:
     torch.manual_seed(seed)
     order = torch.randperm(len(rows))
     return [chosen.clone() for chosen, _ in clips.epoch(order, rows.clip, size)]
@@ -93,7 +99,9 @@ def drawn_by(clips, rows, size=8, seed=0):
     extra=st.integers(0, 40),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_a_plan_draws_every_sample_once_from_clips_that_are_there(lengths, size, extra, seed):
+def test_a_plan_draws_every_sample_once_from_clips_that_are_there(
+    lengths: list[int], size: int, extra: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     clips = rng.permutation(2 * sum(lengths))[: sum(lengths)]
     parts = np.split(clips, np.cumsum(lengths)[:-1])
@@ -112,7 +120,7 @@ def test_a_plan_draws_every_sample_once_from_clips_that_are_there(lengths, size,
     assert done == len(plan.parts)
 
 
-def test_a_batch_mixes_the_whole_window():
+def test_a_batch_mixes_the_whole_window() -> None:
     parts = np.split(np.arange(4000), 125)
     order = np.random.default_rng(0).permutation(4000)
     plan = plan_epoch(order, np.arange(4000), parts, 1000, 32)
@@ -124,7 +132,9 @@ def test_a_batch_mixes_the_whole_window():
     np.testing.assert_array_equal(plan.samples, again.samples)
 
 
-def test_every_row_comes_once_an_epoch_in_another_order_each_time(cache, tight):
+def test_every_row_comes_once_an_epoch_in_another_order_each_time(
+    cache: Cache, tight: None
+) -> None:
     _, dataset = prepare(cache)
     rows = dataset.splits["train"]
     assert dataset.clips.stream
@@ -136,13 +146,15 @@ def test_every_row_comes_once_an_epoch_in_another_order_each_time(cache, tight):
     assert torch.cat(first).tolist() != torch.cat(other).tolist()
 
 
-def test_streamed_training_equals_training_in_memory_in_the_same_order(cache, monkeypatch, tight):
+def test_streamed_training_equals_training_in_memory_in_the_same_order(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, tight: None
+) -> None:
     """Bit for bit: losses and weights, dropout and reversal included."""
     config, streamed = prepare(cache)
     one, ours = trainer(streamed, config)
     drawn, draw = [], Stream.epoch
 
-    def recorded(*arguments):
+    def recorded(*arguments: Any) -> Iterator[tuple[Tensor, int]]:
         for chosen, rows in draw(*arguments):
             drawn.append((chosen.clone(), rows))
             yield chosen, rows
@@ -164,7 +176,9 @@ def test_streamed_training_equals_training_in_memory_in_the_same_order(cache, mo
         assert torch.equal(value, other.state_dict()[name]), name
 
 
-def test_statistics_and_answers_are_those_of_memory(cache, monkeypatch, tight):
+def test_statistics_and_answers_are_those_of_memory(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, tight: None
+) -> None:
     config, streamed = prepare(cache)
     model, _ = trainer(streamed, config)
     guesses = loop.predict(model, streamed.clips, streamed.splits["val"].clip)
@@ -184,8 +198,12 @@ def test_statistics_and_answers_are_those_of_memory(cache, monkeypatch, tight):
 
 
 def test_the_command_streams_ablations_seeds_and_pictures(
-    cache, tight, tmp_path, capsys, monkeypatch
-):
+    cache: Cache,
+    tight: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run = tmp_path / "run"
     monkeypatch.setattr(pictures, "GALLERY", 2)
     config = CONFIG.revised(epochs=1)
@@ -197,7 +215,9 @@ def test_the_command_streams_ablations_seeds_and_pictures(
     assert len(predict_cache(run / "both", cache.path, pictures=1)) == len(cache)
 
 
-def test_a_resumed_streamed_run_equals_an_uninterrupted_one(cache, tight, tmp_path):
+def test_a_resumed_streamed_run_equals_an_uninterrupted_one(
+    cache: Cache, tight: None, tmp_path: Path
+) -> None:
     for name, epochs, resume in (("whole", 2, False), ("parts", 1, False), ("parts", 2, True)):
         config, dataset = prepare(cache, epochs=epochs)
         (tmp_path / name).mkdir(exist_ok=True)
@@ -208,13 +228,13 @@ def test_a_resumed_streamed_run_equals_an_uninterrupted_one(cache, tight, tmp_pa
 
 
 def test_a_shard_that_is_lost_within_an_epoch_is_one_error_and_no_thread_stays(
-    cache, tight, monkeypatch
-):
+    cache: Cache, tight: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, dataset = prepare(cache)
     _, epochs = trainer(dataset, config)
     read, calls = FeatureReader._fetch, []
 
-    def lose(self, *arguments):
+    def lose(self: FeatureReader, *arguments: Any) -> Any:
         calls.append(1)
         if len(calls) > 10:
             raise CacheError("shards/x.h5: gone")
@@ -226,7 +246,7 @@ def test_a_shard_that_is_lost_within_an_epoch_is_one_error_and_no_thread_stays(
     assert not [t for t in threading.enumerate() if t.name.startswith("avel-reading")]
 
 
-def test_an_epoch_that_is_abandoned_leaves_no_thread(cache, tight):
+def test_an_epoch_that_is_abandoned_leaves_no_thread(cache: Cache, tight: None) -> None:
     _, dataset = prepare(cache)
     batches = dataset.clips.epoch(torch.arange(90), dataset.splits["train"].clip[:90], 8)
     next(batches)
@@ -234,8 +254,10 @@ def test_an_epoch_that_is_abandoned_leaves_no_thread(cache, tight):
     assert not [t for t in threading.enumerate() if t.name.startswith("avel-reading")]
 
 
-def test_the_mode_follows_from_the_budget_and_is_told(cache, monkeypatch):
-    def load(**changes):
+def test_the_mode_follows_from_the_budget_and_is_told(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(**changes: Any) -> FeatureStore:
         config = resolve(CONFIG.revised(**changes), cache, cache.labels.classes)
         return load_features(cache, config, cache.ids, 3)
 
@@ -256,7 +278,7 @@ def test_the_mode_follows_from_the_budget_and_is_told(cache, monkeypatch):
         load()
 
 
-def test_a_containers_limit_counts(monkeypatch, tmp_path):
+def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("2500000\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 500000\n")
@@ -268,7 +290,9 @@ def test_a_containers_limit_counts(monkeypatch, tmp_path):
     assert free_host() > 10_000_000
 
 
-def test_parts_that_stay_in_host_memory_are_read_once(cache, tight, monkeypatch):
+def test_parts_that_stay_in_host_memory_are_read_once(
+    cache: Cache, tight: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, dataset = prepare(cache)
     stream = dataset.clips.stream
     stream = dataclasses.replace(stream, reader=dataclasses.replace(stream.reader, kept={}))

@@ -4,11 +4,13 @@ import dataclasses
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from synthetic_cache import labels_for
 
+from cache import Labels
 from train.commands.evaluate import evaluate_run
 from train.report.views import View
 
@@ -19,23 +21,23 @@ FLAGS = [
 ]
 
 
-def tiny_labels(clips=30, classes=3):
+def tiny_labels(clips: int = 30, classes: int = 3) -> Labels:
     """Three fifths of the rows in train, a fifth each in val and test."""
     labels = labels_for(clips, classes)
     return dataclasses.replace(labels, start_s=labels.start_s / 5, end_s=labels.end_s / 5)
 
 
-def copied(folder, into):
+def copied(folder: Path, into: Path) -> Path:
     """A copy of a cache or run that a test may change."""
     return Path(shutil.copytree(folder, into / folder.name))
 
 
-def score(run, cache, split="test", pictures=0):
+def score(run: Path, cache: Path, split: str = "test", pictures: int = 0) -> dict[str, Any]:
     """The result of the first model of a run on a split."""
     return evaluate_run(run, cache, split, pictures=pictures)[0]
 
 
-def drawable(name, **changes):
+def drawable(name: str, **changes: Any) -> View:
     """A small view whose id and classes have this name; `changes` are other fields of it."""
     rng = np.random.default_rng(0)
     buffer = io.BytesIO()
