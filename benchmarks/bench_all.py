@@ -54,8 +54,8 @@ def rows(raw: dict[str, Any]) -> list[Row]:
         ("extract", "container", "mp4"),
         ("extract_large", "wav_jpeg", "WAV + JPEG, large backbone"),
     ):
-        part = (raw.get(script) or {}).get(layout)
-        for jobs, rate in part["clips_per_s"].items() if part else ():
+        part: dict[str, Any] = (raw.get(script) or {}).get(layout) or {}
+        for jobs, rate in part.get("clips_per_s", {}).items():
             plain = part["plain_clips_per_s"]
             found.append(
                 Row(

@@ -15,6 +15,7 @@ growth  a synthetic cache of many clips with small tensors: info, opening, a war
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -76,7 +77,7 @@ def read_plain(path: Path) -> int:
     """A plain file into memory."""
     out = np.empty(path.stat().st_size, np.uint8)
     with path.open("rb", buffering=0) as file:
-        view, done = memoryview(out), 0
+        view, done = out.data, 0
         while done < len(view):
             done += file.readinto(view[done:]) or 0
     return done
@@ -128,7 +129,7 @@ def bench_write(cache: Cache, folder: Path, repeats: int) -> dict[str, Any]:
         nothing = mock.Mock(hexdigest=lambda: "0" * 64)
         with (
             mock.patch.object(shard_module, "row_digest", return_value=bytes(32)),
-            mock.patch.object(shard_module.hashlib, "sha256", return_value=nothing),
+            mock.patch.object(hashlib, "sha256", return_value=nothing),
         ):
             shard()
 

@@ -27,6 +27,7 @@ already selected and converted, plus the select-and-convert pass.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
@@ -243,7 +244,7 @@ def main() -> None:
         trainer = trainer_of(model, config, data)
         trainer.train_epoch(0)
         epochs = [
-            timed(trainer.device, lambda number=number: trainer.train_epoch(number))
+            timed(trainer.device, functools.partial(trainer.train_epoch, number))
             for number in range(1, options.epochs + 1)
         ]
         plain_clips = min(options.plain_clips, options.clips)
