@@ -56,7 +56,7 @@ class HeldJob(ShardJob):
                 time.sleep(0.02)
             return works(extractor, source)
 
-        Extractor.__call__ = held  # type: ignore[method-assign]
+        Extractor.__call__ = held  # type: ignore[assignment, method-assign]
         try:
             return super().__call__(sources)
         finally:
@@ -67,5 +67,5 @@ if __name__ == "__main__":
     from held_extract import HeldJob as Job  # by its name, as workers find it
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    extract.parallel.pipeline.ShardJob = Job  # type: ignore[misc]
+    extract.parallel.pipeline.ShardJob = Job  # type: ignore[attr-defined]
     sys.exit(main())

@@ -118,7 +118,9 @@ def test_files_are_what_they_should_be(demo_set: Path, demo_plan: list[DemoClip]
             assert (len(sound), rate_hz) == (CLIP_S * SAMPLE_RATE_HZ, SAMPLE_RATE_HZ)
             jpegs = sorted((demo_set / "AVE_Processed/video_frames" / clip.id).iterdir())
             assert [path.name for path in jpegs] == [f"{n:06d}.jpg" for n in range(1, 41)]
-            shown = cv2.cvtColor(cv2.imread(str(jpegs[7])), cv2.COLOR_BGR2RGB).astype(float)
+            picture = cv2.imread(str(jpegs[7]))
+            assert picture is not None
+            shown = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(float)
             meant = render_frames(clip.seen, clip.seed)[7 * FPS // 4].astype(float)
             assert abs(shown - meant).mean() < 6
             continue
@@ -219,16 +221,19 @@ class TestWriteMp4:
         path = tmp_path / "late.mp4"
         write_mp4(path, self.sound, 32_000, self.frames, 12, audio_start_s=1.5)
         with av.open(str(path)) as container:
-            decoded = [(f.time, f.to_ndarray()[0]) for f in container.decode(audio=0)]
-        times = np.concatenate([t + np.arange(len(y)) / 32_000 for t, y in decoded])
-        loud = times[np.abs(np.concatenate([y for _, y in decoded])) > 0.2]
+            frames = list(container.decode(audio=0))
+        parts, times = [frame.to_ndarray()[0] for frame in frames], []
+        for frame, part in zip(frames, parts, strict=True):
+            assert frame.time is not None
+            times.append(frame.time + np.arange(len(part)) / 32_000)
+        loud = np.concatenate(times)[np.abs(np.concatenate(parts)) > 0.2]
         assert loud[0] == pytest.approx(1.5, abs=0.01)
         assert loud[-1] == pytest.approx(3.5, abs=0.01)
 
     def test_frame_times_are_kept(self, tmp_path: Path) -> None:
         path = tmp_path / "variable.mp4"
         times = np.cumsum(np.tile([0.05, 0.2, 0.1], 8)) - 0.05
-        write_mp4(path, None, 32_000, self.frames, 12, frame_times_s=times)
+        write_mp4(path, None, 32_000, self.frames, 12, frame_times_s=times.tolist())
         with av.open(str(path)) as container:
             assert not container.streams.audio
             found = [frame.time for frame in container.decode(video=0)]

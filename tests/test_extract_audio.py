@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import librosa
 import numpy as np
@@ -133,7 +134,7 @@ class TestFast:
 
     def test_louder_is_more_decibels_and_nothing_else(self) -> None:
         sound = music()
-        soft, loud = audio_features(0.1 * sound, FAST), audio_features(sound, FAST)
+        soft, loud = audio_features(np.float32(0.1) * sound, FAST), audio_features(sound, FAST)
         assert np.median(loud["mel"] - soft["mel"]) == pytest.approx(20, abs=0.05)
         for name in ("chroma", "tonnetz"):
             assert np.abs(loud[name].astype(float) - soft[name]).max() < 2e-3
@@ -207,7 +208,7 @@ def test_profile_librosa_passes_the_settings_on() -> None:
     )
     sound = music(1.0, rate_hz=16_000)
     found = audio_features(sound, config)
-    stft = {"y": sound, "sr": 16_000, "n_fft": 1024, "hop_length": 256}
+    stft: dict[str, Any] = {"y": sound, "sr": 16_000, "n_fft": 1024, "hop_length": 256}
     wanted = {
         "mel": librosa.power_to_db(librosa.feature.melspectrogram(n_mels=40, **stft)),
         "chroma": librosa.feature.chroma_stft(**stft),

@@ -215,7 +215,7 @@ class TestProblems:
             def is_symlink(self) -> bool:
                 return False
 
-        real = extract.finding.entries
+        real = extract.sources.entries
         shown = lambda folder: [File()] if folder == tmp_path else real(folder)  # noqa: E731
         monkeypatch.setattr(extract.finding, "entries", shown)
         assert os.strerror(number) in find_sources(tmp_path, "a")["a"].problem

@@ -252,7 +252,7 @@ class TestContainer:
         assert_error(file_source(path), VIDEO, "video", r"at least 0\.08 s", "still.mp4")
 
 
-def boxes(data: bytes, begin: int, end: int) -> list[tuple[bytes, int, int]]:
+def boxes(data: bytes | bytearray, begin: int, end: int) -> list[tuple[bytes, int, int]]:
     """(kind, begin of content, end) of the mp4 boxes in a range."""
     found = []
     while begin + 8 <= end:
@@ -338,6 +338,7 @@ class TestProcessed:
     def test_stereo_is_the_mean(self, tmp_path: Path) -> None:
         both = np.stack([tone(1.0), noise(1.0)], axis=1)
         clip = decode(self.source(tmp_path, both, None), AUDIO)
+        assert clip.waveform is not None
         assert np.array_equal(clip.waveform, both.mean(axis=1))
 
     def test_natural_order_of_names(self, tmp_path: Path) -> None:

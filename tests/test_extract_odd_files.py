@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -127,7 +128,7 @@ class TestPictures:
             ("1", "png", {}),
         ],
     )
-    def test_kinds(self, tmp_path: Path, mode: str, suffix: str, save: dict[str, object]) -> None:
+    def test_kinds(self, tmp_path: Path, mode: str, suffix: str, save: dict[str, Any]) -> None:
         source = processed(tmp_path, tone(2.0), 0)
         wanted = [0.0, 255.0] if mode == "1" else [60.0, 180.0]
         for number, level in enumerate(wanted):
@@ -161,9 +162,10 @@ class TestPictures:
         row = Extractor(BOTH, "random:0", "cpu")(source)
         assert np.isfinite(row.features["video/maps"]).all()
         shown = [cv2.imdecode(np.frombuffer(j, np.uint8), cv2.IMREAD_COLOR) for j in row.jpegs]
-        assert [picture.shape for picture in shown] == [(224, 224, 3)] * 8
+        assert [picture.shape for picture in shown if picture is not None] == [(224, 224, 3)] * 8
         wanted = [20, 25, 30, 200, 40, 45, 50, 55]
-        assert [float(picture.mean()) for picture in shown] == pytest.approx(wanted, abs=3)
+        means = [float(picture.mean()) for picture in shown if picture is not None]
+        assert means == pytest.approx(wanted, abs=3)
 
     def test_links_are_followed_to_files_and_nowhere_else(self, tmp_path: Path) -> None:
         source = processed(tmp_path, tone(4.0), 8)
@@ -218,11 +220,12 @@ class TestPictures:
             path = tmp_path / f"a.{suffix}"
             cv2.imwrite(str(path), grey_frames([9], 31, 77)[0])
             assert picture_size(path.read_bytes()) == (77, 31)
-        for name, options in {
+        kinds: dict[str, dict[str, Any]] = {
             "vp8": {},
             "vp8l": {"lossless": True},
             "vp8x": {"exif": b"x"},
-        }.items():
+        }
+        for name, options in kinds.items():
             Image.new("RGB", (77, 31)).save(tmp_path / name, "WEBP", **options)
             assert picture_size((tmp_path / name).read_bytes()) == (77, 31)
         Image.new("L", (77, 31)).save(tmp_path / "gif", "GIF")

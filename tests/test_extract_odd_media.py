@@ -6,10 +6,12 @@ import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from av.stream import Disposition
@@ -26,6 +28,7 @@ from extract.sources import centres_s, file_source
 BOTH = ExtractConfig.parse({"clip_seconds": 10.0})
 AUDIO, VIDEO = BOTH.revised(modalities="audio"), BOTH.revised(modalities="video")
 MILLISECOND = Fraction(1, 1000)
+Times = Sequence[float] | npt.NDArray[np.float64]
 
 
 def take(path: Path, config: ExtractConfig = VIDEO) -> Decoded:
@@ -36,9 +39,14 @@ def levels(clip: Decoded) -> list[float]:
     return [float(frame.mean()) for frame in clip.frames]
 
 
+def decoding_time_s(packet: av.Packet[Any]) -> Fraction:
+    assert packet.dts is not None
+    return packet.dts * packet.time_base
+
+
 def write_pictures(
     path: Path,
-    times_s: Sequence[float],
+    times_s: Times,
     last_s: float,
     codec: str = "libx264",
     kind: str | None = None,
@@ -50,9 +58,10 @@ def write_pictures(
     lengths_ms = [*np.diff(times_ms).tolist(), round(1000 * last_s)]
     length_ms = dict(zip(times_ms, lengths_ms, strict=True))
     pictures = grey_frames(range(20, 20 + 5 * len(times_ms), 5))
-    packets: list[av.Packet] = []
+    packets: list[av.Packet[Any]] = []
     with av.open(str(path), "w", format=kind) as out:
         stream = out.add_stream(codec, rate=10, options=options)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.time_base = MILLISECOND if codec != "mpeg4" else Fraction(1, 10)
         heard = None
@@ -61,21 +70,22 @@ def write_pictures(
         for picture, time_ms in zip(pictures, times_ms, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.time_base = stream.codec_context.time_base
-            frame.pts = round(time_ms * MILLISECOND / frame.time_base)
+            frame.pts = round(time_ms * MILLISECOND / stream.codec_context.time_base)
             packets += stream.encode(frame)
         packets += stream.encode(None)
         for packet in packets:
+            assert packet.pts is not None
             shown_ms = round(packet.pts * packet.time_base * 1000)
             packet.duration = round(length_ms[shown_ms] * MILLISECOND / packet.time_base)
         if heard and sound is not None:
             block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
             block.sample_rate, block.pts, block.time_base = RATE_HZ, 0, Fraction(1, RATE_HZ)
             packets += [*heard.encode(block), *heard.encode(None)]
-        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+        for packet in sorted(packets, key=decoding_time_s):
             out.mux(packet)
 
 
-def assert_on_screen(clip: Decoded, times_s: Sequence[float], extent_s: float = 10.0) -> None:
+def assert_on_screen(clip: Decoded, times_s: Times, extent_s: float = 10.0) -> None:
     """Each target shows the picture whose time has come, and says so."""
     wanted = [max(t for t in times_s if t <= centre) for centre in centres_s(extent_s, 8)]
     assert clip.valid_s == pytest.approx(extent_s, abs=0.06)
@@ -116,7 +126,9 @@ class TestTimes:
                     packet.stream = stream
                     out.mux(packet)
         with av.open(str(path)) as file:
-            rate = float(file.streams.video[0].guessed_rate)
+            guessed = file.streams.video[0].guessed_rate
+        assert guessed is not None
+        rate = float(guessed)
         clip = take(path)
         assert levels(clip) == pytest.approx(20 + 5 * rate * clip.frame_time_s, abs=3)
         assert (np.diff(clip.frame_time_s) > 0).all()
@@ -176,7 +188,7 @@ class TestStaying:
         path, times_s = tmp_path / name, [0.0, 2.0, 3.0]
         write_pictures(path, times_s, 7.0, sound=sound, bf="2", b_strategy="0")
         with av.open(str(path)) as file:
-            stamps = [packet.pts for packet in file.demux(video=0) if packet.size]
+            stamps = [packet.pts or 0 for packet in file.demux(video=0) if packet.size]
         assert stamps != sorted(stamps)
         assert_on_screen(take(path), times_s)
 
@@ -189,9 +201,7 @@ class TestStaying:
         assert_on_screen(take(path), times_s, 7.5)
 
     @pytest.mark.parametrize("times_s", [[0.0], np.arange(20) / 10])
-    def test_an_avi_lasts_as_long_as_its_header_says(
-        self, tmp_path: Path, times_s: Sequence[float]
-    ) -> None:
+    def test_an_avi_lasts_as_long_as_its_header_says(self, tmp_path: Path, times_s: Times) -> None:
         path = tmp_path / "a.avi"
         write_pictures(path, times_s, 10 - times_s[-1], "mpeg4", bf="0", qmax="2")
         with av.open(str(path)) as file:
@@ -315,10 +325,13 @@ class TestStreams:
             still.width, still.height, still.pix_fmt = 64, 48, "yuvj420p"
             video = out.add_stream("libx264", rate=10)
             video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-            for stream, levels_ in ((still, [250]), (video, range(20, 220, 5))):
+            for stream, rate, levels_ in (
+                (still, Fraction(1), [250]),
+                (video, Fraction(10), range(20, 220, 5)),
+            ):
                 for number, picture in enumerate(grey_frames(levels_)):
                     frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                    frame.pts, frame.time_base = number, 1 / stream.average_rate
+                    frame.pts, frame.time_base = number, 1 / rate
                     out.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
                 out.mux(stream.encode(None))
         assert_on_screen(take(path), np.arange(40) / 10, 4.0)
@@ -388,8 +401,8 @@ class TestStreams:
         clip = take(path, AUDIO)
         assert clip.waveform is not None
         assert len(clip.waveform) / RATE_HZ == pytest.approx(4.0, abs=0.1)
-        for begin_s, hertz in ((0.5, 500), (2.5, 1000)):
-            part = clip.waveform[round(begin_s * RATE_HZ) : round((begin_s + 1) * RATE_HZ)]
+        for after_s, hertz in ((0.5, 500), (2.5, 1000)):
+            part = clip.waveform[round(after_s * RATE_HZ) : round((after_s + 1) * RATE_HZ)]
             assert np.abs(np.fft.rfft(part)).argmax() == pytest.approx(hertz, abs=2)
             assert np.abs(part).max() == pytest.approx(0.3, abs=0.04)
 

@@ -36,7 +36,7 @@ import extract.features.extractor
 import extract.parallel.pipeline
 from cache import Cache, CacheError, open_cache
 from cache.check.verify import verify
-from cache.format.identity import read_identity
+from cache.format.identity import Identity, read_identity
 from cache.format.index import Index
 from cache.format.index_file import load_index
 from cache.format.lock import writer_lock
@@ -469,9 +469,11 @@ def test_one_process_compiles_librosa_before_the_workers_start(
 
 
 def test_after_a_dead_worker_an_older_failure_is_no_result() -> None:
-    job = ShardJob(Path(), {}, ExtractConfig(), Workers("random:0"), attempts={"a": 1})
+    config = ExtractConfig()
+    identity = Identity(1, {}, declare(config), {})
+    job = ShardJob(Path(), identity, config, Workers("random:0"), attempts={"a": 1})
     source = MediaSource("a", size=5, mtime_ns=7)
-    index = Index({})
+    index = Index(identity.declaration)
     index.clips = {}
     assert not job.finished(source, index)
     index.failures["a"] = Failure("a", "audio", "before this run", 1, 5, 7)

@@ -113,7 +113,8 @@ def trained_like(variant: str) -> dict[str, torch.Tensor]:
             torch.nn.init.normal_(module.bias, 0, 0.1)
     with torch.no_grad():
         network.train()(torch.randn(4, 3, 96, 96))
-    return network.state_dict()
+    weights: dict[str, torch.Tensor] = network.state_dict()
+    return weights
 
 
 @pytest.mark.parametrize(("variant", "channels"), [("small", 576), ("large", 960)])
