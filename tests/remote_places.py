@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import cache.share.commands
 from cache import Labels, open_cache
 from cache.__main__ import main
 from cache.common.atomic import TEMPORARY
+from cache.common.progress import Progress
 from cache.format.index_file import save_index
 from cache.format.shard import Failure
 
@@ -108,9 +110,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """Listen to the progress bars."""
     found = Counted()
 
-    class Listener(cache.share.commands.Progress):
-        def __init__(self, total: int, *rest: object, **named: object) -> None:
-            super().__init__(total, *rest, **named)  # type: ignore[arg-type]
+    class Listener(Progress):
+        def __init__(self, total: int, *rest: Any, **named: Any) -> None:
+            super().__init__(total, *rest, **named)
             found.totals.append(total)
             found.sums.append(0)
 

@@ -29,7 +29,7 @@ from extract.config import ExtractConfig
 from extract.features.declare import declare
 
 RATE_HZ = 22_050
-SMALL = {
+SMALL: dict[str, Any] = {
     "clip_seconds": 1.0,
     "n_mfcc": 4,
     "n_mels": 8,
@@ -115,7 +115,7 @@ class TinyCache:
         return Shard(self.path(written), self.identity)
 
 
-def tiny_cache(folder: Path, labels: Labels | None = None, **changes: object) -> TinyCache:
+def tiny_cache(folder: Path, labels: Labels | None = None, **changes: Any) -> TinyCache:
     """An empty cache of tiny rows."""
     config = CONFIG.revised(**changes) if changes else CONFIG
     identity = Identity(1, config.resolved("0" * 64), declare(config), {"weights": "random:0"})

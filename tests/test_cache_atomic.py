@@ -90,7 +90,16 @@ class TestReplacing:
     ) -> None:
         umask(hidden)
         mine = tiny_cache(
-            tmp_path / "mine", Labels(["a"], ["x"], *np.zeros((4, 1), int), "by hand")
+            tmp_path / "mine",
+            Labels(
+                ["a"],
+                ["x"],
+                np.zeros(1, np.int64),
+                np.zeros(1),
+                np.zeros(1),
+                np.zeros(1, np.int8),
+                "by hand",
+            ),
         )
         mine.write("a")
         mine.store_index()

@@ -157,13 +157,13 @@ class TestTerminal:
     ) -> None:
         folder = stranger(tmp_path / "stranger").folder
         mine = tiny_cache(tmp_path / "mine", labels(["a", "y"])).folder
-        arguments = {
+        others: dict[str, list[str | Path]] = {
             "diff": [mine, folder],
             "merge": [folder, mine, "--into", tmp_path / "new"],
             "pack": [folder, tmp_path / "p.h5"],
             "pull": [folder, mine, "--dry-run"],
-        }.get(command, [folder])
-        main([command, *map(str, arguments)])
+        }
+        main([command, *map(str, others.get(command, [folder]))])
         out, err = capsys.readouterr()
         assert out + err
         assert all(c.isprintable() or c == "\n" for c in out + err)
@@ -188,7 +188,7 @@ class TestTerminal:
         mine = tiny_cache(tmp_path / "mine")
         config = {**mine.identity.config, ESCAPE: 1}
         claim(tmp_path / "stranger", Identity(1, config, mine.identity.declaration, {}))
-        where = [mine.folder, tmp_path / "stranger", "--into", tmp_path / "new"]
+        where: list[str | Path] = [mine.folder, tmp_path / "stranger", "--into", tmp_path / "new"]
         text = said(capsys, "merge", *where, code=2)
         assert "owned" in text
         assert all(c.isprintable() or c == "\n" for c in text)
@@ -410,7 +410,7 @@ class TestJoining:
         a, b = tiny_cache(tmp_path / "a"), tiny_cache(tmp_path / "b")
         a.write("a", "x")
         b.write("x", "b", seed=7)
-        where = [a.folder, b.folder, "--into", tmp_path / "new"]
+        where: list[str | Path] = [a.folder, b.folder, "--into", tmp_path / "new"]
         text = said(capsys, "merge", *where, code=2)
         assert "1 clip(s) have different rows in these caches: x;" in text
         text = said(capsys, "merge", *where, "--prefer", f"{a.folder}/")

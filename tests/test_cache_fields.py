@@ -25,6 +25,7 @@ from cache.share.merge import merge
 from extract.config import ExtractConfig
 from extract.features import declare as declaring
 from extract.features import extractor
+from extract.features.audio import audio_features
 from extract.features.declare import declare
 from extract.sources import file_source
 from train.config import TrainConfig
@@ -159,7 +160,7 @@ def test_a_new_feature_is_declared_and_computed_in_extract_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No line of cache or train names it: it is stored, verified and trained from."""
-    fields, features = declaring.audio_fields, extractor.audio_features
+    fields, features = declaring.audio_fields, audio_features
 
     def one_more_field(config: ExtractConfig) -> list[Field]:
         found = fields(config)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -36,7 +39,7 @@ def tiny(tmp_path: Path) -> TinyCache:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Shards are written at the times in this list, first to last."""
     times: list[int] = []
-    monkeypatch.setattr(cache.format.shard.time, "time_ns", lambda: times.pop(0))
+    monkeypatch.setattr(time, "time_ns", lambda: times.pop(0))
     yield times
     assert times == []
 
@@ -294,7 +297,7 @@ class TestFolder:
         def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(cache.common.atomic.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(CacheError, match=r"No space left on device.*make room"):
             replace_file(path, b"new")
         assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
@@ -360,7 +363,7 @@ class TestLabels:
             ("id", [b"a", b"../b", b"c"], "slash"),
         ],
     )
-    def test_wrong_columns(self, tiny: TinyCache, name: str, values: list, why: str) -> None:
+    def test_wrong_columns(self, tiny: TinyCache, name: str, values: list[Any], why: str) -> None:
         write_labels(tiny.folder, LABELS)
         with h5py.File(tiny.folder / "labels.h5", "r+") as file:
             kind = file[name].dtype

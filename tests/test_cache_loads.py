@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from remote_places import LABELS
@@ -15,6 +13,7 @@ import cache.check.verify
 import cache.format.index_file
 import cache.remote.cache
 from cache.__main__ import main
+from cache.format.identity import Identity
 from cache.format.index import Index
 from cache.format.index_file import parse_index
 
@@ -24,7 +23,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts reads of `index.h5`, by the name of its folder."""
     found: Counter[str] = Counter()
 
-    def counting(path: Path, identity: Mapping[str, Any]) -> Index:
+    def counting(path: Path, identity: Identity) -> Index:
         found[path.parent.name.partition("-")[0]] += 1
         return parse_index(path, identity)
 

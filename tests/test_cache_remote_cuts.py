@@ -300,7 +300,8 @@ def test_a_push_between_the_steps_of_another_is_listed(
 ) -> None:
     other = tiny_cache(tmp_path / "other")
     other.write("x", "y", seed=60)
-    far, put, begun = tmp_path / "far", Remote.put, []
+    begun: list[str] = []
+    far, put = tmp_path / "far", Remote.put
 
     def late(self: Remote, name: str, *rest: Any, **named: Any) -> None:
         if name == "index.h5" and not begun:
@@ -334,7 +335,8 @@ def test_first_pushes_of_different_settings_do_not_mix(
 ) -> None:
     other = tiny_cache(tmp_path / "other", resize_px=40)
     other.write("x", seed=60)
-    far, put, begun = tmp_path / "far", Remote.put, []
+    begun: list[str] = []
+    far, put = tmp_path / "far", Remote.put
 
     def late(self: Remote, name: str, *rest: Any, **named: Any) -> None:
         put(self, name, *rest, **named)

@@ -37,7 +37,8 @@ Capture = pytest.CaptureFixture[str]
 def test_upload_that_arrives_damaged_is_told_and_removed(
     place: Place, home: TinyCache, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    holds, hit = Remote._holds, []
+    hit: list[str] = []
+    holds = Remote._holds
 
     def damage(self: Remote, name: str, data: bytes) -> bool:
         if "shards/" in name and not hit:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,7 +169,7 @@ def test_long_messages_are_cut_at_whole_characters(tiny: TinyCache) -> None:
 
 
 class TestRowDigest:
-    arrays: ClassVar = {
+    arrays: ClassVar[dict[str, npt.NDArray[Any]]] = {
         "b": np.arange(6, dtype=np.float32).reshape(2, 3),
         "a": np.zeros(0, np.uint8),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -86,10 +87,11 @@ def test_print_config_round_trips(tmp_path: Path, capsys: pytest.CaptureFixture[
     ],
 )
 def test_bad_values_are_named(tmp_path: Path, values: dict[str, object], why: str) -> None:
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: Sample.parse(values),
         lambda: parse("--config", json_file(tmp_path, **values)),
-    ):
+    )
+    for call in calls:
         with pytest.raises(ConfigError, match=why):
             call()
     with pytest.raises(ConfigError, match=r"config\.json: "):
@@ -108,7 +110,11 @@ def test_bad_values_are_named(tmp_path: Path, values: dict[str, object], why: st
 def test_bad_json(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
-    for call in (lambda: Sample.from_json(path), lambda: parse("--config", str(path))):
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: Sample.from_json(path),
+        lambda: parse("--config", str(path)),
+    )
+    for call in calls:
         with pytest.raises(ConfigError, match=why) as caught:
             call()
         assert str(path) in str(caught.value)

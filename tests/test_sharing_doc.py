@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,13 @@ from cache.labels.store import write_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "sharing.md").read_text(encoding="utf-8")
-SMALL = {"clip_seconds": 1.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
+SMALL: dict[str, Any] = {
+    "clip_seconds": 1.0,
+    "n_mfcc": 2,
+    "n_mels": 4,
+    "num_frames": 2,
+    "frame_size_px": 64,
+}
 
 
 def blocks() -> list[str]:

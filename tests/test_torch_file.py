@@ -14,6 +14,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from train.runs.checkpoint import CheckpointError, load
 REPOSITORY = Path(__file__).parent.parent
 
 
-def loaded(path: Path, legacy: bool = False) -> object:
+def loaded(path: Path, legacy: bool = False) -> Any:
     return torch.load(read_torch_file(path, legacy), weights_only=True)
 
 
