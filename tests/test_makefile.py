@@ -74,15 +74,15 @@ def test_values_arrive_as_they_were_given(project: Path, value: str) -> None:
     where = [f"{name}={value}" for name in ("DATA", "CACHE", "WEIGHTS", "JOBS", "DASK", "STORE")]
     done = make(project, "features", *where, f"PART={value}")
     assert done.returncode == 0, done
-    flags = ("data", "cache", "weights", "jobs", "dask", "store", "part")
+    flags = ["data", "cache", "weights", "jobs", "dask", "store", "part"]
     assert calls(project) == [["-m", "extract", *(f"--{flag}={value}" for flag in flags)]]
     done = make(project, "train", f"CACHE={value}", f"RUN={value}", f"SEEDS={value}")
     assert done.returncode == 0, done
-    flags = ("cache", "run", "seeds")
+    flags = ["cache", "run", "seeds"]
     assert calls(project) == [["-m", "train", "fit", *(f"--{flag}={value}" for flag in flags)]]
     done = make(project, "evaluate", f"CACHE={value}", f"RUN={value}", f"SPLIT={value}")
     assert done.returncode == 0, done
-    flags = ("cache", "run", "split")
+    flags = ["cache", "run", "split"]
     assert calls(project) == [["-m", "train", "evaluate", *(f"--{flag}={value}" for flag in flags)]]
 
 

@@ -35,7 +35,7 @@ def test_there_are_the_two_that_the_readme_names() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_stored_bare(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
     for cell in notebook.cells:
         assert not cell.metadata
@@ -60,7 +60,7 @@ def test_notebooks_run_to_the_end(
     }.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.delenv("MPLBACKEND")  # as in Jupyter, where pictures are shown inline
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(FOLDER)}})
     client.execute()
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]

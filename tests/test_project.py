@@ -27,7 +27,8 @@ def imported(source: str, package: str = "") -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names.add(package if node.level else (node.module or "").split(".")[0])
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            names |= {a.value.split(".")[0] for a in node.args if isinstance(a, ast.Constant)}
+            values = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            names |= {value.split(".")[0] for value in values if isinstance(value, str)}
     return names
 
 

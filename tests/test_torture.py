@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from synthetic_cache import make_cache
@@ -14,7 +15,7 @@ from cache.format.index_file import load_index, save_index
 from cache.share.pack import pack
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-SMALL = {
+SMALL: dict[str, Any] = {
     "clip_seconds": 0.1,
     "n_mfcc": 1,
     "n_mels": 1,

@@ -16,7 +16,7 @@ from cache import CacheError
 from cache.labels.store import write_labels
 from train import __main__ as cli
 from train.commands import fit as fitting
-from train.data.dataset import Dataset
+from train.data.dataset import Dataset, load_dataset
 from train.fit import loop
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST, LAST
@@ -59,7 +59,8 @@ def test_a_folder_that_somebody_trains_in_is_refused_with_who_and_since_when(
 def test_a_live_run_is_not_resumed_and_a_part_of_one_is_not_trained_in(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, codes, original = tmp_path / "run", [], fitting.load_dataset
+    codes: list[int] = []
+    run, original = tmp_path / "run", load_dataset
 
     def meanwhile(*words: Any, **more: Any) -> Dataset:
         monkeypatch.setattr(fitting, "load_dataset", original)
@@ -198,6 +199,7 @@ def test_a_seed_twice_and_less_than_no_pictures_are_refused(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
 ) -> None:
     run = tmp_path / "run"
+    code: str | int | None
     try:
         code = cli.main(["fit", "--cache", str(cache), "--run", str(run), *words])
     except SystemExit as ended:

@@ -39,8 +39,9 @@ def test_pooling_gives_mean_and_deviation_of_the_valid_steps_in_each_window() ->
     pooled, valid = pool_steps([features], np.array([10, 5]), Rate(4.0), window_s=1.0, windows=3)
     np.testing.assert_allclose(pooled[0, :, 0], [1.5, 5.5, 8.5])
     np.testing.assert_allclose(pooled[1, :, 0], [1.5, 4.0, 0.0])
-    np.testing.assert_allclose(pooled[0, :, 1], [np.std(range(4)), np.std(range(4)), 0.5])
-    np.testing.assert_allclose(pooled[1, :, 1], [np.std(range(4)), 0.0, 0.0])
+    of_four = float(np.std(range(4)))
+    np.testing.assert_allclose(pooled[0, :, 1], [of_four, of_four, 0.5])
+    np.testing.assert_allclose(pooled[1, :, 1], [of_four, 0.0, 0.0])
     np.testing.assert_array_equal(valid, [[True, True, True], [True, True, False]])
 
 
@@ -71,6 +72,8 @@ def test_features_arrive_as_cached(cache: Cache) -> None:
     clips = load_features(cache, resolved(cache), cache.ids, 3)
     row = 7
     maps = cache.read("video/maps", [row])[0]
+    assert clips.maps is not None
+    assert clips.audio is not None
     assert clips.maps.dtype == torch.float16
     np.testing.assert_array_equal(
         clips.maps[row].numpy(), maps.reshape(8, 576, 49).transpose(0, 2, 1)
@@ -106,11 +109,16 @@ def test_batches_are_selections_and_reuse_one_buffer(cache: Cache) -> None:
     clips = load_features(cache, resolved(cache), cache.ids, 3)
     rows = torch.tensor([5, 0, 5])
     batch = clips.batch(rows)
+    assert clips.maps is not None
+    assert clips.audio is not None
+    assert batch.frames is not None
+    assert batch.sound is not None
     assert batch.frames.maps.dtype == torch.float32
     assert torch.equal(batch.frames.maps, clips.maps[rows].float())
     assert torch.equal(batch.sound.features, clips.audio[rows])
-    again = clips.batch(torch.tensor([1, 2, 3]))
-    assert again.frames.maps.data_ptr() == batch.frames.maps.data_ptr()
+    again = clips.batch(torch.tensor([1, 2, 3])).frames
+    assert again is not None
+    assert again.maps.data_ptr() == batch.frames.maps.data_ptr()
 
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
@@ -173,6 +181,10 @@ def test_normalizing_uses_the_training_rows_alone(cache: Cache) -> None:
     model = FusionModel(dataset.clips.shapes, config)
     normalize(model, dataset.clips, dataset.splits["train"])
     train = dataset.splits["train"].clip
+    assert dataset.clips.audio is not None
+    assert dataset.clips.maps is not None
+    assert model.audio is not None
+    assert model.video is not None
     audio = dataset.clips.audio[train].flatten(0, 1)
     torch.testing.assert_close(model.audio.mean, audio.mean(0))
     torch.testing.assert_close(model.audio.deviation, audio.std(0, correction=0))

@@ -13,12 +13,12 @@ import torch
 import torch.distributed
 from hosts import LOOPBACK, Host, two_hosts
 from synthetic_cache import labels_for, make_cache
+from tiny_runs import TINY
 from torch import Tensor
 
 from train.runs.checkpoint import BEST, LAST
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 SETTINGS = """
     --device cpu --epochs 2 --batch-size 8 --audio-feat-dim 32 --video-feat-dim 32
     --map-channels 16 --dropout 0 --input-dropout 0 --pictures 0
@@ -84,11 +84,13 @@ def started(
 
 
 def history(run: Path) -> list[dict[str, float]]:
-    return json.loads((run / "history.json").read_text())
+    found: list[dict[str, float]] = json.loads((run / "history.json").read_text())
+    return found
 
 
 def weights(run: Path) -> dict[str, Tensor]:
-    return torch.load(run / LAST, weights_only=True)["model"]
+    found: dict[str, Tensor] = torch.load(run / LAST, weights_only=True)["model"]
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from synthetic_cache import CONFIG, labels_for
@@ -82,7 +84,9 @@ def test_training_names_the_clip(
 
 def test_steps_that_a_clip_does_not_have_may_hold_anything(tmp_path: Path) -> None:
     cache = cache_with(tmp_path, "audio/mel", np.nan, -1)
-    assert load_features(cache, SMALL, cache.ids, 2).audio.isfinite().all()
+    audio = load_features(cache, SMALL, cache.ids, 2).audio
+    assert audio is not None
+    assert audio.isfinite().all()
 
 
 def test_a_number_too_large_to_be_squared_names_the_clip_too(tmp_path: Path) -> None:
@@ -92,11 +96,11 @@ def test_a_number_too_large_to_be_squared_names_the_clip_too(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_all_finite_says_what_numpy_says(dtype: type) -> None:
+def test_all_finite_says_what_numpy_says(dtype: type[np.floating[Any]]) -> None:
     rng = np.random.default_rng(0)
     info = np.finfo(dtype)
     edges = [0.0, -0.0, info.max, info.min, info.tiny, info.smallest_subnormal, -info.tiny]
-    values = np.array([*edges, *rng.standard_normal(50)], dtype).reshape(3, -1)
+    values: npt.NDArray[Any] = np.array([*edges, *rng.standard_normal(50)], dtype).reshape(3, -1)
     assert all_finite(values)
     assert all_finite(values.T)
     assert all_finite(values[:0])

@@ -18,8 +18,10 @@ import torch
 from matplotlib import pyplot as plt
 from small_media import resealed
 from synthetic_cache import labels_for, make_cache
+from tiny_runs import TINY
 
 from cache import Cache, open_cache
+from cache.common.atomic import replacing
 from cache.common.errors import AvelError, CacheError, ConfigError
 from cache.common.strict_json import MAX_JSON_BYTES, parse_json
 from cache.format.identity import Identity
@@ -38,14 +40,16 @@ from train.data import reader
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.features import load_features
 from train.fit import loop
+from train.fit.resume import restore
 from train.model.fusion import FusionModel
 from train.report import page, run_plots
 from train.report.drawing import FOLDER
 from train.runs import checkpoint, record, stored
 from train.runs.checkpoint import BEST, LAST, CheckpointError, load
 from train.runs.clip_features import check_same_features
+from train.runs.folders import RECORD_FILE
+from train.score.predict import TrainingError, predict
 
-TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 SMALL = TrainConfig(
     device="cpu", audio_feat_dim=16, video_feat_dim=16, map_channels=8, num_heads=2, epochs=2,
     batch_size=8,
@@ -333,7 +337,7 @@ def test_a_record_is_taken_or_refused(run: Path) -> None:
         found = record.read(path.parent, about)
         record.cautions(path.parent, found)
 
-    fuzz(run / record.RECORD_FILE, read, 100, 8)
+    fuzz(run / RECORD_FILE, read, 100, 8)
 
 
 def test_history_is_taken_or_refused(run: Path) -> None:
@@ -379,7 +383,7 @@ def test_what_a_checkpoint_says_of_itself_is_taken_or_refused(
         try:
             model, found, _ = load(path)
             check_same_features(cache, found, run)
-            loop.predict(model, dataset.clips, dataset.splits["val"].clip)
+            predict(model, dataset.clips, dataset.splits["val"].clip)
         except AvelError as error:
             told.append(str(error))
     assert 0 < len(told) < 150
@@ -478,11 +482,10 @@ def test_what_is_stored_of_an_object_does_not_replace_its_attributes(
     payload["optimizer"]["param_groups"][0].update(weight_decay=1e9, betas="x", lr=0.5)
     torch.save(payload, path)
     seen = []
-    original = loop.restore
 
     def watch(*arguments: Any) -> Any:
         seen.append(arguments[1])
-        return original(*arguments)
+        return restore(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "restore", watch)
@@ -514,7 +517,7 @@ def test_a_run_that_diverges_says_so_and_can_be_scored(
 
     monkeypatch.setattr(loop.Trainer, "train_epoch", diverging)
     run = tmp_path / "run"
-    with pytest.raises(loop.TrainingError) as caught:
+    with pytest.raises(TrainingError) as caught:
         fitting.fit(cache.path, run, SMALL.revised(epochs=5), pictures=0)
     assert str(run) in str(caught.value)
     assert "epoch 3: the model's answers are not finite" in str(caught.value)
@@ -560,11 +563,11 @@ def test_one_class_in_a_split_of_several_is_no_warning(tmp_path: Path) -> None:
 def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = checkpoint.replacing, []
+    calls: list[str] = []
 
     @contextlib.contextmanager
     def filling(path: Path) -> Any:
-        with original(path) as file:
+        with replacing(path) as file:
             calls.append(path.name)
             if calls.count(LAST) == 2:
                 file.write(b"half")

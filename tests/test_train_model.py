@@ -22,7 +22,7 @@ CONFIG = TrainConfig(
 N, T, F = 3, 20, 8
 
 
-def make_batch(seed: int = 0, steps_valid=T) -> Batch:
+def make_batch(seed: int = 0, steps_valid: int = T) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     valid = torch.arange(T).expand(N, T) < steps_valid
     features = torch.randn(N, T, 20, generator=generator)
@@ -38,6 +38,16 @@ def make_batch(seed: int = 0, steps_valid=T) -> Batch:
 def make_model(seed: int = 0, **changes: Any) -> FusionModel:
     torch.manual_seed(seed)
     return FusionModel(SHAPES, CONFIG.revised(**changes))
+
+
+def sound_of(batch: Batch) -> Sound:
+    assert batch.sound is not None
+    return batch.sound
+
+
+def frames_of(batch: Batch) -> Frames:
+    assert batch.frames is not None
+    return batch.frames
 
 
 def changed(batch: Batch, stream: str, **values: Tensor) -> Batch:
@@ -62,7 +72,7 @@ def test_every_parameter_gets_a_gradient(modality: str) -> None:
     target = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
     steps = model.step_count(batch)
     losses = compute_losses(model(batch), torch.tensor([0, 1, 2]), target, CONFIG, N, steps)
-    losses[0].backward()
+    losses[0].backward()  # type: ignore[no-untyped-call]
     idle = [
         name
         for name, parameter in model.named_parameters()
@@ -111,7 +121,7 @@ def test_the_map_is_the_weights_of_the_values() -> None:
 def test_padded_steps_get_no_weight_and_change_nothing() -> None:
     model = make_model().eval()
     batch = make_batch(steps_valid=13)
-    noisy = batch.sound.features.clone()
+    noisy = sound_of(batch).features.clone()
     noisy[:, 13:] = 1e4
     one = model(batch, return_attention=True)
     other = model(changed(batch, "sound", features=noisy))
@@ -150,17 +160,18 @@ def test_a_modality_uses_exactly_its_streams(modality: str, stream: str, used: b
 def test_every_audio_feature_reaches_the_output() -> None:
     model = make_model().eval()
     batch = make_batch()
-    batch.sound.features.requires_grad_()
+    features = sound_of(batch).features.requires_grad_()
     model(batch).logits.sum().backward()
-    assert (batch.sound.features.grad.abs().sum((0, 1)) > 0).all()
+    assert features.grad is not None
+    assert (features.grad.abs().sum((0, 1)) > 0).all()
 
 
 def test_times_matter_in_both_streams() -> None:
     model = make_model().eval()
     batch = make_batch()
     base = model(batch).logits
-    later_sound = changed(batch, "sound", time_s=batch.sound.time_s + 0.7)
-    later_frames = changed(batch, "frames", time_s=batch.frames.time_s + 0.7)
+    later_sound = changed(batch, "sound", time_s=sound_of(batch).time_s + 0.7)
+    later_frames = changed(batch, "frames", time_s=frames_of(batch).time_s + 0.7)
     assert not torch.allclose(base, model(later_sound).logits)
     assert not torch.allclose(base, model(later_frames).logits)
 
@@ -185,10 +196,11 @@ def test_any_gate_stays_on_the_timeline() -> None:
 
 def test_the_streams_are_brought_together_by_time() -> None:
     batch = make_batch()
-    ramp = batch.sound.time_s[None, :, None].expand(N, -1, 1)
-    times = batch.frames.time_s[:, :, None]
-    torch.testing.assert_close(at_frames(ramp, batch.sound, batch.frames), times)
-    back = at_steps(times, batch.sound, batch.frames)
+    sound, frames = sound_of(batch), frames_of(batch)
+    ramp = sound.time_s[None, :, None].expand(N, -1, 1)
+    times = frames.time_s[:, :, None]
+    torch.testing.assert_close(at_frames(ramp, sound, frames), times)
+    back = at_steps(times, sound, frames)
     inner = slice(2, -2)  # beyond the outermost frames' centres their values are held
     torch.testing.assert_close(back[:, inner], ramp[:, inner], atol=1e-4, rtol=0)
     torch.testing.assert_close(back[:, 0], times[:, 0], atol=1e-4, rtol=0)
@@ -196,7 +208,7 @@ def test_the_streams_are_brought_together_by_time() -> None:
 
 def test_sound_that_is_missing_under_a_frame_guides_nothing() -> None:
     batch = make_batch(steps_valid=10)
-    heard = at_frames(torch.ones(N, T, 4), batch.sound, batch.frames)
+    heard = at_frames(torch.ones(N, T, 4), sound_of(batch), frames_of(batch))
     assert (heard[:, :4] > 0.99).all()
     assert (heard[:, 4:] == 0).all()
 
@@ -205,9 +217,10 @@ def test_normalizing_is_folded_into_the_projection() -> None:
     model = make_model(modality="video").eval()
     batch = make_batch()
     plain = model(batch).logits
+    assert model.video is not None
     model.video.mean.fill_(3.0)
     model.video.deviation.fill_(2.0)
-    moved = model(changed(batch, "frames", maps=batch.frames.maps * 2 + 3)).logits
+    moved = model(changed(batch, "frames", maps=frames_of(batch).maps * 2 + 3)).logits
     torch.testing.assert_close(plain, moved, atol=1e-4, rtol=1e-4)
 
 
@@ -256,6 +269,7 @@ def test_input_dropout_keeps_the_mean_and_drops_its_share() -> None:
 
 def test_spatial_attention_is_half_even_and_in_training_one_or_the_other() -> None:
     stream = make_model().video
+    assert stream is not None
     weights = torch.rand(40, F, 49).softmax(dim=-1)
     even = torch.full_like(weights, 1 / 49)
     torch.testing.assert_close(stream.eval()._partly_even(weights), (weights + even) / 2)

@@ -19,7 +19,7 @@ from train import __main__ as cli
 from train.commands.evaluate import evaluate_run
 from train.commands.report import report
 from train.report.drawing import FOLDER
-from train.runs import evaluate
+from train.runs import folders
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_a_look_that_failed_is_not_counted(
     def fails(*_: object, **__: object) -> NoReturn:
         raise CacheError("no room")
 
-    monkeypatch.setattr(evaluate.runs, "write_json", fails)
+    monkeypatch.setattr(folders, "write_json", fails)
     with pytest.raises(CacheError, match="no room"):
         score(run, cache)
     monkeypatch.undo()

@@ -39,13 +39,13 @@ class Tags(html.parser.HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found = []
+        self.found: list[tuple[str, dict[str, str]]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
 
-    def named(self, name: str) -> list[dict[str, str | None]]:
+    def named(self, name: str) -> list[dict[str, str]]:
         return [attrs for tag, attrs in self.found if tag == name]
 
 
@@ -54,6 +54,13 @@ def report(folder: Path, modality: str = "both", labels: Labels | None = None) -
     run = folder / "run"
     fitting.fit(cache, run, CONFIG.revised(modality=modality), pictures=1)
     return run / page.FILE, cache
+
+
+def first(pattern: str, text: str) -> str:
+    """What the group of a pattern stands for where it is found first."""
+    found = re.search(pattern, text)
+    assert found is not None
+    return str(found[1])
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +90,7 @@ def test_each_clip_has_all_its_rows_on_one_axis(made: tuple[Path, Path]) -> None
     # 8 frames with 8 heatmaps, spectrogram and cross-modal map each; curves and confusion
     assert len(tags.named("img")) == 6 * (8 + 8 + 2) + 2
     wide = [a["style"] for a in tags.named("div") if a.get("style", "").startswith("left")]
-    total = sum(float(re.search(r"width:([\d.]+)%", style)[1]) for style in wide)
+    total = sum(float(first(r"width:([\d.]+)%", style)) for style in wide)
     assert total == pytest.approx(6 * 100, abs=1)
 
 
@@ -172,6 +179,7 @@ def test_a_browser_draws_it_without_a_complaint(
     made: tuple[Path, Path], tmp_path: Path, width_px: int
 ) -> None:
     """A copy with a probe at its end, since the page itself says nothing to the outside."""
+    assert CHROMIUM is not None
     probe = (
         "<script>document.title = [document.documentElement.scrollWidth, innerWidth, "
         "document.querySelectorAll('article').length, "
@@ -186,6 +194,6 @@ def test_a_browser_draws_it_without_a_complaint(
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
-    wide, inner, clips, count = re.search(r"<title>(.*?)</title>", done.stdout)[1].split("|")
+    wide, inner, clips, count = first(r"<title>(.*?)</title>", done.stdout).split("|")
     assert int(wide) <= int(inner), "the page itself never scrolls sideways"
     assert count == f"{clips} of {clips} clips"

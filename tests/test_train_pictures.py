@@ -115,7 +115,7 @@ def test_the_gate_that_is_drawn_is_the_one_that_decided(
     assert found == json.loads((tmp_path / "predictions.json").read_text())
     assert [row["id"] for row in found] == list(drawn)
     for row in found:
-        view = drawn[row["id"]]
+        view = drawn[str(row["id"])]
         interval = (row["predicted_start_s"], row["predicted_end_s"])
         shown = stairs(plots.timeline_figure(view))
         assert decided(shown) == view.predicted_s == interval
@@ -172,10 +172,11 @@ def test_a_gate_that_did_not_decide_says_so(tmp_path: Path) -> None:
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many clips went through models, forwards and backwards in time."""
-    counts = Counter()
+    counts: Counter[str] = Counter()
     forward = FusionModel.forward
 
     def counted(self: FusionModel, batch: Batch, return_attention: bool = False) -> Output:
+        assert batch.frames is not None
         time_s = batch.frames.time_s[0]
         counts["backwards" if time_s[0] > time_s[-1] else "forwards"] += len(batch.frames.time_s)
         return forward(self, batch, return_attention)

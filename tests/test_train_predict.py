@@ -22,6 +22,7 @@ from synthetic_cache import make_cache
 
 import train
 from cache import SPLITS, Cache, open_cache
+from cache.common.errors import ConfigError
 from cache.format import version1
 from cache.format.identity import read_identity
 from cache.format.shard import Failure, write_shard
@@ -152,7 +153,7 @@ def test_a_wav_gives_the_numbers_of_the_cache(trained: Path, tmp_path: Path) -> 
     assert own == {**one, "confidence": pytest.approx(one["confidence"], abs=1e-5)}
     small, whole = open_cache(tmp_path / "cache"), open_cache(trained / "cache")
     for name in small.fields:
-        row = whole.read(name, [whole.row(one["id"])])
+        row = whole.read(name, [whole.row(str(one["id"]))])
         assert small.read(name).tobytes() == row.tobytes(), name
 
 
@@ -183,9 +184,10 @@ def test_features_of_an_older_run_are_of_the_first_version(trained: Path, tmp_pa
     found = clip_features.wanted(run)
     assert found["feature_version"] == 1
     assert found["config"] == {**features["config"], "modalities": "video"}
-    for bad in ([], {}, {**old, "config": 3}, {**old, "fingerprint": "0"}, {"config": {}}):
+    wrong: list[object] = [[], {}, {"config": {}}]
+    for bad in [*wrong, {**old, "config": 3}, {**old, "fingerprint": "0"}]:
         (run / "features.json").write_text(json.dumps(bad))
-        with pytest.raises(runs.ConfigError, match=r"features\.json"):
+        with pytest.raises(ConfigError, match=r"features\.json"):
             clip_features.wanted(run)
 
 
@@ -295,7 +297,7 @@ def predicted_with(
     return predict_cache(run, folder, out=tmp_path / "out", pictures=0)
 
 
-def one_member(cache: Cache) -> tuple[str, list[str]]:
+def one_member(cache: Cache) -> tuple[str, list[tuple[int, str, bytes]]]:
     shard = next(iter(cache.index.shards))
     return shard, [cache.index.members(shard)[0]]
 
@@ -394,7 +396,7 @@ def test_the_package_s_face_is_what_its_example_shows(
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 1 + 6
     with pytest.raises(AttributeError, match="has no attribute 'anything'"):
-        train.anything  # noqa: B018
+        train.anything  # type: ignore[attr-defined]  # noqa: B018
     assert {name for name in train.__all__ if not hasattr(train, name)} == set()
 
 

@@ -29,6 +29,7 @@ from train.fit import loop
 from train.runs import code, record
 from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import training_events
+from train.runs.folders import RECORD_FILE
 from train.score.metrics import Array
 
 CONFIG = TrainConfig(
@@ -71,13 +72,26 @@ def relabelled(cache: Path, **changes: Any) -> Labels:
     return labels
 
 
-def test_the_record_says_what_when_and_by_which_code(run: Path) -> None:
+def recorded(run: Path) -> record.Record:
     found = record.read(run, load(run / BEST)[1])
+    assert found is not None
+    return found
+
+
+def sessions_of(run: Path) -> list[record.Session]:
+    making = recorded(run).making
+    assert making is not None
+    return making.sessions
+
+
+def test_the_record_says_what_when_and_by_which_code(run: Path) -> None:
+    found = recorded(run)
     labels = tiny_labels()
     for split in ("train", "val"):
         assert found.ids(split) == set(ids_of(labels, split))
     assert not found.ids("test")
-    (session,) = found.making.sessions
+    (session,) = sessions_of(run)
+    assert session.ended is not None
     assert session.started <= session.ended
     assert session.command == sys.argv
     assert session.device.startswith("cpu: ")
@@ -87,8 +101,7 @@ def test_the_record_says_what_when_and_by_which_code(run: Path) -> None:
 
 
 def test_the_baselines_know_the_training_rows_alone(run: Path) -> None:
-    found = record.read(run, load(run / BEST)[1])
-    ids, known = training_events(found.rows)
+    ids, known = training_events(recorded(run).rows)
     assert sorted(ids) == ids_of(tiny_labels(), "train")
     assert len(known) == len(ids)
 
@@ -151,7 +164,7 @@ def test_an_ensemble_has_seen_what_any_member_has(
     for name in ("seed-0", "seed-1"):
         shutil.copytree(run, seeds / name)
     more = dataclasses.replace(labels, split=np.where(labels.split == 2, 0, labels.split))
-    (seeds / "seed-1" / record.RECORD_FILE).unlink()
+    (seeds / "seed-1" / RECORD_FILE).unlink()
     record.start(seeds / "seed-1", more, torch.device("cpu"), 1)
     evaluate_run(seeds, cache, "test", pictures=0)
     (written,) = seeds.glob("metrics_test.json")
@@ -164,7 +177,7 @@ def test_an_ensemble_has_seen_what_any_member_has(
 
 
 def without_record(run: Path) -> None:
-    for name in (record.RECORD_FILE, record.ROWS_FILE):
+    for name in (RECORD_FILE, record.ROWS_FILE):
         (run / name).unlink()
 
 
@@ -199,7 +212,7 @@ def test_damaged_records_are_refused_with_a_sentence(run: Path, cache: Path) -> 
     path.unlink()
     with pytest.raises(ConfigError, match="its other half is there"):
         score(run, cache)
-    shutil.copy(run / "config.json", run / record.RECORD_FILE)
+    shutil.copy(run / "config.json", run / RECORD_FILE)
     path.write_bytes(b"")
     with pytest.raises(ConfigError, match=r"record\.json: sessions"):
         score(run, cache)
@@ -274,7 +287,7 @@ def test_a_resumed_run_notes_both_sessions_and_other_code(
 ) -> None:
     assert resumed(run, cache) == 0
     assert "in model/fusion.py: " in capsys.readouterr().err
-    sessions = record.read(run, load(run / BEST)[1]).making.sessions
+    sessions = sessions_of(run)
     assert len(sessions) == 2
     assert all(session.ended for session in sessions)
     assert len(json.loads((run / "history.json").read_text())) == 2
@@ -326,7 +339,7 @@ def test_a_run_of_an_older_version_resumes_on_its_classes_alone(
     without_record(run)
     assert resumed(run, cache) == 0
     assert "kept no record" in capsys.readouterr().err
-    assert not (run / record.RECORD_FILE).exists()
+    assert not (run / RECORD_FILE).exists()
     relabelled(cache, classes=tiny_labels().classes[::-1])
     assert resumed(run, cache, 3) == 2
     assert "its classes are" in capsys.readouterr().err
@@ -362,7 +375,7 @@ def test_an_interrupted_session_has_no_end(
     assert cli.main(words) == 130
     monkeypatch.undo()
     assert resumed(tmp_path / "r", cache) == 0
-    first, second = record.read(tmp_path / "r", load(tmp_path / "r" / BEST)[1]).making.sessions
+    first, second = sessions_of(tmp_path / "r")
     assert first.ended is None
     assert second.ended is not None
 
@@ -383,6 +396,7 @@ def test_the_commit_of_a_checkout_and_whether_it_was_changed(
     for words in (["add", "train"], [*who, "commit", "-qm", "y"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     found, dirty = commit()
+    assert found is not None
     assert len(found) == 40
     assert not dirty
     (folder / "model" / "fusion.py").write_text("")

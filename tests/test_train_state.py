@@ -4,7 +4,7 @@ import copy
 import math
 
 import torch
-from test_train_model import CONFIG, N, make_batch, make_model
+from test_train_model import CONFIG, N, frames_of, make_batch, make_model, sound_of
 
 from train.data.batch import reverse_time
 from train.fit.loop import gate_targets
@@ -18,19 +18,20 @@ def test_a_reversed_clip_twice_is_the_clip() -> None:
     batch = make_batch(steps_valid=13)
     once, interval = reverse_time(batch, INTERVAL, ALL, 10.0)
     torch.testing.assert_close(interval, torch.tensor([[0.6, 0.9], [0.0, 1.0], [0.1, 0.5]]))
-    assert not once.sound.valid[:, :7].any()
+    assert not sound_of(once).valid[:, :7].any()
     again, back = reverse_time(once, interval, ALL, 10.0)
     torch.testing.assert_close(back, INTERVAL)
-    torch.testing.assert_close(again.frames.time_s, batch.frames.time_s)
-    assert torch.equal(again.sound.features, batch.sound.features)
+    torch.testing.assert_close(frames_of(again).time_s, frames_of(batch).time_s)
+    assert torch.equal(sound_of(again).features, sound_of(batch).features)
 
 
 def test_only_the_chosen_clips_are_reversed() -> None:
     batch = make_batch()
     which = torch.tensor([True, False, True])
     found, interval = reverse_time(batch, INTERVAL, which, 10.0)
-    assert torch.equal(found.sound.features[1], batch.sound.features[1])
-    assert torch.equal(found.sound.features[0], batch.sound.features[0].flip(0))
+    turned, whole = sound_of(found).features, sound_of(batch).features
+    assert torch.equal(turned[1], whole[1])
+    assert torch.equal(turned[0], whole[0].flip(0))
     assert torch.equal(interval[1], INTERVAL[1])
 
 
@@ -50,7 +51,7 @@ def test_the_average_follows_the_weights_and_forgets() -> None:
     first = copy.deepcopy(dict(model.named_parameters()))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 1.0
+            parameter.add_(1.0)
     ema.update(model)
     moved = 1 - 2 / 11  # few steps so far: much of the newest
     for name, parameter in ema.model.named_parameters():
@@ -61,7 +62,7 @@ def test_the_average_follows_the_weights_and_forgets() -> None:
         torch.testing.assert_close(parameter, first[name] + 1.0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 1.0
+            parameter.add_(1.0)
     ema.update(model)
     moved = 2 - ema.decay  # later, of the newest as much as the epochs say
     for name, parameter in ema.model.named_parameters():

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_cache import labels_for, make_cache
+from tiny_runs import TINY
 from torch import Tensor
 
 from cache import Cache, open_cache
@@ -35,11 +36,11 @@ from train.fit.state import TrainState
 from train.model.fusion import FusionModel
 from train.report import pictures
 from train.runs.checkpoint import BEST
+from train.score.predict import predict
 
 CONFIG = TrainConfig(
     device="cpu", audio_feat_dim=32, video_feat_dim=32, map_channels=16, batch_size=8, epochs=2
 )
-TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 CLIPS = 150
 
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -181,7 +182,7 @@ def test_statistics_and_answers_are_those_of_memory(
 ) -> None:
     config, streamed = prepare(cache)
     model, _ = trainer(streamed, config)
-    guesses = loop.predict(model, streamed.clips, streamed.splits["val"].clip)
+    guesses = predict(model, streamed.clips, streamed.splits["val"].clip)
     monkeypatch.undo()
     _, loaded = prepare(cache)
     other, _ = trainer(loaded, config)
@@ -189,7 +190,7 @@ def test_statistics_and_answers_are_those_of_memory(
         for kind in ("audio", "video"):
             ours = getattr(model, kind).get_buffer(name)
             torch.testing.assert_close(ours, getattr(other, kind).get_buffer(name))
-    same = loop.predict(model, loaded.clips, loaded.splits["val"].clip)
+    same = predict(model, loaded.clips, loaded.splits["val"].clip)
     for name, guess in guesses.items():
         for field in dataclasses.fields(guess):
             ours, theirs = getattr(guess, field.name), getattr(same[name], field.name)
@@ -268,6 +269,8 @@ def test_the_mode_follows_from_the_budget_and_is_told(
     reading = (reader.AHEAD + reader.READERS + 1) * 4 * (2 * cached + one)
     clips = load(memory_gb=(reading + 40.5 * one) / 1e9)
     assert clips.stream
+    assert clips.maps is not None
+    assert clips.audio is not None
     assert clips.stream.slots == len(clips.maps) == len(clips.audio) == 40
     assert "--memory-gb" in clips.mode
     assert "streamed from the disk, 40 clips at a time" in clips.mode
@@ -295,6 +298,7 @@ def test_parts_that_stay_in_host_memory_are_read_once(
 ) -> None:
     _, dataset = prepare(cache)
     stream = dataset.clips.stream
+    assert stream is not None
     stream = dataclasses.replace(stream, reader=dataclasses.replace(stream.reader, kept={}))
     clips = dataclasses.replace(dataset.clips, stream=stream)
     rows = dataset.splits["train"]
