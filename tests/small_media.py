@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
 from cache import Cache, Labels
@@ -43,19 +44,19 @@ SMALL_FLAGS = [
 CONFIG = ExtractConfig.parse(SMALL)
 
 
-def tone(seconds: float, hz: float = 440.0, rate_hz: int = RATE_HZ) -> np.ndarray:
+def tone(seconds: float, hz: float = 440.0, rate_hz: int = RATE_HZ) -> npt.NDArray[np.float32]:
     """A sine at half level: (samples,) float32."""
     time_s = np.arange(round(seconds * rate_hz)) / rate_hz
     return (0.5 * np.sin(2 * np.pi * hz * time_s)).astype(np.float32)
 
 
-def noise(seconds: float, seed: int = 0, rate_hz: int = RATE_HZ) -> np.ndarray:
+def noise(seconds: float, seed: int = 0, rate_hz: int = RATE_HZ) -> npt.NDArray[np.float32]:
     """Seeded noise: (samples,) float32."""
     values = np.random.default_rng(seed).standard_normal(round(seconds * rate_hz))
     return (0.1 * values).astype(np.float32)
 
 
-def grey_frames(levels: Sequence[int], height: int = 48, width: int = 64) -> np.ndarray:
+def grey_frames(levels: Sequence[int], height: int = 48, width: int = 64) -> npt.NDArray[np.uint8]:
     """Plain pictures, one of each level: (F, height, width, 3) uint8."""
     return np.stack([np.full((height, width, 3), level, np.uint8) for level in levels])
 

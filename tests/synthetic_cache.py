@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from cache import Labels
@@ -96,12 +97,12 @@ def _clip(
     clip_id: str,
     row: int,
     labels: Labels,
-    patterns: np.ndarray[Any, np.dtype[np.float64]],
+    patterns: npt.NDArray[np.float64],
     settings: dict[str, Any],
 ) -> Clip:
     pattern = patterns[labels.category[row]]
     start, end = labels.start_s[row], labels.end_s[row]
-    features: dict[str, np.ndarray[Any, Any]] = {}
+    features: dict[str, npt.NDArray[Any]] = {}
     pictures: list[bytes] = []
     steps = 0
     at = 0

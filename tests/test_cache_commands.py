@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,8 +45,8 @@ def tiny(tmp_path: Path) -> TinyCache:
     return tiny
 
 
-def labels(ids: list[str], **changes: object) -> Labels:
-    values: dict[str, object] = {
+def labels(ids: list[str], **changes: Any) -> Labels:
+    values: dict[str, Any] = {
         "ids": ids,
         "classes": ["Bark", "Bell"],
         "category": np.arange(len(ids), dtype=np.int64) % 2,
@@ -54,7 +55,7 @@ def labels(ids: list[str], **changes: object) -> Labels:
         "split": np.arange(len(ids), dtype=np.int8) % 3,
         "source": "events.csv",
     }
-    return Labels(**{**values, **changes})  # type: ignore[arg-type]
+    return Labels(**{**values, **changes})
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import pytest
 from small_media import CONFIG, TinyCache, resealed, tiny_cache, version1_record
 
@@ -328,7 +329,7 @@ def test_ids_of_failures_in_the_index(stored: TinyCache, kind: str) -> None:
     refused_index(stored, bend_failure(id=text))
 
 
-def as_bytes(text: str) -> np.ndarray:
+def as_bytes(text: str) -> npt.NDArray[np.uint8]:
     return np.frombuffer(text.encode(), np.uint8)
 
 
@@ -668,7 +669,7 @@ class TestRecord:
 class TestInflate:
     SPEC = Field("audio/mel", (44, 8), "float16", "dB")
 
-    def row(self) -> np.ndarray:
+    def row(self) -> npt.NDArray[np.float16]:
         return np.random.default_rng(0).standard_normal((44, 8)).astype(np.float16)
 
     def test_round_trip(self) -> None:

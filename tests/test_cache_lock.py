@@ -17,6 +17,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_media import TinyCache, random_row, tiny_cache
@@ -196,10 +197,10 @@ class TestReadOnly:
         tiny.write("a")
         really = os.open
 
-        def refuse(path: object, flags: int, *more: object, **how: object) -> int:
+        def refuse(path: Any, flags: int, *more: Any, **how: Any) -> int:
             if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 raise OSError(errno.EROFS, "Read-only file system", path)
-            return really(path, flags, *more, **how)  # type: ignore[arg-type]
+            return really(path, flags, *more, **how)
 
         monkeypatch.setattr(os, "open", refuse)
         for write in (

@@ -311,7 +311,7 @@ class TestDamage:
         assert (report.shards, report.clips) == (2, 4)
 
 
-def rewrite(path: Path, name: str, make: Callable[[h5py.File, np.ndarray], object]) -> None:
+def rewrite(path: Path, name: str, make: Callable[[h5py.File, npt.NDArray[Any]], object]) -> None:
     """Replace a dataset of a shard, as a hostile writer might."""
     with h5py.File(path, "r+") as file:
         values = file[name][()]
@@ -319,18 +319,18 @@ def rewrite(path: Path, name: str, make: Callable[[h5py.File, np.ndarray], objec
         make(file, values)
 
 
-def external_link(file: h5py.File, values: np.ndarray) -> None:
+def external_link(file: h5py.File, values: npt.NDArray[Any]) -> None:
     with h5py.File(Path(file.filename).parent / "other.bin", "w") as other:
         other["x"] = values
     file["audio/mel"] = h5py.ExternalLink("other.bin", "x")
 
 
-def soft_link(file: h5py.File, values: np.ndarray) -> None:
+def soft_link(file: h5py.File, values: npt.NDArray[Any]) -> None:
     file["elsewhere"] = values
     file["audio/mel"] = h5py.SoftLink("/elsewhere")
 
 
-def external_storage(file: h5py.File, values: np.ndarray) -> None:
+def external_storage(file: h5py.File, values: npt.NDArray[Any]) -> None:
     raw = Path(file.filename).parent / "raw.bin"
     raw.write_bytes(values.tobytes())
     file.create_dataset(
@@ -338,7 +338,7 @@ def external_storage(file: h5py.File, values: np.ndarray) -> None:
     )
 
 
-def virtual(file: h5py.File, values: np.ndarray) -> None:
+def virtual(file: h5py.File, values: npt.NDArray[Any]) -> None:
     with h5py.File(Path(file.filename).parent / "source.bin", "w") as other:
         other["x"] = values
     layout = h5py.VirtualLayout(values.shape, values.dtype)
@@ -346,7 +346,7 @@ def virtual(file: h5py.File, values: np.ndarray) -> None:
     file.create_virtual_dataset("audio/mel", layout)
 
 
-HOSTILE: dict[str, Callable[[h5py.File, np.ndarray], object]] = {
+HOSTILE: dict[str, Callable[[h5py.File, npt.NDArray[Any]], object]] = {
     "external link": external_link,
     "soft link": soft_link,
     "external storage": external_storage,

@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 
@@ -20,7 +21,7 @@ from extract.demo.scenes import CLASSES, CLIP_S, FPS, SAMPLE_RATE_HZ, render_fra
 NAMES = list(CLASSES)
 
 
-def spans(entries: list[tuple[str, int, int]], name: str) -> np.ndarray:
+def spans(entries: list[tuple[str, int, int]], name: str) -> npt.NDArray[np.bool_]:
     """Seconds (10,) in which `name` occurs."""
     seconds = np.zeros(CLIP_S, bool)
     for category, start, end in entries:
@@ -194,7 +195,7 @@ def test_picture_is_in_its_interval_only(name: str) -> None:
 def test_classes_differ_in_sound_and_in_picture() -> None:
     """Nearest class mean of a crude description is right for clips that it has not seen."""
 
-    def describe(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def describe(name: str, seed: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         sound = render_sound([(name, 0, CLIP_S)], seed)[: 4 * SAMPLE_RATE_HZ].reshape(-1, 1280)
         power = np.abs(np.fft.rfft(sound)).mean(axis=0)[1:513].reshape(64, 8).mean(axis=1)
         picture = render_frames([(name, 4, 6)], seed)[60].astype(int)

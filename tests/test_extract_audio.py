@@ -8,6 +8,7 @@ from typing import Any
 
 import librosa
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,10 +19,11 @@ from extract.features.audio import audio_features
 from extract.features.declare import audio_fields
 
 FAST = ExtractConfig()
-Array = np.ndarray
+Sound = npt.NDArray[np.float32]
+Arrays = dict[str, npt.NDArray[np.floating[Any]]]
 
 
-def music(seconds: float = 2.0, seed: int = 0, rate_hz: int = 22_050) -> Array:
+def music(seconds: float = 2.0, seed: int = 0, rate_hz: int = 22_050) -> Sound:
     """Three tones that come and go in noise: every feature has something to say."""
     time_s = np.arange(round(seconds * rate_hz)) / rate_hz
     rng = np.random.default_rng(seed)
@@ -31,7 +33,7 @@ def music(seconds: float = 2.0, seed: int = 0, rate_hz: int = 22_050) -> Array:
     return (0.5 * sound).astype(np.float32)
 
 
-def reference(sound: Array, config: ExtractConfig) -> dict[str, Array]:
+def reference(sound: Sound, config: ExtractConfig) -> Arrays:
     """librosa with one shared STFT, no tuning, and tonnetz from that chroma: (T, D) each."""
     sr, n_fft, hop = config.sample_rate_hz, config.n_fft_samples, config.hop_samples
     magnitude = np.abs(librosa.stft(sound, n_fft=n_fft, hop_length=hop, pad_mode="constant"))
@@ -50,7 +52,7 @@ def reference(sound: Array, config: ExtractConfig) -> dict[str, Array]:
     return {name: values.T for name, values in features.items()}
 
 
-def assert_close(found: dict[str, Array], wanted: dict[str, Array]) -> None:
+def assert_close(found: Arrays, wanted: Arrays) -> None:
     """Equal but for the rounding of float32 sums, then of float16."""
     assert list(found) == ["mfcc", "mel", "chroma", "contrast", "tonnetz"]
     for name, values in found.items():
@@ -73,7 +75,7 @@ class TestFast:
         [lambda: noise(1.0), lambda: tone(1.0, 441.0) + 0.01 * noise(1.0), lambda: 1 + noise(1.0)],
         ids=["noise", "tone", "offset"],
     )
-    def test_equals_librosa_on_plain_sounds(self, make: Callable[[], Array]) -> None:
+    def test_equals_librosa_on_plain_sounds(self, make: Callable[[], Sound]) -> None:
         assert_close(audio_features(make(), FAST), reference(make(), FAST))
 
     def test_float16_is_the_only_loss(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 from hypothesis import given
@@ -33,11 +34,11 @@ FPS = 10
 STAIRS = grey_frames(range(20, 220, 5))  # 4 s at 10 a second; the level tells the frame
 
 
-def level(frame: np.ndarray) -> float:
+def level(frame: npt.NDArray[np.uint8]) -> float:
     return float(frame.mean())
 
 
-def onset_s(waveform: np.ndarray, threshold: float = 0.1) -> float:
+def onset_s(waveform: npt.NDArray[np.float32], threshold: float = 0.1) -> float:
     return int(np.flatnonzero(np.abs(waveform) > threshold)[0]) / RATE_HZ
 
 
@@ -301,7 +302,10 @@ class TestPlacing:
 
 class TestProcessed:
     def source(
-        self, folder: Path, sound: np.ndarray | None, frames: np.ndarray | None
+        self,
+        folder: Path,
+        sound: npt.NDArray[np.float32] | None,
+        frames: npt.NDArray[np.uint8] | None,
     ) -> MediaSource:
         if sound is not None:
             soundfile.write(folder / "a.wav", sound, RATE_HZ, "FLOAT")

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 import torch
@@ -36,7 +37,7 @@ VIDEO = BOTH.revised(modalities="video")
 Change = Callable[[bytes], bytes]
 
 
-def processed(folder: Path, sound: np.ndarray | None, count: int) -> MediaSource:
+def processed(folder: Path, sound: npt.NDArray[np.float32] | None, count: int) -> MediaSource:
     """A WAV and `count` pictures of level 20, 25, …"""
     if sound is not None:
         soundfile.write(folder / "a.wav", sound, RATE_HZ, "PCM_16")

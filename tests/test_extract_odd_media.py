@@ -50,7 +50,7 @@ def write_pictures(
     last_s: float,
     codec: str = "libx264",
     kind: str | None = None,
-    sound: np.ndarray | None = None,
+    sound: npt.NDArray[np.float32] | None = None,
     **options: str,
 ) -> None:
     """Pictures of level 20, 25, … at these times, the last of them for `last_s`."""

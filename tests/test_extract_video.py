@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -35,7 +36,7 @@ from extract.features.weights import IMAGENET_FILES, check_weights, imagenet_fil
 PRESETS = {"small": MobileNet_V3_Small_Weights, "large": MobileNet_V3_Large_Weights}
 
 
-def pictures(height: int, width: int, count: int = 2) -> list[np.ndarray]:
+def pictures(height: int, width: int, count: int = 2) -> list[npt.NDArray[np.uint8]]:
     """Smooth coloured pictures with some texture."""
     rng = np.random.default_rng(height * 1000 + width)
     made = []

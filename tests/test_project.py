@@ -85,7 +85,9 @@ def test_every_stage_was_looked_at() -> None:
 
 def test_help_names_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    phony = set(re.search(r"^\.PHONY: (.+)$", makefile, re.M)[1].split())  # type: ignore[index]
+    line = re.search(r"^\.PHONY: (.+)$", makefile, re.M)
+    assert line is not None
+    phony = set(line[1].split())
     targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert targets == phony
