@@ -414,10 +414,14 @@ def test_attributes_of_another_kind_are_refused(tiny: TinyCache) -> None:
         path.unlink()
 
 
+def of_kind(name: str, dtype: Any) -> Callable[[h5py.File, npt.NDArray[Any]], object]:
+    return lambda file, _: file.create_dataset(name, (1,), dtype)
+
+
 def test_texts_of_another_kind_are_refused(tiny: TinyCache) -> None:
     for name, dtype in (("rows/id", h5py.string_dtype()), ("rows/id", "S5000")):
         path = tiny.path(tiny.write("a"))
-        rewrite(path, name, lambda f, v, n=name, d=dtype: f.create_dataset(n, (1,), d))  # type: ignore[misc]
+        rewrite(path, name, of_kind(name, dtype))
         with pytest.raises(CacheError, match=name):
             Shard(path, tiny.identity)
 
