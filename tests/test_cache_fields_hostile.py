@@ -25,7 +25,8 @@ Record = dict[str, Any]
 
 
 def record_of(cache: TinyCache) -> Record:
-    return json.loads((cache.folder / "cache.json").read_text())
+    found: Record = json.loads((cache.folder / "cache.json").read_text())
+    return found
 
 
 def field(name: str, **changes: Any) -> Callable[[Record], None]:

@@ -12,9 +12,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import pytest
 from small_media import TinyCache, tiny_cache
 
@@ -59,7 +61,7 @@ for folder in map(Path, sys.argv[1:]):
 """
 
 
-def put(file: h5py.File, name: str, values: np.ndarray) -> None:
+def put(file: h5py.File, name: str, values: npt.NDArray[Any]) -> None:
     del file[name]
     file[name] = values
 
@@ -74,7 +76,7 @@ def hole(file: h5py.File, name: str, count: int, dtype: str) -> None:
     h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, how)
 
 
-def as_bytes(text: str) -> np.ndarray:
+def as_bytes(text: str) -> npt.NDArray[np.uint8]:
     return np.frombuffer(text.encode(), np.uint8)
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -42,27 +43,27 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def cache_path(tmp_path_factory):
+def cache_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "cache"
     return make_cache(folder, clips=30, classes=3, missing=["clip00004"])
 
 
 @pytest.fixture(scope="module")
-def run(cache_path, tmp_path_factory):
+def run(cache_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "one"
     argv = ["fit", "--cache", str(cache_path), "--run", str(folder), *FLAGS, "--pictures", "1"]
     assert cli.main(argv) == 0
     return folder
 
 
-def refused(capsys, words, *argv):
+def refused(capsys: pytest.CaptureFixture[str], words: str, *argv: str | Path) -> None:
     assert cli.main([str(word) for word in argv]) == 2
     shown = capsys.readouterr().err
     assert words in shown
     assert "Traceback" not in shown
 
 
-def test_classic_is_exactly_the_known_set():
+def test_classic_is_exactly_the_known_set() -> None:
     assert PRESETS["classic"].model_dump(exclude_unset=True) == {
         "num_classes": 28,
         "batch_size": 4,
@@ -81,7 +82,9 @@ def test_classic_is_exactly_the_known_set():
     }
 
 
-def test_flags_json_and_api_give_one_config(tmp_path, capsys):
+def test_flags_json_and_api_give_one_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "config.json"
     path.write_text(SMALL.to_json())
     for argv in (FLAGS, ["--config", str(path)]):
@@ -92,7 +95,9 @@ def test_flags_json_and_api_give_one_config(tmp_path, capsys):
     assert TrainConfig.from_json(path) == SMALL
 
 
-def test_unknown_names_are_refused_with_the_nearest(tmp_path, capsys):
+def test_unknown_names_are_refused_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"learning_rat": 1}')
     refused(capsys, "did you mean 'learning_rate'?", "fit", "--cache", "c", "--config", path)
@@ -106,7 +111,7 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path, capsys):
     assert "divisible by num_heads" in capsys.readouterr().err
 
 
-def test_help_teaches_and_loads_no_torch(capsys):
+def test_help_teaches_and_loads_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
     code = (
         "import sys; from train.__main__ import main; "
         "main(['--help']); print('torch' in sys.modules)"
@@ -122,7 +127,7 @@ def test_help_teaches_and_loads_no_torch(capsys):
         assert "--split" in capsys.readouterr().out or command in {"fit", "predict", "features"}
 
 
-def test_training_imports_no_media_library():
+def test_training_imports_no_media_library() -> None:
     code = (
         "import importlib, pkgutil, sys, train\n"
         "rooms = pkgutil.walk_packages(train.__path__, 'train.')\n"
@@ -135,7 +140,7 @@ def test_training_imports_no_media_library():
     assert done.stdout.split() == ["True", "set()"], "every module of train"
 
 
-def test_a_run_folder_holds_what_it_promises(run, cache_path):
+def test_a_run_folder_holds_what_it_promises(run: Path, cache_path: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         *(runs.CONFIG_FILE, runs.FEATURES_FILE, runs.HISTORY_FILE, BEST, "last.pth"),
@@ -159,7 +164,7 @@ def test_a_run_folder_holds_what_it_promises(run, cache_path):
     assert len(json.loads((run / "predictions_val.json").read_text())) == result["events"]
 
 
-def test_pictures_are_drawn_and_not_blank(run):
+def test_pictures_are_drawn_and_not_blank(run: Path) -> None:
     drawn = sorted((run / FOLDER).rglob("*.png"))
     kinds = {path.stem.split("_", 1)[-1] for path in drawn if path.parent.name == "val"}
     assert kinds == {"spatial", "temporal", "cross_modal", "timeline"}
@@ -171,21 +176,23 @@ def test_pictures_are_drawn_and_not_blank(run):
             assert picture.convert("L").getextrema() == (0, 255) or "spatial" in path.name
 
 
-def test_the_command_line_equals_the_api(run, cache_path, tmp_path):
+def test_the_command_line_equals_the_api(run: Path, cache_path: Path, tmp_path: Path) -> None:
     result = fitting.fit(cache_path, tmp_path / "api", SMALL, pictures=0)[0]
     assert result == json.loads((run / "metrics_val.json").read_text())
 
 
-def test_a_run_normalizes_by_its_training_rows_alone(run, cache_path):
+def test_a_run_normalizes_by_its_training_rows_alone(run: Path, cache_path: Path) -> None:
     model, about, _ = load(run / BEST)
     dataset = load_dataset(open_cache(cache_path), about.config)
-    clips, train = dataset.clips, dataset.splits["train"].clip.unique()
+    clips, train = dataset.clips, torch.unique(dataset.splits["train"].clip)
+    assert clips.audio is not None
+    assert model.audio is not None
     heard = clips.audio[train][clips.audio_valid[train]]
     torch.testing.assert_close(model.audio.mean, heard.mean(0), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
-def test_one_modality_runs_to_the_end(cache_path, tmp_path, modality):
+def test_one_modality_runs_to_the_end(cache_path: Path, tmp_path: Path, modality: str) -> None:
     config = SMALL.revised(modality=modality, epochs=1)
     fitting.fit(cache_path, tmp_path / "run", config, pictures=1)
     drawn = {path.stem.split("_", 1)[1] for path in (tmp_path / "run").rglob("val/*.png")}
@@ -193,7 +200,9 @@ def test_one_modality_runs_to_the_end(cache_path, tmp_path, modality):
     assert drawn == {"temporal", "timeline", *spatial}
 
 
-def test_evaluate_writes_scores_and_records_every_look_at_test(run, cache_path, capsys):
+def test_evaluate_writes_scores_and_records_every_look_at_test(
+    run: Path, cache_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["evaluate", "--run", str(run), "--cache", str(cache_path), "--pictures", "0"]
     for _ in range(2):
         assert cli.main([*argv, "--split", "test"]) == 0
@@ -210,7 +219,9 @@ def test_evaluate_writes_scores_and_records_every_look_at_test(run, cache_path, 
     assert json.loads((run / "metrics_val.json").read_text()) == before
 
 
-def test_predict_needs_no_labels_and_agrees_with_evaluate(run, cache_path, tmp_path, capsys):
+def test_predict_needs_no_labels_and_agrees_with_evaluate(
+    run: Path, cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = make_cache(tmp_path / "c", clips=30, classes=3, missing=["clip00004"])
     (other / "labels.h5").unlink()
     found = predict_cache(run, other, out=tmp_path / "out", pictures=1)
@@ -224,7 +235,9 @@ def test_predict_needs_no_labels_and_agrees_with_evaluate(run, cache_path, tmp_p
         )
 
 
-def test_seeds_and_report_give_mean_and_deviation(run, cache_path, tmp_path, capsys):
+def test_seeds_and_report_give_mean_and_deviation(
+    run: Path, cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     seeds = tmp_path / "seeds"
     argv = ["fit", "--cache", str(cache_path), "--run", str(seeds), *FLAGS, "--pictures", "0"]
     assert cli.main([*argv, "--seeds", "42", "1"]) == 0
@@ -252,8 +265,8 @@ def test_seeds_and_report_give_mean_and_deviation(run, cache_path, tmp_path, cap
 
 
 def test_one_number_says_how_many_seeds_and_ablations_train_three_models(
-    cache_path, tmp_path, capsys
-):
+    cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = tmp_path / "three"
     argv = ["fit", "--cache", str(cache_path), "--run", str(place), *FLAGS, "--pictures", "0"]
     assert cli.main([*argv, "--epochs", "1", "--seeds", "2", "--ablations"]) == 0
@@ -275,14 +288,16 @@ def test_one_number_says_how_many_seeds_and_ablations_train_three_models(
     assert one == other, "an ablation is the very run that --modality gives"
 
 
-def test_ablations_of_one_modality_are_refused(cache_path, tmp_path, capsys):
+def test_ablations_of_one_modality_are_refused(
+    cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     refused(
         capsys, "drop --modality audio",
         "fit", "--cache", cache_path, "--run", tmp_path / "r", "--ablations", "--modality", "audio",
     )  # fmt: skip
 
 
-def test_leaked_ids_are_scored_apart(tmp_path, capsys):
+def test_leaked_ids_are_scored_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = labels_for(30, 3)
     rows = {int(s): [n for n in range(30) if labels.split[n] == s] for s in (0, 2)}
     ids = list(labels.ids)
@@ -302,7 +317,9 @@ def test_leaked_ids_are_scored_apart(tmp_path, capsys):
     )  # fmt: skip
 
 
-def test_report_refuses_runs_on_different_data(run, cache_path, tmp_path, capsys):
+def test_report_refuses_runs_on_different_data(
+    run: Path, cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     result = json.loads((run / "metrics_val.json").read_text())
@@ -317,20 +334,26 @@ def test_report_refuses_runs_on_different_data(run, cache_path, tmp_path, capsys
     refused(capsys, "has not been scored on test", "report", other, "--split", "test")
 
 
-def test_a_cache_made_with_other_settings_is_refused_by_name(run, tmp_path, capsys):
+def test_a_cache_made_with_other_settings_is_refused_by_name(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = make_cache(tmp_path / "c", clips=6, hop_samples=1024)
     refused(capsys, "hop_samples: 512 in the run", "evaluate", "--run", run, "--cache", other)
     refused(capsys, "hop_samples", "predict", "--run", run, "--cache", other)
 
 
-def test_classic_on_another_class_count_says_what_to_pass(cache_path, tmp_path, capsys):
-    argv = ["fit", "--cache", cache_path, "--run", tmp_path / "r", "--preset", "classic"]
-    refused(capsys, "--num-classes 3", *argv)
+def test_classic_on_another_class_count_says_what_to_pass(
+    cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv: list[str | Path] = ["fit", "--cache", cache_path, "--run", tmp_path / "r"]
+    refused(capsys, "--num-classes 3", *argv, "--preset", "classic")
 
 
-def test_runs_are_neither_overwritten_nor_resumed_by_mistake(run, cache_path, tmp_path, capsys):
+def test_runs_are_neither_overwritten_nor_resumed_by_mistake(
+    run: Path, cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     refused(capsys, "holds a run already", "fit", "--cache", cache_path, "--run", run)
-    argv = ["fit", "--cache", cache_path, "--resume"]
+    argv: list[str | Path] = ["fit", "--cache", cache_path, "--resume"]
     refused(capsys, "--run", *argv)
     refused(capsys, "can't be read", *argv, "--run", tmp_path / "none")
     refused(capsys, "batch_size", *argv, "--run", run, "--batch-size", "4")
@@ -338,7 +361,9 @@ def test_runs_are_neither_overwritten_nor_resumed_by_mistake(run, cache_path, tm
     refused(capsys, f"name one: {run}", "evaluate", "--cache", cache_path, "--run", run.parent)
 
 
-def test_it_says_why_start_and_end_are_read_off_as_they_are(cache_path, tmp_path, capsys):
+def test_it_says_why_start_and_end_are_read_off_as_they_are(
+    cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["fit", "--cache", cache_path, *FLAGS, "--pictures", "0", "--epochs", "1"]
     for number, more in enumerate(([], ["--gate-weight", "0"])):
         words = [*argv, "--run", tmp_path / str(number), *more]
@@ -347,7 +372,9 @@ def test_it_says_why_start_and_end_are_read_off_as_they_are(cache_path, tmp_path
         assert scored_higher == (not more)
 
 
-def test_resume_prolongs_a_run(run, cache_path, tmp_path, capsys):
+def test_resume_prolongs_a_run(
+    run: Path, cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["fit", "--cache", cache_path, "--run", tmp_path / "r", *FLAGS, "--pictures", "0"]
     assert cli.main([str(word) for word in [*argv, "--epochs", "1"]]) == 0
     again = ["fit", "--cache", cache_path, "--run", tmp_path / "r", "--resume", "--epochs", "2"]
@@ -356,8 +383,10 @@ def test_resume_prolongs_a_run(run, cache_path, tmp_path, capsys):
     assert [e["train_loss"] for e in history[0]] == [e["train_loss"] for e in history[1]]
 
 
-def test_ctrl_c_ends_with_130(monkeypatch, capsys):
-    def stop(_):
+def test_ctrl_c_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     monkeypatch.setitem(cli.COMMANDS, "fit", stop)
@@ -365,7 +394,9 @@ def test_ctrl_c_ends_with_130(monkeypatch, capsys):
     assert "--resume" in capsys.readouterr().err
 
 
-def test_the_newest_run_is_the_default(tmp_path, monkeypatch, capsys):
+def test_the_newest_run_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     refused(capsys, "no run under", "evaluate", "--cache", "c")
     for time, name in enumerate(("b/seed-0", "a/seed-1", "c")):
@@ -376,7 +407,7 @@ def test_the_newest_run_is_the_default(tmp_path, monkeypatch, capsys):
         assert runs.newest_run() == Path("runs") / name[0]
 
 
-def test_events_to_draw_are_short_ones_of_each_class_first():
+def test_events_to_draw_are_short_ones_of_each_class_first() -> None:
     rows = [
         {"category": c, "start_s": 0, "end_s": end}
         for c, end in [("a", 10), ("a", 3), ("a", 4), ("b", 5), ("b", 10)]

@@ -2,26 +2,30 @@
 
 import dataclasses
 import pickle
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
 from synthetic_cache import labels_for, make_cache
+from torch import Tensor
 
-from cache import open_cache
+from cache import Cache, open_cache
 from cache.common import atomic
 from cache.common.errors import ConfigError
 from train.commands.fit import fit as fit_run
 from train.config import TrainConfig
-from train.data.dataset import load_dataset, resolve
+from train.data.dataset import Dataset, load_dataset, resolve
 from train.fit import loop
 from train.fit.cuda_graph import StepGraph
 from train.fit.loop import Trainer
 from train.fit.normalize import normalize
-from train.fit.state import TrainState
+from train.fit.state import History, TrainState
 from train.model.fusion import FusionModel
 from train.runs.checkpoint import BEST, LAST, About, CheckpointError, load, save
-from train.score.metrics import Predictions, classification, localization
+from train.score.metrics import CRITERION, Predictions, classification, localization
+from train.score.predict import TrainingError, events, predict
 
 SMALL = TrainConfig(
     device="cpu",
@@ -35,11 +39,11 @@ SMALL = TrainConfig(
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return open_cache(make_cache(tmp_path_factory.mktemp("cache"), clips=30, classes=3))
 
 
-def prepare(cache, config):
+def prepare(cache: Cache, config: TrainConfig) -> tuple[FusionModel, Dataset, About]:
     config = resolve(config, cache, cache.labels.classes)
     dataset = load_dataset(cache, config, ("train", "val"))
     torch.manual_seed(config.seed)
@@ -48,25 +52,29 @@ def prepare(cache, config):
     return model, dataset, About.of(config, dataset, cache)
 
 
-def trainer_of(model, dataset, config):
+def trainer_of(model: FusionModel, dataset: Dataset, config: TrainConfig) -> Trainer:
     rows = dataset.splits["train"]
     return Trainer(TrainState.begin(model, config, len(rows)), config, dataset.clips, rows)
 
 
-def train(cache, config, run, resume=False):
+def train(
+    cache: Cache, config: TrainConfig, run: Path, resume: bool = False
+) -> tuple[History, FusionModel]:
     run.mkdir(exist_ok=True)
     model, dataset, about = prepare(cache, config)
     return loop.train_model(model, dataset, about, run, resume), model
 
 
-def without_time(history):
+def without_time(history: History) -> History:
     return [{k: v for k, v in entry.items() if k != "seconds"} for entry in history]
 
 
 @pytest.mark.parametrize(
     ("modality", "miou"), [("both", 0.9), ("audio", 0.9), ("video", 0.8)]
 )  # frames alone are 1.25 s apart
-def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(tmp_path, modality, miou):
+def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(
+    tmp_path: Path, modality: str, miou: float
+) -> None:
     labels = labels_for(16, 4)
     labels.split[:] = 0
     cache = open_cache(make_cache(tmp_path / "c", labels=labels))
@@ -80,36 +88,44 @@ def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(tmp_path, mo
     trainer = trainer_of(model, dataset, config)
     for epoch in range(150):
         trainer.train_epoch(epoch)
-    truth = loop.events(rows, 10.0)
-    for name, guess in loop.predict(model, dataset.clips, rows.clip).items():
+    truth = events(rows, 10.0)
+    for name, guess in predict(model, dataset.clips, rows.clip).items():
         assert classification(truth, guess)["top1"] == 1.0
-        assert localization(truth, guess)["miou"] > miou, name
+        found = localization(truth, guess)["miou"]
+        assert found is not None
+        assert found > miou, name
         np.testing.assert_allclose(guess.probability.sum(axis=1), 1, atol=1e-5)
 
 
-def test_a_model_trained_both_ways_is_asked_both_ways(cache):
+def test_a_model_trained_both_ways_is_asked_both_ways(cache: Cache) -> None:
     model, dataset, about = prepare(cache, SMALL.revised(reversed_share=0.5, average_epochs=0.0))
     rows = dataset.splits["train"]
-    both = loop.predict(model, dataset.clips, rows.clip)
+    both = predict(model, dataset.clips, rows.clip)
     model.config = about.config.revised(reversed_share=0.0)
-    forwards = loop.predict(model, dataset.clips, rows.clip)
+    forwards = predict(model, dataset.clips, rows.clip)
     clips = dataset.clips
+    assert clips.audio is not None
     turned = dataclasses.replace(
         clips,
         audio=clips.audio.flip(1),
         audio_valid=clips.audio_valid.flip(1),
         frame_time_s=10.0 - clips.frame_time_s,
     )
-    backwards = loop.predict(model, turned, rows.clip)
+    backwards = predict(model, turned, rows.clip)
     probability = (forwards["gate"].probability + backwards["gate"].probability) / 2
     np.testing.assert_allclose(both["gate"].probability, probability, atol=1e-5)
-    on = (forwards["gate"].on + backwards["gate"].on[:, ::-1]) / 2
-    np.testing.assert_allclose(both["gate"].on, on, atol=1e-5)
+    one, other, mean = forwards["gate"].on, backwards["gate"].on, both["gate"].on
+    assert one is not None
+    assert other is not None
+    assert mean is not None
+    np.testing.assert_allclose(mean, (one + other[:, ::-1]) / 2, atol=1e-5)
     start = (forwards["interval"].start_s + 10 - backwards["interval"].end_s) / 2
     np.testing.assert_allclose(both["interval"].start_s, start, atol=1e-4)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(cache, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    cache: Cache, tmp_path: Path
+) -> None:
     whole, model = train(cache, SMALL, tmp_path / "whole")
     train(cache, SMALL.revised(epochs=2), tmp_path / "parts")
     parts, resumed = train(cache, SMALL, tmp_path / "parts", resume=True)
@@ -120,11 +136,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(cache, tmp_path):
     assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
 
 
-def test_a_run_that_is_stopped_within_an_epoch_loses_only_that_epoch(cache, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_within_an_epoch_loses_only_that_epoch(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, _ = train(cache, SMALL, tmp_path / "whole")
     original, calls = Trainer.train_step, []
 
-    def stop_later(self, *arguments):
+    def stop_later(self: Trainer, *arguments: Any) -> Tensor:
         calls.append(1)
         if len(calls) == 8:  # three steps an epoch: in the third
             raise KeyboardInterrupt
@@ -139,7 +157,7 @@ def test_a_run_that_is_stopped_within_an_epoch_loses_only_that_epoch(cache, tmp_
     assert without_time(parts) == without_time(whole)
 
 
-def test_seeds_matter_and_repeat(cache, tmp_path):
+def test_seeds_matter_and_repeat(cache: Cache, tmp_path: Path) -> None:
     one, _ = train(cache, SMALL.revised(epochs=1), tmp_path / "a")
     same, _ = train(cache, SMALL.revised(epochs=1), tmp_path / "b")
     other, _ = train(cache, SMALL.revised(epochs=1, seed=7), tmp_path / "c")
@@ -147,8 +165,11 @@ def test_seeds_matter_and_repeat(cache, tmp_path):
     assert one[0]["train_loss"] != other[0]["train_loss"]
 
 
-def test_the_best_epoch_is_kept_and_patience_ends_training(cache, tmp_path, monkeypatch):
+def test_the_best_epoch_is_kept_and_patience_ends_training(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scores = iter([0.3, 0.6, 0.5, 0.6, 0.9])  # of equals the first is the best
+    decodings = iter(["interval", "gate", "interval", "interval"])
     monkeypatch.setattr(
         loop,
         "validate",
@@ -157,12 +178,11 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(cache, tmp_path, monk
                 "val_class_loss": 0.0,
                 "val_top1": 0.0,
                 "val_miou": 0.0,
-                f"val_{loop.CRITERION}": next(scores),
+                f"val_{CRITERION}": next(scores),
             },
             next(decodings),
         ),
     )
-    decodings = iter(["interval", "gate", "interval", "interval"])
     config = SMALL.revised(epochs=9, patience=2, scheduler_patience=0, scheduler_factor=0.1)
     history, _ = train(cache, config, tmp_path / "run")
     assert len(history) == 4
@@ -173,11 +193,13 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(cache, tmp_path, monk
     assert rates == pytest.approx([3e-3, 3e-3, 3e-3, 3e-4])
 
 
-def test_a_resumed_run_lowers_its_rate_when_it_would_have(cache, tmp_path, monkeypatch):
-    def scored(*scores):
+def test_a_resumed_run_lowers_its_rate_when_it_would_have(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(*scores: float) -> None:
         values, others = iter(scores), dict.fromkeys(("val_class_loss", "val_top1", "val_miou"), 0)
         monkeypatch.setattr(
-            loop, "validate", lambda *_: ({**others, f"val_{loop.CRITERION}": next(values)}, "gate")
+            loop, "validate", lambda *_: ({**others, f"val_{CRITERION}": next(values)}, "gate")
         )
 
     config = SMALL.revised(scheduler_patience=1, scheduler_factor=0.1)
@@ -189,10 +211,12 @@ def test_a_resumed_run_lowers_its_rate_when_it_would_have(cache, tmp_path, monke
     assert rates == pytest.approx([3e-3, 3e-3, 3e-3, 3e-4])
 
 
-def test_the_average_is_what_is_validated_and_kept(cache, tmp_path, monkeypatch):
+def test_the_average_is_what_is_validated_and_kept(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     validate, seen = loop.validate, []
 
-    def watched(model, *rest):
+    def watched(model: FusionModel, *rest: Any) -> tuple[dict[str, float], str]:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return validate(model, *rest)
 
@@ -206,11 +230,13 @@ def test_the_average_is_what_is_validated_and_kept(cache, tmp_path, monkeypatch)
     assert not torch.equal(now.classify.weight, kept["classify.weight"])
 
 
-def test_validation_chooses_the_decoding(cache, tmp_path, monkeypatch):
+def test_validation_chooses_the_decoding(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, model = train(cache, SMALL.revised(epochs=1), tmp_path / "run")
     config = resolve(SMALL, cache, cache.labels.classes)
     dataset = load_dataset(cache, config, ("train", "val"))
-    truth = loop.events(dataset.splits["val"], 10.0)
+    truth = events(dataset.splits["val"], 10.0)
     right = np.eye(3)[truth.category]
     perfect = Predictions(right, truth.start_s, truth.end_s)
     wrong = Predictions(right, truth.end_s, truth.end_s)
@@ -218,14 +244,14 @@ def test_validation_chooses_the_decoding(cache, tmp_path, monkeypatch):
         monkeypatch.setattr(loop, "predict", lambda *_, n=name, o=other: {n: perfect, o: wrong})
         values, decoding = loop.validate(model, dataset)
         assert decoding == name
-        assert values[f"val_{name}_{loop.CRITERION}"] == values[f"val_{loop.CRITERION}"] == 1.0
-        assert values[f"val_{other}_{loop.CRITERION}"] == 0.0
+        assert values[f"val_{name}_{CRITERION}"] == values[f"val_{CRITERION}"] == 1.0
+        assert values[f"val_{other}_{CRITERION}"] == 0.0
     monkeypatch.setattr(loop, "predict", lambda *_: {"gate": perfect, "interval": wrong})
     model.config = model.config.revised(gate_weight=0.0)
     assert loop.validate(model, dataset)[1] == "interval", "an untrained gate is not asked"
 
 
-def test_gradients_are_clipped(cache):
+def test_gradients_are_clipped(cache: Cache) -> None:
     model, dataset, about = prepare(cache, SMALL.revised(grad_clip=1e-3))
     trainer = trainer_of(model, dataset, about.config)
     trainer.state.optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -237,13 +263,13 @@ def test_gradients_are_clipped(cache):
     assert moved.item() == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_a_loss_that_is_not_finite_names_the_epoch(cache, tmp_path):
-    with pytest.raises(loop.TrainingError, match="epoch 1"):
+def test_a_loss_that_is_not_finite_names_the_epoch(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="epoch 1"):
         train(cache, SMALL.revised(learning_rate=1e30), tmp_path / "run")
     assert not (tmp_path / "run" / LAST).exists()
 
 
-def test_no_validation_rows_is_an_error(tmp_path):
+def test_no_validation_rows_is_an_error(tmp_path: Path) -> None:
     labels = labels_for(6, 3)
     labels.split[:] = 0
     cache = make_cache(tmp_path / "c", labels=labels)
@@ -252,7 +278,7 @@ def test_no_validation_rows_is_an_error(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_gives_the_same_model_back(cache, tmp_path):
+def test_a_checkpoint_gives_the_same_model_back(cache: Cache, tmp_path: Path) -> None:
     model, dataset, about = prepare(cache, SMALL)
     save(tmp_path / BEST, model, about)
     found, known, _ = load(tmp_path / BEST)
@@ -262,12 +288,14 @@ def test_a_checkpoint_gives_the_same_model_back(cache, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [BEST]
 
 
-def test_a_failed_write_leaves_the_old_checkpoint(cache, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_checkpoint(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, _, about = prepare(cache, SMALL)
     save(tmp_path / BEST, model, about)
     before = (tmp_path / BEST).read_bytes()
 
-    def full_disk(path):
+    def full_disk(path: Path) -> NoReturn:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic, "sync", full_disk)
@@ -278,20 +306,20 @@ def test_a_failed_write_leaves_the_old_checkpoint(cache, tmp_path, monkeypatch):
 
 
 class Payload:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
         return (pytest.fail, ("a checkpoint ran code",))
 
 
-def damaged(path, **changes):
+def damaged(path: Path, **changes: Any) -> None:
     payload = torch.load(path, weights_only=True)
     torch.save({**payload, **changes}, path)
 
 
-def test_bad_checkpoints_are_refused_with_a_sentence(cache, tmp_path):
+def test_bad_checkpoints_are_refused_with_a_sentence(cache: Cache, tmp_path: Path) -> None:
     model, _, about = prepare(cache, SMALL)
     path = tmp_path / BEST
 
-    def refuses(words):
+    def refuses(words: str) -> None:
         with pytest.raises(CheckpointError, match=words):
             load(path)
 
@@ -309,7 +337,7 @@ def test_bad_checkpoints_are_refused_with_a_sentence(cache, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     refuses("not a checkpoint")
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    for changes, words in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"version": 99}, "99"),
         ({"model": {}}, r"don't fit .* missing: audio\.deviation, audio\.first\.bias, .*, …"),
         ({"model": {**state, "new.bias": torch.zeros(2)}}, "1 not known here: new.bias"),
@@ -323,13 +351,14 @@ def test_bad_checkpoints_are_refused_with_a_sentence(cache, tmp_path):
             {"about": about.revised(shapes={**about.shapes, "classes": 10**12}).model_dump_json()},
             "less than or equal",
         ),
-    ]:
+    ]
+    for changes, words in cases:
         save(path, model, about)
         damaged(path, **changes)
         refuses(words)
 
 
-def test_resuming_on_another_cache_is_refused(cache, tmp_path):
+def test_resuming_on_another_cache_is_refused(cache: Cache, tmp_path: Path) -> None:
     train(cache, SMALL.revised(epochs=1), tmp_path / "run")
     model, dataset, about = prepare(cache, SMALL)
     with pytest.raises(CheckpointError, match="another cache"):
@@ -341,7 +370,9 @@ def test_resuming_on_another_cache_is_refused(cache, tmp_path):
 @pytest.mark.parametrize(
     "average", [None, {}, {"gate.bias": torch.zeros(7)}, {"gate.bias": "x"}, {"unknown": 1.0}]
 )
-def test_a_foreign_average_of_weights_is_refused_with_a_sentence(cache, tmp_path, average):
+def test_a_foreign_average_of_weights_is_refused_with_a_sentence(
+    cache: Cache, tmp_path: Path, average: object
+) -> None:
     train(cache, SMALL.revised(epochs=1), tmp_path)
     payload = torch.load(tmp_path / LAST, weights_only=True)
     if average is None:
@@ -356,7 +387,9 @@ def test_a_foreign_average_of_weights_is_refused_with_a_sentence(cache, tmp_path
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_captured_step_trains_like_a_plain_one(cache, monkeypatch):
+def test_a_captured_step_trains_like_a_plain_one(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = SMALL.revised(device="cuda", dropout=0.0, batch_size=4)
     found = []
     for warm_up in (3, 10**9):  # the second never captures
@@ -365,14 +398,18 @@ def test_a_captured_step_trains_like_a_plain_one(cache, monkeypatch):
         model.cuda()
         trainer = trainer_of(model, dataset, about.config)
         found.append([trainer.train_epoch(epoch)[0] for epoch in range(4)])
-        assert (trainer._step._graph is not None) is (warm_up == 3)
+        step = trainer._step
+        assert isinstance(step, StepGraph)
+        assert (step._graph is not None) is (warm_up == 3)
     assert found[0] == pytest.approx(found[1], rel=2e-2)
 
 
-def test_each_epoch_takes_every_row_once_in_an_order_of_its_own(cache, tmp_path, monkeypatch):
+def test_each_epoch_takes_every_row_once_in_an_order_of_its_own(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, seen = Trainer.train_step, []
 
-    def watch(self, chosen, count):
+    def watch(self: Trainer, chosen: Tensor, count: int) -> Tensor:
         seen.extend(chosen.tolist())
         return original(self, chosen, count)
 
