@@ -33,7 +33,13 @@ from train.report import pictures
 from train.runs.checkpoint import BEST
 
 CONFIG = TrainConfig(
-    device="cpu", audio_feat_dim=32, video_feat_dim=32, map_channels=16, batch_size=8, epochs=2
+    device="cpu",
+    audio_feat_dim=32,
+    video_feat_dim=32,
+    map_channels=16,
+    batch_size=8,
+    epochs=2,
+    num_heads=2,
 )
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 CLIPS = 150

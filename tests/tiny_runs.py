@@ -14,7 +14,7 @@ from train.report.views import View
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 FLAGS = [
-    *("--device", "cpu", "--audio-feat-dim", "16", "--video-feat-dim", "16", "--num-heads", "4"),
+    *("--device", "cpu", "--audio-feat-dim", "16", "--video-feat-dim", "16", "--num-heads", "2"),
     *("--map-channels", "8", "--batch-size", "8", "--pictures", "0", "--epochs", "1"),
 ]
 
