@@ -31,13 +31,15 @@ SMALL = TrainConfig(
     audio_feat_dim=32,
     video_feat_dim=32,
     map_channels=16,
+    num_heads=2,  # each is drawn, which takes longer than training
     batch_size=8,
     learning_rate=3e-3,
     epochs=2,
 )
 FLAGS = [
     *("--device", "cpu", "--audio-feat-dim", "32", "--video-feat-dim", "32"),
-    *("--map-channels", "16", "--batch-size", "8", "--learning-rate", "0.003", "--epochs", "2"),
+    *("--map-channels", "16", "--num-heads", "2", "--batch-size", "8"),
+    *("--learning-rate", "0.003", "--epochs", "2"),
 ]
 REPOSITORY = Path(__file__).parent.parent
 

@@ -28,7 +28,7 @@ CONFIG = TrainConfig(
     map_channels=8,
     batch_size=8,
     epochs=1,
-    num_heads=4,
+    num_heads=2,
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 EVIL = "<script>alert(1)</script>\"' onload=x"

@@ -46,7 +46,7 @@ CONFIG = TrainConfig(
     batch_size=8,
     learning_rate=3e-3,
     epochs=2,
-    num_heads=4,
+    num_heads=2,
 )
 NAMES = [
     "Ba$$in",

@@ -45,7 +45,7 @@ SMALL = TrainConfig(
     map_channels=8,
     batch_size=4,
     epochs=1,
-    num_heads=4,
+    num_heads=2,
 )
 STREAMS = ("both", "audio", "video")
 

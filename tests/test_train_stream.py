@@ -39,7 +39,13 @@ from train.runs.checkpoint import BEST
 from train.score.predict import predict
 
 CONFIG = TrainConfig(
-    device="cpu", audio_feat_dim=32, video_feat_dim=32, map_channels=16, batch_size=8, epochs=2
+    device="cpu",
+    audio_feat_dim=32,
+    video_feat_dim=32,
+    map_channels=16,
+    batch_size=8,
+    epochs=2,
+    num_heads=2,
 )
 CLIPS = 150
 

@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
     "frame_size_px": 64,
 }
 FLAGS = [
-    *("--device", "cpu", "--audio-feat-dim", "16", "--video-feat-dim", "16", "--num-heads", "4"),
+    *("--device", "cpu", "--audio-feat-dim", "16", "--video-feat-dim", "16", "--num-heads", "2"),
     *("--map-channels", "8", "--batch-size", "8", "--pictures", "0", "--epochs", "1"),
 ]
 
