@@ -48,7 +48,7 @@ def records(path: Path) -> dict[str, bytes]:
 
 
 def zipped(path: Path, files: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> Path:
-    with zipfile.ZipFile(path, "w", kind) as archive:
+    with zipfile.ZipFile(path, "w", kind, compresslevel=1) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return path

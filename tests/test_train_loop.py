@@ -77,7 +77,9 @@ def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(
 ) -> None:
     labels = labels_for(16, 4)
     labels.split[:] = 0
-    cache = open_cache(make_cache(tmp_path / "c", labels=labels))
+    cache = open_cache(
+        make_cache(tmp_path / "c", labels=labels, hop_samples=2048, frame_size_px=128)
+    )
     config = SMALL.revised(modality=modality, dropout=0.0, label_smoothing=0.0, weight_decay=0.0)
     config = resolve(config, cache, labels.classes)
     dataset = load_dataset(cache, config, ("train",))
@@ -86,7 +88,7 @@ def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(
     rows = dataset.splits["train"]
     normalize(model, dataset.clips, rows)
     trainer = trainer_of(model, dataset, config)
-    for epoch in range(150):
+    for epoch in range(50):
         trainer.train_epoch(epoch)
     truth = events(rows, 10.0)
     for name, guess in predict(model, dataset.clips, rows.clip).items():
