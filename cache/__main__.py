@@ -17,7 +17,13 @@ from cache.format.identity import read_identity
 from cache.format.index import shard_files
 from cache.format.lock import writer_lock
 from cache.format.shard import DAMAGED
-from cache.labels.annotations import DEFAULT_SEED, Labels, read_annotations, remarks
+from cache.labels.annotations import (
+    DEFAULT_SEED,
+    Labels,
+    read_annotations,
+    remarks,
+    without_an_event,
+)
 from cache.labels.store import write_labels
 from cache.reader import Cache, open_cache
 from cache.share.commands import add_join_commands, add_transfer_commands
@@ -171,9 +177,12 @@ def _relabel(arguments: Options) -> int:
         write_labels(folder, labels)
     ids = set(labels.ids)
     without = sum(clip_id not in ids for clip_id in cache.ids)
+    empty = int(labels.background.sum())
     say(
-        f"{folder}: {told} before, {len(labels)} of "
-        f"{len(labels.classes)} classes now ({labels.source}); features untouched, "
+        f"{folder}: {told} before, {len(labels) - empty} of "
+        f"{len(labels.classes)} classes"
+        + (f" and {without_an_event(empty)}" if empty else "")
+        + f" now ({labels.source}); features untouched, "
         f"{sum(clip_id not in cache for clip_id in ids)} of {len(ids)} clips without features"
         + (f", {without} in the cache without labels" if without else "")
     )
@@ -188,7 +197,7 @@ def _labels_before(cache: Cache) -> tuple[Labels | None, str]:
     except CacheError as error:  # to be replaced is what such labels need
         say(f"note      {error}; which splits the ids were in is lost", error=True)
         return None, "damaged labels"
-    return labels, f"{len(labels) if labels else 0} events"
+    return labels, labels.counted() if labels else "0 events"
 
 
 if __name__ == "__main__":

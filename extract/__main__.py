@@ -163,7 +163,7 @@ class Task:
 
 
 def _describe_labels(labels: Labels, stored: Labels | None) -> None:
-    say(f"labels    {len(labels)} events, {len(labels.classes)} classes, {labels.source}")
+    say(f"labels    {labels.counted()}, {len(labels.classes)} classes, {labels.source}")
     for line in remarks(stored, labels):
         say(line)
 

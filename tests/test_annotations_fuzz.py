@@ -39,7 +39,9 @@ PIECES = [
     *(b"9" * 5000, b"A" * 300, b"A" * 70_000, b'"' * 999, b"," * 999, b"&" * 999, b"\n" * 99),
     *(b"split", b"id", b"start", b"train", b"category", b"Bark", b"bark", b"-abc", b"="),
 ]
-NAMES = ("set.csv", "plain.csv", "Annotations.txt", "trainSet.txt")
+BACKGROUND = "-b1&train\ncafé 2\n\nb3 & Test\n".encode()
+NAMES = ("set.csv", "plain.csv", "Annotations.txt", "trainSet.txt", "background.txt")
+BESIDE = ("trainSet.txt", "background.txt")
 
 
 def bent(rng: random.Random, data: bytes) -> bytes:
@@ -71,7 +73,9 @@ def assert_laws(labels: Labels) -> None:
     assert not any(map(check_id, labels.ids))
     assert not any(map(check_class, labels.classes))
     assert len({look(name) for name in labels.classes}) == len(labels.classes)
-    assert sorted(set(labels.category.tolist())) == list(range(len(labels.classes)))
+    named = labels.category[~labels.background]
+    assert sorted(set(named.tolist())) == list(range(len(labels.classes)))
+    assert not np.any((labels.start_s + labels.end_s)[labels.background])
     assert np.all((labels.start_s >= 0) & (labels.start_s <= labels.end_s))
     assert np.all((labels.end_s <= CLIP_SECONDS) & (labels.start_s < CLIP_SECONDS))
     assert set(labels.split.tolist()) <= {-1, 0, 1, 2}
@@ -82,11 +86,11 @@ def assert_laws(labels: Labels) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_or_one_clear_error(tmp_path: Path, name: str) -> None:
-    """`trainSet.txt` is bent beside whole annotations, the others alone."""
+    """What stands beside annotations is bent beside whole ones, the others alone."""
     rng = random.Random(name)
-    data = {"set.csv": CSV, "plain.csv": PLAIN}.get(name, AVE)
+    data = {"set.csv": CSV, "plain.csv": PLAIN, "background.txt": BACKGROUND}.get(name, AVE)
     (tmp_path / "Annotations.txt").write_bytes(AVE)
-    path = tmp_path / ("Annotations.txt" if name == "trainSet.txt" else name)
+    path = tmp_path / ("Annotations.txt" if name in BESIDE else name)
     told, labels = {True: 0, False: 0}, None
     for number in range(ROUNDS):
         (tmp_path / name).write_bytes(bent(rng, data))
@@ -98,7 +102,8 @@ def test_labels_or_one_clear_error(tmp_path: Path, name: str) -> None:
             assert text.startswith(str(tmp_path))
             assert len(text) < 3000
             assert re.search(
-                r"line \d+: |expected one event a line|no event begins|not in the annotation file",
+                r"line \d+: |expected one event a line|no event begins|not in the annotation file"
+                r"|said to have no event, and one as well",
                 text,
             )
         else:

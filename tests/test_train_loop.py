@@ -182,7 +182,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(
                 "val_miou": 0.0,
                 f"val_{CRITERION}": next(scores),
             },
-            next(decodings),
+            {"decoding": next(decodings)},
         ),
     )
     config = SMALL.revised(epochs=9, patience=2, scheduler_patience=0, scheduler_factor=0.1)
@@ -201,7 +201,7 @@ def test_a_resumed_run_lowers_its_rate_when_it_would_have(
     def scored(*scores: float) -> None:
         values, others = iter(scores), dict.fromkeys(("val_class_loss", "val_top1", "val_miou"), 0)
         monkeypatch.setattr(
-            loop, "validate", lambda *_: ({**others, f"val_{CRITERION}": next(values)}, "gate")
+            loop, "validate", lambda *_: ({**others, f"val_{CRITERION}": next(values)}, {})
         )
 
     config = SMALL.revised(scheduler_patience=1, scheduler_factor=0.1)
@@ -244,13 +244,14 @@ def test_validation_chooses_the_decoding(
     wrong = Predictions(right, truth.end_s, truth.end_s)
     for name, other in (("gate", "interval"), ("interval", "gate")):
         monkeypatch.setattr(loop, "predict", lambda *_, n=name, o=other: {n: perfect, o: wrong})
-        values, decoding = loop.validate(model, dataset)
-        assert decoding == name
+        values, chosen = loop.validate(model, dataset)
+        assert chosen == {"decoding": name, "event_threshold": None}
         assert values[f"val_{name}_{CRITERION}"] == values[f"val_{CRITERION}"] == 1.0
         assert values[f"val_{other}_{CRITERION}"] == 0.0
     monkeypatch.setattr(loop, "predict", lambda *_: {"gate": perfect, "interval": wrong})
     model.config = model.config.revised(gate_weight=0.0)
-    assert loop.validate(model, dataset)[1] == "interval", "an untrained gate is not asked"
+    _, chosen = loop.validate(model, dataset)
+    assert chosen["decoding"] == "interval", "an untrained gate is not asked"
 
 
 def test_gradients_are_clipped(cache: Cache) -> None:

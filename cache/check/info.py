@@ -11,7 +11,7 @@ from cache.check.verify import read_record
 from cache.common.cli import printable
 from cache.common.strict_json import loads
 from cache.format.schema import SPLITS
-from cache.labels.annotations import Labels, some
+from cache.labels.annotations import Labels, some, without_an_event
 from cache.reader import Cache
 
 _SHOWN = 5
@@ -58,25 +58,27 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _labels(cache: Cache, labels: Labels) -> dict[str, Any]:
-    events = np.bincount(labels.category, minlength=len(labels.classes)).tolist()
-    splits = {name: len(labels.rows(name)) for name in SPLITS}
-    table = [
-        np.bincount(labels.category[labels.rows(name)], minlength=len(labels.classes)).tolist()
-        for name in SPLITS
-    ]
+    whole, splits = ~labels.background, {name: labels.rows(name) for name in SPLITS}
+    events, *table = (
+        np.bincount(labels.category[rows][whole[rows]], minlength=len(labels.classes)).tolist()
+        for rows in (np.arange(len(labels)), *splits.values())
+    )
     per_class = {
         name: {"events": events[n], **{split: table[k][n] for k, split in enumerate(SPLITS)}}
         for n, name in enumerate(labels.classes)
     }
-    shorter = labels.end_s - labels.start_s < cache.clip_seconds
+    shorter = whole & (labels.end_s - labels.start_s < cache.clip_seconds)
     return {
         "source": labels.source,
-        "events": len(labels),
+        "events": int(whole.sum()),
         "clips": len(set(labels.ids)),
         "shorter_events": int(np.sum(shorter)),
+        "without_an_event": {name: int(np.sum(~whole[rows])) for name, rows in splits.items()}
+        | {"clips": len({i for i, known in zip(labels.ids, whole, strict=True) if not known})},
         "without_features": len({i for i in labels.ids if i not in cache}),
         "without_labels": len({*cache.ids}.difference(labels.ids)),
-        "splits": {**splits, "none": int(np.sum(labels.split < 0))},
+        "splits": {n: len(rows) for n, rows in splits.items()}
+        | {"none": int(np.sum(labels.split < 0))},
         "leaks": {f"{a}/{b}": ids for (a, b), ids in labels.leaks().items()},
         "classes": per_class,
         "notes": labels.notes,
@@ -136,13 +138,20 @@ def describe(cache: Cache) -> str:
 
 
 def _describe_labels(labels: dict[str, Any]) -> list[str]:
+    empty = labels["without_an_event"]
+    inside = {
+        n: f" ({empty[n]} without an event)" if empty.get(n) else "" for n in labels["splits"]
+    }
     lines = [
-        f"labels       {labels['events']} events of {len(labels['classes'])} classes in "
+        f"labels       {labels['events']} events of {len(labels['classes'])} classes"
+        + (f" and {without_an_event(empty['clips'])}" if empty["clips"] else "")
+        + " in "
         f"{labels['clips']} clips, {labels['shorter_events']} shorter than the clip, "
         f"{labels['without_features']} clips without features"
         + (f", {labels['without_labels']} without labels" if labels["without_labels"] else ""),
         f"             {labels['source']}",
-        "splits       " + ", ".join(f"{name} {n}" for name, n in labels["splits"].items()),
+        "splits       "
+        + ", ".join(f"{name} {n}{inside[name]}" for name, n in labels["splits"].items()),
     ]
     for pair, ids in labels["leaks"].items():
         lines.append(

@@ -35,6 +35,7 @@ FORMAT_VERSION = 2
 SHARD_FOLDER = "shards"
 SPLITS = ("train", "val", "test")
 NO_SPLIT = -1
+BACKGROUND = -1  # the category of a clip without an event
 MAX_ID_BYTES = 255
 MAX_CLASS_BYTES = 255
 MAX_MESSAGE_BYTES = 500

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from cache.common.errors import AnnotationError
 from cache.format.names import one_form
-from cache.format.schema import NO_SPLIT, SPLITS
+from cache.format.schema import BACKGROUND, NO_SPLIT, SPLITS
+from cache.labels.background import BACKGROUND_FILE, joined, read_background
 from cache.labels.files import Row, read_ave_set, read_csv
 from cache.labels.splits import divide
 
@@ -23,14 +24,17 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Labels:
-    """R events: which clip, which class, from when to when, in which split.
+    """R label rows: which clip, which class, from when to when, in which split.
+
+    A row is an event, or says that its clip has none.
 
     Attributes
     ----------
     ids: clip id of each row; an id may stand in several rows.
     classes: class names in order of first appearance.
-    category: (R,) int64 index into `classes`.
-    start_s, end_s: (R,) float64 seconds from clip start; start = end is an empty event.
+    category: (R,) int64 index into `classes`; BACKGROUND (-1) for a clip without an event.
+    start_s, end_s: (R,) float64 seconds from clip start; start = end is an empty event; 0
+        and 0 for a clip without one.
     split: (R,) int8 index into ("train", "val", "test"), or -1 for none.
     source: where the rows and the splits came from, for people.
     notes: what was changed on reading (events cut at the clip's end, …).
@@ -52,6 +56,21 @@ class Labels:
         """Row numbers of a split, in file order."""
         return np.flatnonzero(self.split == SPLITS.index(split)).astype(np.int64)
 
+    @property
+    def background(self) -> npt.NDArray[np.bool_]:
+        """(R,) which rows say that their clip has no event."""
+        return np.equal(self.category, BACKGROUND)
+
+    def names(self) -> list[str]:
+        """The class name of each row; "" for a clip without an event."""
+        return ["" if k == BACKGROUND else self.classes[k] for k in self.category.tolist()]
+
+    def counted(self) -> str:
+        """How many events, and how many clips without one, if any, in words."""
+        empty = int(self.background.sum())
+        more = f", {without_an_event(empty)}" if empty else ""
+        return f"{len(self) - empty} events{more}"
+
     def equals(self, other: Labels) -> bool:
         """Whether both hold the same rows, classes and splits."""
         mine, theirs = (
@@ -72,33 +91,64 @@ class Labels:
 def read_annotations(
     path: Path, clip_seconds: float, split_seed: int = DEFAULT_SEED, before: Labels | None = None
 ) -> Labels:
-    """Read an AVE annotation file (with the split files beside it) or a CSV.
+    """Read an AVE annotation file (with the split files and the list of clips without an event
+    that are beside it) or a CSV.
 
     Without split files (or a `split` column) an id that has a split in `before`, the labels that
     a cache has now, keeps it; the others are divided 70/15/15 by `split_seed` and the id alone.
+    The list of clips without an event may name splits where the annotations don't, or not.
 
     Raises AnnotationError that names every bad line (the first ten).
     """
     notes: list[str] = []
+    background: list[Row] = []
     if path.suffix.lower() == ".csv":
         rows, unused = read_csv(path)
-        source = f"{path.name}, its own splits"
+        files = {path.name: f"{path.name}, its own splits"}
         if unused:
             notes.append(f"{len(unused)} column(s) not used: {some(name[:80] for name in unused)}")
     else:
-        rows, files = read_ave_set(path)
-        source = ", ".join(files)
-    own = any(row.split != NO_SPLIT for row in rows)
-    rows = _within(path, rows, clip_seconds, notes)
-    if not own:
-        splits, elsewhere = divide(rows, split_seed, _rows(before) if before else [])
-        rows = [replace(row, split=split) for row, split in zip(rows, splits, strict=True)]
-        source = f"{path.name}, divided 70/15/15 by id with seed {split_seed}"
-        source += f", but {elsewhere} ids keep an earlier split" if elsewhere else ""
-    without = sum(row.split == NO_SPLIT for row in rows)
-    if without:
-        notes.append(f"{without} event(s) are in no split")
-    return _labels(rows, source, notes)
+        rows, names = read_ave_set(path)
+        background = read_background(path)
+        files = {name: name for name in names + ([BACKGROUND_FILE] if background else [])}
+    rows = _within(path, joined(path, rows, background), clip_seconds, notes)
+    rows, divided, elsewhere = _divided(rows, split_seed, before)
+    parts = [", ".join(text for name, text in files.items() if name not in divided)]
+    if divided:
+        parts.append(f"{', '.join(divided)}, divided 70/15/15 by id with seed {split_seed}")
+        parts[-1] += f", but {elsewhere} ids keep an earlier split" if elsewhere else ""
+    return _labels(rows, "; ".join(filter(None, parts)), notes + _counts(rows))
+
+
+def _divided(rows: list[Row], seed: int, before: Labels | None) -> tuple[list[Row], list[str], int]:
+    """Give splits to the rows of files that name none.
+
+    Returns all rows, those files, and how many ids are elsewhere than the seed would put them.
+    """
+
+    def listed(row: Row) -> bool:
+        return row.file == BACKGROUND_FILE
+
+    own = {listed(row) for row in rows if row.split != NO_SPLIT}
+    loose = [row for row in rows if listed(row) not in own]
+    splits, elsewhere = divide(loose, seed, _rows(before) if before and loose else [])
+    found = iter(splits)
+    rows = [row if listed(row) in own else replace(row, split=next(found)) for row in rows]
+    return rows, list(dict.fromkeys(row.file for row in loose)), elsewhere
+
+
+def _counts(rows: Sequence[Row]) -> list[str]:
+    """What a person should know of rows without a split, and of clips without an event."""
+    loose = Counter(bool(row.category) for row in rows if row.split == NO_SPLIT)
+    notes = [f"{loose[True]} event(s) are in no split"] if loose[True] else []
+    notes += [f"{without_an_event(loose[False])} in no split"] if loose[False] else []
+    empty = sum(not row.category for row in rows)
+    return notes + ([without_an_event(empty)] if empty else [])
+
+
+def without_an_event(clips: int) -> str:
+    """So many clips without an event, in words."""
+    return f"{clips} clip{'' if clips == 1 else 's'} without an event"
 
 
 def changed_splits(before: Labels | None, after: Labels) -> dict[str, str]:
@@ -128,18 +178,20 @@ def remarks(before: Labels | None, after: Labels) -> Iterator[str]:
 
 
 def _within(path: Path, rows: list[Row], clip_seconds: float, notes: list[str]) -> list[Row]:
-    """Cut events at the clip's end (the media is cut there too); each event once."""
+    """Cut events at the clip's end (the media is cut there too); each row once."""
     inside = [row for row in rows if row.start_s < clip_seconds]
+    events = any(row.category for row in rows)
     if len(inside) < len(rows):
         notes.append(f"{len(rows) - len(inside)} event(s) begin after {clip_seconds:g} s: left out")
     cut = sum(row.end_s > clip_seconds for row in inside)
     if cut:
         notes.append(f"{cut} event(s) end after {clip_seconds:g} s: cut there")
-    if not inside:
+    if events and not any(row.category for row in inside):
         raise AnnotationError(f"{path}: no event begins within the first {clip_seconds:g} s")
     once = list(dict.fromkeys(replace(r, end_s=min(r.end_s, clip_seconds)) for r in inside))
-    if len(once) < len(inside):
-        notes.append(f"{len(inside) - len(once)} event(s) repeat another: left out")
+    again = sum(bool(row.category) for row in inside) - sum(bool(row.category) for row in once)
+    if again:
+        notes.append(f"{again} event(s) repeat another: left out")
     return once
 
 
@@ -147,11 +199,12 @@ def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
     """The table, its classes numbered in order of first appearance."""
     number: dict[str, int] = {}
     for row in rows:
-        number.setdefault(row.category, len(number))
+        if row.category:
+            number.setdefault(row.category, len(number))
     return Labels(
         ids=[row.id for row in rows],
         classes=list(number),
-        category=np.array([number[row.category] for row in rows], np.int64),
+        category=np.array([number.get(row.category, BACKGROUND) for row in rows], np.int64),
         start_s=np.array([row.start_s for row in rows], np.float64),
         end_s=np.array([row.end_s for row in rows], np.float64),
         split=np.array([row.split for row in rows], np.int8),
@@ -161,11 +214,11 @@ def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
 
 
 def _rows(labels: Labels) -> list[Row]:
-    columns = (labels.category, labels.start_s, labels.end_s, labels.split)
+    columns = (labels.start_s, labels.end_s, labels.split)
     return [
-        Row(one_form(clip_id), one_form(labels.classes[category]), start_s, end_s, split)
-        for clip_id, category, start_s, end_s, split in zip(
-            labels.ids, *(column.tolist() for column in columns), strict=True
+        Row(one_form(clip_id), one_form(name), start_s, end_s, split)
+        for clip_id, name, start_s, end_s, split in zip(
+            labels.ids, labels.names(), *(column.tolist() for column in columns), strict=True
         )
     ]
 

@@ -2,7 +2,8 @@
 
 AVE's own format (Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV
 2018) has one event a line, `Category&VideoID&Quality&StartTime&EndTime`; a user's own set is a
-CSV with the columns `id,category,start,end` and optionally `split`. Names are brought to NFC.
+CSV with the columns `id,category,start,end` and optionally `split`. A row without a category says
+that nothing in the clip is an event. Names are brought to NFC.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -35,13 +36,19 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One event: which clip, which class, from when to when (seconds), in which split."""
+    """One event: which clip, which class, from when to when (seconds), in which split.
+
+    A clip without an event has one with an empty category, from 0 to 0. `file` and `line` are
+    where it stands.
+    """
 
     id: str
     category: str
     start_s: float
     end_s: float
     split: int = NO_SPLIT
+    file: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
 
     @property
     def event(self) -> tuple[str, str, float, float]:
@@ -54,12 +61,12 @@ def read_csv(path: Path) -> tuple[list[Row], list[str]]:
 
     Raises AnnotationError that names every bad line (the first ten).
     """
-    with _opened(path) as lines:
+    with opened_lines(path) as lines:
         records = _records(path, lines)
         number, header = next(((n, cells) for n, cells in records if cells), (1, []))
         places, unused = _columns(f"{path}: line {number}", header)
         found = ((n, _csv_row(cells, places, len(header))) for n, cells in records if cells)
-        return _collect(path, found), unused
+        return collect(path, found), unused
 
 
 def read_ave(path: Path) -> list[Row]:
@@ -67,8 +74,8 @@ def read_ave(path: Path) -> list[Row]:
 
     Raises AnnotationError that names every bad line (the first ten).
     """
-    with _opened(path) as lines:
-        return _collect(path, _ave_lines(lines))
+    with opened_lines(path) as lines:
+        return collect(path, _ave_lines(lines))
 
 
 def read_ave_set(path: Path) -> tuple[list[Row], list[str]]:
@@ -81,9 +88,9 @@ def read_ave_set(path: Path) -> tuple[list[Row], list[str]]:
     split_of = {file: SPLITS.index(name) for name, file in SPLIT_FILES.items()}
     if path.name in split_of:
         return [replace(row, split=split_of[path.name]) for row in read_ave(path)], [path.name]
-    files = [file for file in split_of if _exists(path.parent / file)]
+    files = [file for file in split_of if exists(path.parent / file)]
     stands = [replace(row, split=split_of[f]) for f in files for row in read_ave(path.parent / f)]
-    if files and path.name == AVE_FILE and not _exists(path):
+    if files and path.name == AVE_FILE and not exists(path):
         return stands, files
     places: dict[tuple[str, str, float, float], list[int]] = defaultdict(list)
     for row in stands:
@@ -101,11 +108,12 @@ def read_ave_set(path: Path) -> tuple[list[Row], list[str]]:
     return rows, [path.name, *files]
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether something stands there, be it a link to nowhere."""
     return path.is_symlink() or path.exists()
 
 
-class _Lines:
+class Lines:
     """The lines of a text file, one after the other, none too long to hold; counts them."""
 
     def __init__(self, path: Path, file: TextIO) -> None:
@@ -117,7 +125,7 @@ class _Lines:
         """A new record begins with the next line."""
         self.first, self._length = self.number + 1, 0
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> Lines:
         return self
 
     def __next__(self) -> str:
@@ -151,7 +159,8 @@ class _Lines:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[_Lines]:
+def opened_lines(path: Path) -> Iterator[Lines]:
+    """A plain file's lines; AnnotationError where it is none, or can't be read."""
     expected = f"expected AVE's {AVE_FILE} or a CSV with the columns {','.join(_REQUIRED)}"
     try:
         state = path.stat()
@@ -162,12 +171,13 @@ def _opened(path: Path) -> Iterator[_Lines]:
                 f"{path}: {state.st_size:,} bytes, more than {MAX_FILE_BYTES:,}; {expected}"
             )
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield _Lines(path, file)
+            yield Lines(path, file)
     except OSError as error:
         raise AnnotationError(f"{path}: can't be read ({error.strerror}); {expected}") from None
 
 
-def _collect(path: Path, lines: Iterable[tuple[int, Row | str]]) -> list[Row]:
+def collect(path: Path, lines: Iterable[tuple[int, Row | str]]) -> list[Row]:
+    """The rows of a file's numbered lines; AnnotationError that names every bad one (ten)."""
     rows: list[Row] = []
     problems: list[str] = []
     bad = 0
@@ -176,7 +186,7 @@ def _collect(path: Path, lines: Iterable[tuple[int, Row | str]]) -> list[Row]:
         if isinstance(row, Row):
             name, line = classes.setdefault(look(row.category), (row.category, number))
             if name == row.category:
-                rows.append(row)
+                rows.append(replace(row, file=path.name, line=number))
                 continue
             row = (
                 f"the class {row.category!r} differs from {name!r} of line {line} in case, spaces "
@@ -195,7 +205,7 @@ def _collect(path: Path, lines: Iterable[tuple[int, Row | str]]) -> list[Row]:
     return rows
 
 
-def _ave_lines(lines: _Lines) -> Iterator[tuple[int, Row | str]]:
+def _ave_lines(lines: Lines) -> Iterator[tuple[int, Row | str]]:
     for line in lines:
         lines.begin()
         parts = [part.strip(" \t\r\n") for part in line.split("&")]
@@ -213,7 +223,7 @@ def _ave_lines(lines: _Lines) -> Iterator[tuple[int, Row | str]]:
             )
 
 
-def _records(path: Path, lines: _Lines) -> Iterator[tuple[int, list[str]]]:
+def _records(path: Path, lines: Lines) -> Iterator[tuple[int, list[str]]]:
     """The records of a CSV with the line that each begins in; [] for one with nothing in it."""
     reader = csv.reader(lines, strict=True, skipinitialspace=True)
     while True:
@@ -276,7 +286,7 @@ def _row(clip_id: str, category: str, start: str, end: str) -> Row | str:
     if problem := check_id(clip_id):
         return problem
     if not category:
-        return f"expected a category for {clip_id!r}, found none"
+        return Row(clip_id, "", 0.0, 0.0)
     if problem := check_class(category):
         return problem
     if not (_NUMBER.fullmatch(start.lower()) and _NUMBER.fullmatch(end.lower())):

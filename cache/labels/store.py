@@ -23,7 +23,14 @@ from cache.common.plain import (
 )
 from cache.common.strict_json import loads
 from cache.format.names import check_class, check_id, one_form
-from cache.format.schema import MAX_CLASS_BYTES, MAX_ID_BYTES, NO_SPLIT, SPLITS, row_digest
+from cache.format.schema import (
+    BACKGROUND,
+    MAX_CLASS_BYTES,
+    MAX_ID_BYTES,
+    NO_SPLIT,
+    SPLITS,
+    row_digest,
+)
 from cache.format.sealed import check_seal, is_sealed, sealed_image
 from cache.labels.annotations import Labels
 
@@ -184,7 +191,7 @@ def _history_after(folder: Path, labels: Labels) -> list[dict[str, Any]]:
     entry = {
         "sha256": labels_sha256(before),
         "source": before.source[:_SOURCE_CHARACTERS],
-        "events": len(before),
+        "events": int(np.sum(~before.background)),
         "until": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     return [*history, entry][-HISTORY_ENTRIES:]
@@ -207,8 +214,9 @@ def _check(path: Path, labels: Labels) -> None:
             f"{path}: {len(labels.ids):,} events of {len(labels.classes):,} classes; at most "
             f"{MAX_EVENTS:,} of {MAX_CLASSES:,} can be"
         )
-    if not np.all((labels.category >= 0) & (labels.category < len(labels.classes))):
+    if not np.all((labels.category >= BACKGROUND) & (labels.category < len(labels.classes))):
         raise CacheError(f"{path}: a category is out of range")
+    _check_background(path, labels)
     if not np.all((labels.split >= NO_SPLIT) & (labels.split < len(SPLITS))):
         raise CacheError(f"{path}: a split is out of range")
     if not np.all(
@@ -221,3 +229,19 @@ def _check(path: Path, labels: Labels) -> None:
         raise CacheError(f"{path}: {problem}")
     if len({one_form(name) for name in labels.classes}) < len(labels.classes):
         raise CacheError(f"{path}: a class stands twice in it")
+
+
+def _check_background(path: Path, labels: Labels) -> None:
+    """Raise CacheError where a row without an event has times, or its clip an event as well."""
+    empty = labels.background
+    if not empty.any():
+        return
+    if np.any(labels.start_s[empty]) or np.any(labels.end_s[empty]):
+        raise CacheError(f"{path}: expected start and end 0 in each row without an event")
+    ids = np.array(labels.ids, dtype=object)
+    both = sorted(set(ids[empty]) & set(ids[~empty]))
+    if both:
+        raise CacheError(
+            f"{path}: {len(both)} clip(s) are said to have no event, and one as well, first: "
+            f"{both[0]!r}"
+        )

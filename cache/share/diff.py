@@ -11,7 +11,7 @@ from cache.common.cli import printable
 from cache.format.schema import ROW_FIELDS
 from cache.labels.annotations import Labels
 from cache.reader import Cache
-from cache.share.merge_labels import events_by_clip
+from cache.share.merge_labels import Event, events_by_clip
 
 _EXAMINED = 1000
 
@@ -124,7 +124,7 @@ def describe_difference(found: Difference, limit: int = 10) -> str:
         i: f"A: {x or 'no failure'}; B: {y or 'no failure'}" for i, (x, y) in found.failures.items()
     }
     lines += _listed("failure", pairs, limit)
-    events = {i: f"A: {x or 'none'}; B: {y or 'none'}" for i, (x, y) in found.events.items()}
+    events = {i: f"A: {_events(x)}; B: {_events(y)}" for i, (x, y) in found.events.items()}
     lines += _listed("events", events, limit)
     if found.classes:
         lines.append(
@@ -132,6 +132,12 @@ def describe_difference(found: Difference, limit: int = 10) -> str:
         )
     lines = printable(lines)
     return "\n".join(lines) if lines else "no difference in settings, clips, failures or events"
+
+
+def _events(rows: list[Event]) -> str:
+    """A clip's label rows; that it has no event is a row, no row at all is no word on it."""
+    shown = ", ".join(str(row if row[0] else ("no event", row[-1])) for row in rows)
+    return f"[{shown}]" if rows else "none"
 
 
 def _listed(kind: str, clips: dict[str, str], limit: int) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from cache.common.cli import printable
 from cache.common.errors import CacheError
 from cache.format.names import one_form
+from cache.format.schema import BACKGROUND
 from cache.labels.annotations import Labels, changed_splits
 from cache.labels.store import labels_sha256
 from cache.reader import Cache
@@ -51,7 +52,7 @@ def merge_labels(caches: Sequence[Cache], prefer: Cache | None) -> Labels | None
             f"{some}{' …' if len(contradictions) > 10 else ''}; settle it with --prefer PATH, "
             "or give all of them the same labels with `python -m cache relabel`"
         )
-    lists = {tuple(map(one_form, labels.classes)) for labels in tables}
+    lists = {tuple(map(one_form, labels.classes)) for labels in tables if labels.classes}
     classes = list(lists.pop()) if len(lists) == 1 else sorted({c for part in lists for c in part})
     return _table(joined, classes, tables)
 
@@ -61,11 +62,16 @@ def _same(one: Labels, other: Labels) -> bool:
 
 
 def events_by_clip(labels: Labels) -> dict[str, list[Event]]:
-    """Each clip's events, sorted: class name (in NFC), start, end, split."""
+    """Each clip's events, sorted: class name (in NFC), start, end, split.
+
+    A clip without an event has one row, with "" for the class.
+    """
     found: dict[str, list[Event]] = defaultdict(list)
-    columns = (labels.category, labels.start_s, labels.end_s, labels.split)
-    for clip_id, category, *rest in zip(labels.ids, *(c.tolist() for c in columns), strict=True):
-        found[clip_id].append((one_form(labels.classes[category]), *rest))
+    columns = (labels.start_s, labels.end_s, labels.split)
+    for clip_id, name, *rest in zip(
+        labels.ids, labels.names(), *(c.tolist() for c in columns), strict=True
+    ):
+        found[clip_id].append((one_form(name), *rest))
     return {clip_id: sorted(rows) for clip_id, rows in found.items()}
 
 
@@ -86,8 +92,8 @@ def plan_labels(
         plan.labels, plan.changed_splits = True, changed_splits(ours, theirs)
     elif not _replaced(receiver, theirs) and prefer is None:
         plan.notes.append(
-            f"the labels differ ({_named(ours)}, {len(ours)} events, against {_named(theirs)}, "
-            f"{len(theirs)} events) and stay as they are; --prefer {side} replaces them"
+            f"the labels differ ({_named(ours)}, {ours.counted()}, against {_named(theirs)}, "
+            f"{theirs.counted()}) and stay as they are; --prefer {side} replaces them"
         )
 
 
@@ -103,7 +109,7 @@ def _replaced(cache: Cache, labels: Labels) -> bool:
 
 def _table(joined: dict[str, list[Event]], classes: list[str], tables: list[Labels]) -> Labels:
     rows = [(clip_id, *event) for clip_id in sorted(joined) for event in joined[clip_id]]
-    number = {name: place for place, name in enumerate(classes)}
+    number = {"": BACKGROUND} | {name: place for place, name in enumerate(classes)}
     return Labels(
         ids=[row[0] for row in rows],
         classes=classes,

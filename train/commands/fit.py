@@ -99,6 +99,11 @@ def _check_plan(cache: Cache, rows: Rows, config: TrainConfig, group: ProcessGro
                 f"{cache.path}: the split {name!r} has no rows with features; can't train. See "
                 "`python -m cache info`; `python -m cache relabel` gives the cache other labels"
             )
+        if rows.labels.background[rows.kept[name]].all():
+            raise ConfigError(
+                f"{cache.path}: the split {name!r} has no event, only clips without one; can't "
+                "train. Give it some with `python -m cache relabel`"
+            )
     if config.batch_size < group.size:
         raise ConfigError(f"batch_size: {config.batch_size}, for {group.size} processes")
 
@@ -199,7 +204,11 @@ def _print_end(done: Sequence[Scored], dataset: Dataset, pictures: int) -> list[
 
 def _describe(cache: Cache, dataset: Dataset) -> str:
     """Which data a run sees, and what was left out, for people."""
-    sizes = ", ".join(f"{name} {len(some)}" for name, some in dataset.splits.items())
+    sizes = ", ".join(
+        f"{name} {len(some)}"
+        + (f" ({empty} without an event)" if (empty := some.background_count()) else "")
+        for name, some in dataset.splits.items()
+    )
     lines = [f"cache {cache.path}: {len(cache)} clips; rows: {sizes}", dataset.clips.mode]
     rows = dataset.rows
     lines += printable(rows.notes)

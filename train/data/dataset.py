@@ -17,9 +17,13 @@ from torch import Tensor
 
 from cache import SPLITS, Cache, Labels
 from cache.common.errors import CacheError, ConfigError
+from cache.format.schema import BACKGROUND
 from train.config import TrainConfig
 from train.data.features import FeatureStore, check_modality, load_features
 from train.data.fields import maps_of
+
+UNKNOWN = -2
+"""The category of an event of a class that was not asked for."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Rows:
     Attributes
     ----------
     labels: the cache's label rows, their categories numbered as in the classes that were asked
-        for; -1 for a class that is not among them.
+        for; BACKGROUND (-1) for a clip without an event, UNKNOWN (-2) for a class that is not
+        among them.
     kept: split → (n,) int64 numbers of the rows that can be used: their clips have features.
     without_features: ids of the labelled clips that have none.
     unknown: split → class that was not asked for → how many of its events are left out.
@@ -65,6 +70,7 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
     Those whose clip has no features are left out and named; where `drop_leaks` is set, so are rows
     whose id stands in a later split as well (train < val < test). With `classes`, a run's own, the
     cache's are matched with them by name, whatever their order; events of others are left out.
+    Clips without an event stay.
     """
     labels = cache.labels
     leaks, notes = labels.leaks(), list(labels.notes)
@@ -73,15 +79,17 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
     category = labels.category
     if classes is not None:
         numbers = {normalize("NFC", name): number for number, name in enumerate(classes)}
-        found = [numbers.get(normalize("NFC", name), -1) for name in labels.classes]
-        category = np.array(found, np.int64)[category]
+        found = [numbers.get(normalize("NFC", name), UNKNOWN) for name in labels.classes]
+        category = np.array([*found, BACKGROUND], np.int64)[category]  # -1 is the last
     for name in SPLITS:
         leaked = {i for (early, _), ids in leaks.items() if early == name for i in ids}
         dropped = leaked if config.drop_leaks else set()
         rows = [r for r in labels.rows(name) if labels.ids[r] in cache]
-        foreign = Counter(labels.classes[labels.category[r]] for r in rows if category[r] < 0)
+        foreign = Counter(
+            labels.classes[labels.category[r]] for r in rows if category[r] == UNKNOWN
+        )
         unknown[name] = dict(sorted(foreign.items()))
-        rows = [r for r in rows if category[r] >= 0]
+        rows = [r for r in rows if category[r] != UNKNOWN]
         kept[name] = np.array([r for r in rows if labels.ids[r] not in dropped], np.int64)
         if len(kept[name]) < len(rows):
             count = len(rows) - len(kept[name])
@@ -100,8 +108,9 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
 class Samples:
     """The label rows of one split, on the device.
 
-    clip: (R,) int64 number of the clip in the features; category: (R,) int64; interval: (R, 2)
-    float32 start and end as fractions of the clip. `rows` are the numbers of the label rows they
+    clip: (R,) int64 number of the clip in the features; category: (R,) int64, BACKGROUND for a clip
+    without an event; interval: (R, 2) float32 start and end as fractions of the clip, 0 and 0 where
+    there is none. `rows` are the numbers of the label rows they
     came from.
     """
 
@@ -112,6 +121,10 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def background_count(self) -> int:
+        """How many rows are of clips without an event."""
+        return int((self.category == BACKGROUND).sum())
 
 
 @dataclass(frozen=True)

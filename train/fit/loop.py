@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from cache.format.schema import BACKGROUND
 from train.config import TrainConfig
-from train.data.batch import Output, reverse_time
+from train.data.batch import Batch, Output, reverse_time
 from train.data.dataset import Dataset, Samples
 from train.data.features import FeatureStore
 from train.distributed import SINGLE_PROCESS, ProcessGroup
@@ -31,6 +33,7 @@ from train.model.fusion import FusionModel, autocast
 from train.runs.checkpoint import BEST, LAST, About, save
 from train.score.metrics import CRITERION, classification, localization
 from train.score.predict import TrainingError, events, predict
+from train.score.presence import best_threshold
 
 LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
@@ -60,7 +63,7 @@ def train_model(
             started, rate = time.perf_counter(), state.learning_rate
             try:
                 losses = trainer.train_epoch(number)
-                values, decoding = validate(state.ema.model, dataset, group)
+                values, chosen = validate(state.ema.model, dataset, group)
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
             score, seconds = values[f"val_{CRITERION}"], time.perf_counter() - started
@@ -68,7 +71,7 @@ def train_model(
             history.append({**entry, "learning_rate": rate, "seconds": seconds})
             state.scheduler.step(score)
             if group.is_main_process:
-                now = about.revised(epoch=number, score=score, decoding=decoding)
+                now = about.revised(epoch=number, score=score, **chosen)
                 if score > best:
                     save(run / BEST, state.ema.model, now)
                 save(run / LAST, model, now, **stored(state))
@@ -97,6 +100,7 @@ class Trainer:
         self.state, self.config, self.group = state, config, group
         self.clips, self.samples, self.device = clips, samples, clips.device
         self.backwards = torch.zeros(len(samples), dtype=torch.bool, device=self.device)
+        self._has_background = samples.background_count() > 0
         self._step: Step = self.train_step
         if self.device.type == "cuda" and group.size == 1:
             size = config.batch_size
@@ -142,12 +146,12 @@ class Trainer:
         if config.reversed_share:
             clip_seconds = self.clips.shapes.clip_seconds
             batch, interval = reverse_time(batch, interval, self.backwards[chosen], clip_seconds)
-        steps = self.group.all_reduce(state.model.step_count(batch))
+        steps, events = self._sizes(batch, category, count)
         found = torch.zeros(len(LOSSES), device=self.device)
         if len(chosen):
             with autocast(self.device):
                 output = state.model(batch)
-            parts = compute_losses(output, category, interval, config, count, steps)
+            parts = compute_losses(output, category, interval, config, events, steps)
             parts[0].backward()  # type: ignore[no-untyped-call]
             found = parts.detach()
         found = self.group.all_reduce_gradients(state.model.parameters(), found)
@@ -157,33 +161,51 @@ class Trainer:
         state.ema.update(state.model)
         return found
 
+    def _sizes(self, batch: Batch, category: Tensor, count: int) -> tuple[Tensor, int | Tensor]:
+        """Over all processes, how many steps of a batch are no padding, and how many events it has.
+
+        Each process knows whether there are clips without an event at all, so all sum the same.
+        """
+        steps = self.state.model.step_count(batch)
+        if not self._has_background:
+            return self.group.all_reduce(steps), count
+        events = (category != BACKGROUND).sum()
+        both = self.group.all_reduce(torch.stack([steps, events]))
+        return both[0], both[1].clamp_min(1)
+
 
 def compute_losses(
     output: Output,
     category: Tensor,
     interval: Tensor,
     config: TrainConfig,
-    count: int,
+    events: int | Tensor,
     steps: Tensor,
 ) -> Tensor:
     """(4,) total, cross-entropy, L1 of start and end, binary cross-entropy of the gate.
 
     total = CE + interval_weight × L1 + gate_weight × BCE. category (N,) int64; interval (N, 2)
-    fractions of the clip; the batch has `count` samples and `steps` (0-dim) steps that are no
-    padding. Where these are N samples of a batch that is spread over several processes, these are
-    this process's parts of its means: their sums over the processes are the means.
+    fractions of the clip. Samples without an event (BACKGROUND, 0 to 0) count for the gate alone.
+    The batch has `events` samples with one and `steps` (0-dim) steps that are no padding. Where
+    these are N samples of a batch that is spread over several processes, these are this process's
+    parts of its means: their sums over the processes are the means.
     """
+    real = category != BACKGROUND
     classes = F.cross_entropy(
-        output.logits, category, label_smoothing=config.label_smoothing, reduction="sum"
+        output.logits,
+        category,
+        ignore_index=BACKGROUND,
+        label_smoothing=config.label_smoothing,
+        reduction="sum",
     )
-    spans = F.l1_loss(output.interval, interval, reduction="sum")
-    real = torch.isfinite(output.gate_logits)
-    score = output.gate_logits.masked_fill(~real, 0.0)
+    spans = (F.l1_loss(output.interval, interval, reduction="none") * real[:, None]).sum()
+    heard = torch.isfinite(output.gate_logits)
+    score = output.gate_logits.masked_fill(~heard, 0.0)
     wrong = F.binary_cross_entropy_with_logits(
         score, gate_targets(output.steps, interval), reduction="none"
     )
-    classes, spans = classes / count, spans / (2 * count)
-    gate = (wrong * real).sum() / steps.clamp_min(1)
+    classes, spans = classes / events, spans / (2 * events)
+    gate = (wrong * heard).sum() / steps.clamp_min(1)
     total = classes + config.interval_weight * spans + config.gate_weight * gate
     return torch.stack([total, classes, spans, gate])
 
@@ -201,14 +223,18 @@ def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
 
 def validate(
     model: FusionModel, dataset: Dataset, group: ProcessGroup = SINGLE_PROCESS
-) -> tuple[dict[str, float], str]:
-    """top1, miou and the criterion on the validation rows, and the decoding they are of.
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """top1, miou and the criterion on the validation events, and what was chosen on these.
 
-    That is the one with the higher criterion; a gate that was not trained as one is left out.
+    The decoding that the scores are of is the one with the higher criterion; a gate that was not
+    trained as one is left out. And from which confidence on a clip has an event
+    (see `best_threshold`). Both by the names they have in About.
     """
     val = dataset.splits["val"]
-    truth = events(val, dataset.clips.shapes.clip_seconds)
-    guesses = predict(model, dataset.clips, val.clip, group)
+    rows = events(val, dataset.clips.shapes.clip_seconds)
+    answers = predict(model, dataset.clips, val.clip, group)
+    truth = rows.of(rows.real)
+    guesses = {name: guess.of(rows.real) for name, guess in answers.items()}
     found = {name: localization(truth, guess) for name, guess in guesses.items()}
     values = {f"val_{name}_{CRITERION}": float(f[CRITERION] or 0.0) for name, f in found.items()}
     names = [*guesses] if model.config.gate_weight else ["interval"]
@@ -217,7 +243,9 @@ def validate(
     own = guess.probability[np.arange(len(truth)), truth.category]
     scores = {**classification(truth, guess), **found[decoding]}
     values |= {f"val_{name}": float(scores[name] or 0.0) for name in ("top1", "miou", CRITERION)}
-    return {"val_class_loss": float(-np.log(np.maximum(own, 1e-12)).mean()), **values}, decoding
+    values = {"val_class_loss": float(-np.log(np.maximum(own, 1e-12)).mean()), **values}
+    threshold = best_threshold(rows, answers[decoding])
+    return values, {"decoding": decoding, "event_threshold": threshold}
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:

@@ -13,15 +13,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from cache.common.atomic import replace_file
+from cache.labels.annotations import without_an_event
 from train.fit.loop import best_epoch
 from train.report import run_plots
 from train.report.drawing import base64_text, heat, image_text, opened, palette, png
-from train.report.tables import GROUPS, HEADLINE, plain, title
-from train.report.views import View, span
+from train.report.tables import GROUPS, HEADLINE, plain, shown, title
+from train.report.views import View, span, truth_of
 from train.runs import folders as runs
 from train.runs.evaluate import MODEL, Result
 from train.runs.stored import read_history, read_scores
-from train.score.metrics import Array, tiou
+from train.score.metrics import Array
 
 FILE = "report.html"
 _FRAME_PX, _HEAT_PX = 112, 14
@@ -57,7 +58,7 @@ def write(
         class_columns=[name for name in result["per_class"][0] if name != "class"],
         class_rows=[_class_row(row) for row in result["per_class"]],
         split=result["split"],
-        gallery_note=_gallery_note(len(views), result["events"]),
+        gallery_note=_gallery_note(len(views), result),
         gate_note=_gate_note(views),
         clips=[_clip(view, mel) for view, mel in zip(views, mels, strict=True)],
         seconds=seconds,
@@ -114,7 +115,7 @@ def _scores(result: Result) -> dict[str, Any]:
                     for key, label in labels.items()
                 ],
             )
-            for name, labels in GROUPS.items()
+            for name, labels in shown(GROUPS, columns).items()
         ],
     }
 
@@ -124,10 +125,12 @@ def _class_row(row: Mapping[str, Any]) -> tuple[str, list[str]]:
     return row["class"], [f"{v:.3f}" if isinstance(v, float) else str(v or "–") for v in values]
 
 
-def _gallery_note(shown: int, events: int) -> str:
-    if shown == events:
-        return f"All {events} events, the worst placed first."
-    return f"The {shown} worst placed of {events} events; the other {events - shown} are left out."
+def _gallery_note(drawn: int, result: Result) -> str:
+    events, empty = result["events"], result.get("clips_without_event", 0)
+    what = f"{events} events" + (f" and {without_an_event(empty)}" if empty else "")
+    if drawn == events + empty:
+        return f"All {what}, the worst placed first."
+    return f"The {drawn} worst placed of {what}; the other {events + empty - drawn} are left out."
 
 
 def _gate_note(views: Sequence[View]) -> str:
@@ -182,26 +185,20 @@ def _ticks(seconds: float) -> list[dict[str, Any]]:
 
 def _clip(view: View, mel: Array | None) -> dict[str, Any]:
     """What the template needs of one clip."""
-    assert view.true_s is not None
-    assert view.category is not None
-    seconds, right = view.clip_seconds, view.category == view.predicted
-    overlap = tiou(*(np.array([edge]) for edge in (*view.true_s, *view.predicted_s)))[0]
-    path, on = _gate(view)
+    seconds, path, on = view.clip_seconds, *_gate(view)
     place = {
         f"{name}_{what}": f"{100 * value / seconds:.3f}"
-        for name, (start, end) in (("true", view.true_s), ("said", view.predicted_s))
+        for name, (start, end) in (("true", view.true_s or (0.0, 0.0)), ("said", view.predicted_s))
         for what, value in (("left", start), ("width", end - start))
     }
     return {
         "id": view.id,
-        "category": view.category,
-        "predicted": view.predicted,
+        **truth_of(view),
+        "predicted": view.predicted
+        if view.event is not False
+        else f"no event; else {view.predicted}",
         "confidence": f"{view.confidence:.4f}",
         "percent": f"{view.confidence:.0%}",
-        "right": right,
-        "short": view.true_s[1] - view.true_s[0] < seconds,
-        "tiou": f"{overlap:.2f}",
-        "true_text": span(view.true_s),
         "said_text": span(view.predicted_s),
         **place,
         "gate": path,

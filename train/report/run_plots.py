@@ -18,6 +18,7 @@ from train.score.metrics import Array
 
 def intervals_figure(rows: Sequence[Mapping[str, Any]], clip_seconds: float) -> Figure:
     """True against predicted intervals of at most 40 events, evenly chosen, sorted by class."""
+    rows = [row for row in rows if row["category"] is not None]
     ordered = sorted(rows, key=lambda row: (row["category"], row["start_s"], row["end_s"]))
     picks = np.unique(np.linspace(0, len(ordered) - 1, min(40, len(ordered))).astype(int))
     figure, axis = plt.subplots(figsize=(9, 1.6 + 0.27 * len(picks)), layout="constrained")
@@ -62,7 +63,8 @@ def gates_figure(views: Sequence[View]) -> Figure:
     for axis, view in zip(axes.flat, views, strict=False):
         draw_timeline(axis, view)
         said = "" if view.predicted == view.category else f", said {label(view.predicted, 26)}"
-        title = f"{label(view.category or '', 26)}{said}  ({label(view.id, 20)})"
+        true = "no event" if view.empty else label(view.category or "", 26)
+        title = f"{true}{said}  ({label(view.id, 20)})"
         axis.set_title(title, fontsize=9, parse_math=False)
     for axis in axes.flat[len(views) :]:
         axis.axis("off")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from cache.labels.annotations import without_an_event
 from train.runs.evaluate import MODEL, Result
 from train.score.metrics import Scores
 from train.score.summary import mean_and_deviation
@@ -39,7 +40,14 @@ WHEN = {
     "tiou_map": "mAP, mean of tIoU 0.1–0.9",
     "map@0.5": "mAP at tIoU 0.5",
 }
+PRESENCE = {
+    "event_auc": "AUC, an event or none",
+    "false_alarm_rate": "false alarms, of clips without ↓",
+    "miss_rate": "misses, of clips with ↓",
+    "segment_accuracy_all": "segment accuracy, all clips",
+}
 GROUPS = {
+    "is there an event": PRESENCE,
     "which event": CLASS,
     "when": WHEN,
     "events shorter than the clip": {f"short_{key}": label for key, label in WHEN.items()},
@@ -106,6 +114,7 @@ def spread(runs: Sequence[Scores]) -> dict[str, str]:
 
 def render(heading: str, columns: Columns, groups: Groups = GROUPS) -> str:
     """A line that says what was scored, then the groups of scores, those without a name bare."""
+    groups = shown(groups, columns)
     frame = pd.DataFrame(
         [
             [column.get(key, "–") for column in columns.values()]
@@ -124,6 +133,12 @@ def render(heading: str, columns: Columns, groups: Groups = GROUPS) -> str:
     return "\n".join(text)
 
 
+def shown(groups: Groups, columns: Columns) -> Groups:
+    """The groups without that of clips that have no event, where no such clip was scored."""
+    known = any(key in column for column in columns.values() for key in PRESENCE)
+    return {name: labels for name, labels in groups.items() if known or labels is not PRESENCE}
+
+
 def title(result: Mapping[str, Any]) -> str:
     """Which events were scored, and what must be known to read the scores."""
     return "; ".join([scored(result), *caveats(result)])
@@ -131,10 +146,11 @@ def title(result: Mapping[str, Any]) -> str:
 
 def scored(result: Mapping[str, Any]) -> str:
     """Which events were scored."""
-    left_out = len(result["clips_without_features"])
+    left_out, empty = len(result["clips_without_features"]), result.get("clips_without_event", 0)
     return (
         f"{result['split']}: {result['events']} events, {result['events_shorter_than_clip']} of "
         f"them shorter than the clip, {result['classes_in_split']} classes"
+        + (f"; and {without_an_event(empty)}" if empty else "")
         + (f"; {left_out} labelled clip(s) without features left out" if left_out else "")
     )
 

@@ -27,12 +27,18 @@ _ON_THE_PAGE = ("spatial", "audio_to_video")
 def events_to_draw(
     events: Sequence[Mapping[str, Any]], clip_seconds: float, count: int
 ) -> list[int]:
-    """Which events to draw: the first shorter than the clip of each class, then any others."""
-    short = [n for n, one in enumerate(events) if one["end_s"] - one["start_s"] < clip_seconds]
+    """Which events to draw: the first shorter than the clip of each class, then any others.
+
+    Clips without an event come last.
+    """
+    real = [(n, one) for n, one in enumerate(events) if one["category"] is not None]
+    short = [n for n, one in real if one["end_s"] - one["start_s"] < clip_seconds]
     first: dict[str, int] = {}
     for number in short:
         first.setdefault(events[number]["category"], number)
-    order = list(dict.fromkeys([*first.values(), *short, *range(len(events))]))
+    order = list(
+        dict.fromkeys([*first.values(), *short, *(n for n, _ in real), *range(len(events))])
+    )
     return order[:count]
 
 
@@ -40,11 +46,14 @@ def hardest(answered: Mapping[int, Mapping[str, Any]]) -> list[int]:
     """Numbers of the events, those answered worst first: by wrong class, then by tIoU.
 
     Of events that were placed alike the longer come first: they are easier, so the last are the
-    best of all.
+    best of all. A clip without an event is right where that was answered.
     """
 
     def ease(number: int) -> tuple[bool, float, float, str, int]:
         one = answered[number]
+        if one["category"] is None:
+            right = one["event"] is False
+            return right, float(right), 0.0, one["id"], number
         names = ("start_s", "end_s", "predicted_start_s", "predicted_end_s")
         overlap = tiou(*(np.array([one[name]], np.float64) for name in names))[0]
         right = bool(one["category"] == one["predicted"])
@@ -106,7 +115,7 @@ class AttentionMaps:
         """Keep what is worth keeping of a batch."""
         numbers, about = places.tolist(), self._one.about
         if self._truth:
-            answer = Answer(answers, about.decoding, about.classes)
+            answer = Answer(answers, about.decoding, about.classes, about.event_threshold)
             fresh = {n: {**self._truth[n], **answer.entry(at)} for at, n in enumerate(numbers)}
             worst = hardest(self._answered | fresh)[:GALLERY]
             self._answered = {n: (self._answered | fresh)[n] for n in worst}
@@ -142,7 +151,8 @@ class View:
     on: (S,) the answer's probability of each of the clip's seconds.
     by_gate: whether start and end were read off `on`, or are the interval head's.
     pictures: F encoded JPEGs (none without video).
-    true_s: None for unlabelled clips.
+    true_s: None for unlabelled clips, and for those without an event: in these `empty` is set.
+    event: whether it was answered that there is one; None where that is not decided.
     """
 
     id: str
@@ -159,6 +169,8 @@ class View:
     predicted_s: tuple[float, float]
     category: str | None = None
     true_s: tuple[float, float] | None = None
+    empty: bool = False
+    event: bool | None = None
 
     @classmethod
     def of(
@@ -193,7 +205,9 @@ class View:
             confidence=float(said["confidence"]),
             predicted_s=(float(said["predicted_start_s"]), float(said["predicted_end_s"])),
             category=event.get("category"),
-            true_s=(event["start_s"], event["end_s"]) if "start_s" in event else None,
+            true_s=None if event.get("category") is None else (event["start_s"], event["end_s"]),
+            empty="category" in event and event["category"] is None,
+            event=said["event"],
         )
 
     @property
@@ -202,8 +216,10 @@ class View:
         lines = [label(self.id, 80)]
         if self.true_s is not None:
             lines.append(f"true: {label(self.category or '')}, {span(self.true_s)}")
+        lines += ["true: no event"] if self.empty else []
         said = f"{label(self.predicted)} ({self.confidence:.0%}), {span(self.predicted_s)}"
-        return "\n".join([*lines, f"predicted: {said}"])
+        none = "no event; should there be one: " if self.event is False else ""
+        return "\n".join([*lines, f"predicted: {none}{said}"])
 
     @property
     def gate_name(self) -> str:
@@ -221,6 +237,26 @@ class View:
         middle = (self.frame_time_s[1:] + self.frame_time_s[:-1]) / 2
         last = 2 * self.frame_time_s[-1] - (middle[-1] if len(middle) else 0.0)
         return np.array([0.0, *middle, last], np.float64)
+
+
+def truth_of(view: View) -> dict[str, Any]:
+    """What is true of a labelled clip, in words, and whether the answer is right."""
+    if view.empty:
+        right = view.event is False
+        verdict = "no event: right" if right else "no event: wrong"
+        found = {"category": "no event", "true_text": "none", "tiou": "–", "short": False}
+        return {**found, "right": right, "verdict": verdict}
+    assert view.true_s is not None
+    right = view.category == view.predicted
+    overlap = tiou(*(np.array([edge]) for edge in (*view.true_s, *view.predicted_s)))[0]
+    return {
+        "category": view.category,
+        "true_text": span(view.true_s),
+        "tiou": f"{overlap:.2f}",
+        "short": view.true_s[1] - view.true_s[0] < view.clip_seconds,
+        "right": right,
+        "verdict": "class right" if right else "class wrong",
+    }
 
 
 def span(edges: tuple[float, float]) -> str:

@@ -47,9 +47,10 @@ def load_all_clips(run: TrainedRun, cache: Cache, device: str | None) -> Feature
 def clip_answers(run: TrainedRun, cache: Cache, answer: Answer) -> list[ClipAnswer]:
     """A record for each clip of the cache, in the order of its ids.
 
-    `not_looked_at_s` is what of the media lies beyond the clip, None where that isn't known;
-    `seen` is "train" where a model was trained on the clip, "val" where one was selected on it,
-    "no", or "unknown" where a model has no record.
+    `event` says whether there is one, None where the run doesn't decide that; the class, start and
+    end are those that it would have. `not_looked_at_s` is what of the media lies beyond the clip,
+    None where that isn't known; `seen` is "train" where a model was trained on the clip, "val"
+    where one was selected on it, "no", or "unknown" where a model has no record.
     """
     records = [one.record for one in run.models if one.record is not None]
     before = dict.fromkeys(cache.ids, "no" if len(records) == len(run.models) else "unknown")
@@ -149,6 +150,13 @@ def unseen_notes(cache: Cache) -> list[str]:
 
 
 def as_table(found: Sequence[Mapping[str, Any]]) -> str:
-    """The answers for people, a line each."""
-    rows = [{name: printable(value) for name, value in one.items()} for one in found]
+    """The answers for people, a line each; what they say of `event` only where it was decided."""
+    decided = any(one.get("event") is not None for one in found)
+    hidden = () if decided else ("event", "event_confidence")
+    rows = [{n: printable(_word(v)) for n, v in one.items() if n not in hidden} for one in found]
     return pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format)
+
+
+def _word(value: object) -> object:
+    """yes or no for what is true or false."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value

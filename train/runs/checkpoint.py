@@ -67,6 +67,9 @@ class About(Settings):
     """Validation score when this was saved."""
     decoding: Literal["gate", "interval"] = "interval"
     """How start and end are read off: what scored higher on validation when this was saved."""
+    event_threshold: float | None = Field(default=None, ge=0, le=1)
+    """Confidence from which on a clip has an event, chosen on validation; None where no clips
+    without an event were seen there."""
 
     def model_shapes(self) -> Shapes:
         """The shapes as the model takes them; ConfigError where they can't be a model's."""

@@ -25,13 +25,14 @@ from train.runs.record import Record, seen
 from train.runs.trained import Answer
 from train.score.metrics import Events, Scores, confusion
 from train.score.predict import events
-from train.score.summary import baselines, per_class, score
+from train.score.presence import clip_counts, score_all
+from train.score.summary import baselines, per_class
 
 TEST_RECORD = "test_evaluations.jsonl"
 MODEL = "model"
 _MAX_RECORD_BYTES = 1 << 26
 Result = dict[str, Any]
-EventRow = dict[str, str | float]
+EventRow = dict[str, str | float | None]
 
 
 def evaluate(
@@ -46,33 +47,44 @@ def evaluate(
     answer: to the split's rows. records: of the run, or of each member of an ensemble; they say
     which clips were seen and what the baselines know.
     """
-    samples = dataset.splits[split]
-    if not len(samples):
-        raise CacheError(f"the split {split!r} has no rows with features; nothing to evaluate")
-    clip_seconds = dataset.clips.shapes.clip_seconds
-    truth, guess = events(samples, clip_seconds), answer.predictions
+    samples, clip_seconds = dataset.splits[split], dataset.clips.shapes.clip_seconds
+    rows = events(samples, clip_seconds)
+    _check_events(rows, split)
+    truth, guess = rows.of(rows.real), answer.predictions.of(rows.real)
     ids = [dataset.ids[row] for row in samples.rows]
     before = seen_before(records, ids, split)
     trained_ids, trained = training_events(records[0].rows)
     return {
         **_what_is_scored(dataset, split, truth),
+        **_presence(rows, answer),
         "seen": before,
         "seen_known": all(record.making is not None for record in records),
         "code": one_digest(digests()),
         "code_differs": sorted({name for record in records for name in record.other_code()}),
         "fingerprint": about.fingerprint,
-        "scored_rows": rows_digest(ids, truth, dataset.classes),
+        "scored_rows": rows_digest(ids, rows, dataset.classes),
         "training_rows": rows_digest(trained_ids, trained, dataset.classes),
         "epoch": about.epoch,
         "decoding": answer.decoding,
         "config": about.config.model_dump(mode="json"),
         "scores": {
-            **model_scores(truth, answer, ids, before, clip_seconds),
-            **baseline_scores(truth, trained, len(dataset.classes), clip_seconds),
+            **model_scores(rows, answer, ids, before, clip_seconds),
+            **baseline_scores(rows, trained, len(dataset.classes), clip_seconds),
         },
         "per_class": per_class(truth, guess, dataset.classes, clip_seconds),
         "confusion": confusion(truth, guess).tolist(),
     }
+
+
+def _check_events(rows: Events, split: str) -> None:
+    """Raise CacheError for a split without events."""
+    if not len(rows):
+        raise CacheError(f"the split {split!r} has no rows with features; nothing to evaluate")
+    if not rows.real.any():
+        raise CacheError(
+            f"the split {split!r} has no event, only clips without one: `python -m train predict` "
+            "answers these; scores need events as well"
+        )
 
 
 def _what_is_scored(dataset: Dataset, split: str, truth: Events) -> Result:
@@ -90,6 +102,13 @@ def _what_is_scored(dataset: Dataset, split: str, truth: Events) -> Result:
     }
 
 
+def _presence(rows: Events, answer: Answer) -> Result:
+    """How many clips have an event or none, where there are such, and the answer's threshold."""
+    if rows.real.all():
+        return {}
+    return {**clip_counts(rows), "event_threshold": answer.event_threshold}
+
+
 def seen_before(records: Sequence[Record], ids: Iterable[str], split: str) -> dict[str, list[str]]:
     """Which clips of a scored split were trained on ("train") or selected on ("val").
 
@@ -100,7 +119,7 @@ def seen_before(records: Sequence[Record], ids: Iterable[str], split: str) -> di
 
 
 def training_events(rows: Labels) -> tuple[list[str], Events]:
-    """The ids and events that a run was trained on."""
+    """The ids and rows that a run was trained on."""
     train = rows.rows("train")
     truth = Events(rows.category[train], rows.start_s[train], rows.end_s[train])
     return [rows.ids[row] for row in train], truth
@@ -115,17 +134,19 @@ def model_scores(
 ) -> dict[str, Scores]:
     """The model's scores, those of its other decoding, and those without seen clips, if any.
 
-    ids: the clip of each event; before: the seen ones among them.
+    ids: the clip of each row; before: the seen ones among them.
     """
-    found = {MODEL: score(truth, answer.predictions, clip_seconds)}
+    threshold = answer.event_threshold
+    found = {MODEL: score_all(truth, answer.predictions, clip_seconds, threshold)}
     for name, other in answer.by_decoding.items():
         if name != answer.decoding:
-            found[f"{MODEL}, {name} decoding"] = score(truth, other, clip_seconds)
+            found[f"{MODEL}, {name} decoding"] = score_all(truth, other, clip_seconds, threshold)
     known = {clip_id for some in before.values() for clip_id in some}
     fresh = np.array([clip_id not in known for clip_id in ids])
     if known and fresh.any():
         name = f"{MODEL}, without {len(known)} seen"
-        found[name] = score(truth.of(fresh), answer.predictions.of(fresh), clip_seconds)
+        rest = answer.predictions.of(fresh)
+        found[name] = score_all(truth.of(fresh), rest, clip_seconds, threshold)
     return found
 
 
@@ -133,14 +154,22 @@ def baseline_scores(
     truth: Events, trained: Events, classes: int, clip_seconds: float
 ) -> dict[str, Scores]:
     """The scores of predictors that know nothing but the events that the model was trained on."""
-    found = baselines(trained, len(truth), classes, clip_seconds)
-    return {name: score(truth, guess, clip_seconds) for name, guess in found.items()}
+    found = baselines(trained.of(trained.real), len(truth), classes, clip_seconds)
+    return {name: score_all(truth, one, clip_seconds, None) for name, one in found.items()}
 
 
 def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> str:
-    """SHA-256 of label rows (id, class, start, end), whatever their order: equal for equal data."""
+    """SHA-256 of label rows (id, class, start, end), whatever their order: equal for equal data.
+
+    The class of a clip without an event is "".
+    """
     rows = sorted(
-        [clip_id, classes[category], round(float(start), 4), round(float(end), 4)]
+        [
+            clip_id,
+            classes[category] if category >= 0 else "",
+            round(float(start), 4),
+            round(float(end), 4),
+        ]
         for clip_id, category, start, end in zip(
             ids, truth.category, truth.start_s, truth.end_s, strict=True
         )
@@ -200,20 +229,35 @@ def _lines(path: Path) -> int:
 
 
 def true_events(dataset: Dataset, split: str) -> list[EventRow]:
-    """One readable record per event of the split: what is true of it, times in seconds."""
+    """One readable record per row of the split: what is true of it, times in seconds.
+
+    Of a clip without an event `category`, `start_s` and `end_s` are None.
+    """
     samples = dataset.splits[split]
     truth = events(samples, dataset.clips.shapes.clip_seconds)
     return [
         {
             "id": dataset.ids[row],
-            "category": dataset.classes[truth.category[n]],
-            "start_s": float(truth.start_s[n]),
-            "end_s": float(truth.end_s[n]),
+            "category": dataset.classes[truth.category[n]] if real else None,
+            "start_s": float(truth.start_s[n]) if real else None,
+            "end_s": float(truth.end_s[n]) if real else None,
         }
-        for n, row in enumerate(samples.rows)
+        for n, (row, real) in enumerate(zip(samples.rows, truth.real, strict=True))
     ]
 
 
 def answered_events(truth: Sequence[EventRow], answer: Answer) -> list[EventRow]:
     """The same with what was answered beside it."""
-    return [{**event, **answer.entry(number)} for number, event in enumerate(truth)]
+    return [answered_event(event, answer, number) for number, event in enumerate(truth)]
+
+
+def answered_event(event: EventRow, answer: Answer, number: int) -> EventRow:
+    """A record with the answer `number` beside it.
+
+    What is predicted in a clip without an event is None where the answer is that there is none.
+    Which event was predicted in one that has one is told (and scored) whatever that answer is.
+    """
+    said = answer.entry(number)
+    if event["category"] is None and said["event"] is False:
+        said["predicted"] = None
+    return {**event, **said}

@@ -26,6 +26,7 @@ from cache.common.plain import open_hdf5
 from cache.common.settings import Settings
 from cache.common.strict_json import read_json
 from cache.format.names import one_form
+from cache.format.schema import BACKGROUND
 from cache.format.sealed import check_seal, sealed_image
 from cache.labels.store import fill_labels, labels_of
 from train.runs import code
@@ -212,12 +213,12 @@ def _rows(labels: Labels, split: str) -> Counter[_LabelRow]:
     return Counter(
         (
             one_form(labels.ids[row]),
-            one_form(labels.classes[labels.category[row]]),
+            one_form(labels.classes[labels.category[row]]) if labels.category[row] >= 0 else "",
             round(float(labels.start_s[row]), 4),
             round(float(labels.end_s[row]), 4),
         )
         for row in labels.rows(split)
-        if labels.category[row] >= 0
+        if labels.category[row] >= BACKGROUND
     )
 
 
@@ -233,7 +234,10 @@ def _differing(mine: Sequence[str], others: Sequence[str]) -> str:
 
 
 def _some(rows: Counter[_LabelRow]) -> str:
-    named = [f"{i}: {name} {start:g}–{end:g} s" for i, name, start, end in sorted(rows)[:5]]
+    named = [
+        f"{i}: {name} {start:g}–{end:g} s" if name else f"{i}: no event"
+        for i, name, start, end in sorted(rows)[:5]
+    ]
     return "; ".join(named) + ("; …" if len(rows) > 5 else "")
 
 

@@ -27,6 +27,7 @@ class StoredResult(Settings):
     events_shorter_than_clip: _Count
     classes_in_split: _Count
     clips_without_features: list[str]
+    clips_without_event: _Count = 0
     decoding: Literal["gate", "interval"]
     scores: dict[str, dict[str, _Score | None]]
     test_looks: _Count = 1

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,40 +30,51 @@ class Answer:
     """What a model, or several together, says of N clips.
 
     by_decoding: the same answers with start and end read off in each way (see
-    `train.score.predict`); `decoding` names the way that validation chose.
+    `train.score.predict`); `decoding` names the way that validation chose. event_threshold: the
+    confidence from which on a clip is said to have an event, None where that isn't decided.
     """
 
     by_decoding: Mapping[str, Predictions]
     decoding: str
     classes: Sequence[str]
+    event_threshold: float | None = None
 
     @property
     def predictions(self) -> Predictions:
         """The answers that count."""
         return self.by_decoding[self.decoding]
 
-    def entry(self, number: int) -> dict[str, str | float]:
-        """What is said of one clip, for people and JSON."""
-        guess = self.predictions
+    def entry(self, number: int) -> dict[str, Any]:
+        """What is said of one clip, for people and JSON.
+
+        Class, start and end are those of the event, should there be one; `event` says whether there
+        is, and is None where the run has seen no clips without one.
+        """
+        guess, threshold = self.predictions, self.event_threshold
         category = int(guess.category[number])
+        sure = None if guess.event is None else float(guess.event[number])
         return {
             "predicted": self.classes[category],
             "confidence": float(guess.probability[number, category]),
             "predicted_start_s": float(guess.start_s[number]),
             "predicted_end_s": float(guess.end_s[number]),
+            "event_confidence": sure,
+            "event": None if sure is None or threshold is None else sure >= threshold,
         }
 
     @classmethod
     def mean(cls, answers: Sequence[Answer], clip_seconds: float) -> Answer:
         """The ensemble's answer, read off in the way that most members use (of equals the first).
 
-        One member's is its own.
+        One member's is its own. The threshold is the mean of theirs.
         """
         if len(answers) == 1:
             return answers[0]
         together = ensemble([one.by_decoding for one in answers], clip_seconds)
         decoding = Counter(one.decoding for one in answers).most_common(1)[0][0]
-        return cls(together, decoding, answers[0].classes)
+        known = [one.event_threshold for one in answers if one.event_threshold is not None]
+        threshold = sum(known) / len(known) if len(known) == len(answers) else None
+        return cls(together, decoding, answers[0].classes, threshold)
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,8 @@ class TrainedModel:
     ) -> Answer:
         """The answer to clip rows (N,); `watch` as in `predict`."""
         found = predict(self.model.to(clips.device), clips, rows, watch=watch)
-        return Answer(found, self.about.decoding, self.about.classes)
+        about = self.about
+        return Answer(found, about.decoding, about.classes, about.event_threshold)
 
 
 @dataclass(frozen=True)

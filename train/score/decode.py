@@ -55,7 +55,21 @@ def read_off_seconds(probability: Array, on: Array, clip_seconds: float) -> Pred
     """Predictions whose start and end are the best run of `on` (N, S); probability (N, K)."""
     first, stop = best_run(on)
     width = np.float64(clip_seconds / on.shape[1])
-    return Predictions(probability, first * width, stop * width, on)
+    start_s, end_s = first * width, stop * width
+    event = event_confidence(on, start_s, end_s, clip_seconds)
+    return Predictions(probability, start_s, end_s, on, event)
+
+
+def event_confidence(on: Array, start_s: Array, end_s: Array, clip_seconds: float) -> Array:
+    """How sure it is that a clip has an event: the mean of `on` (N, S) over what was read off it.
+
+    start_s, end_s (N,) → (N,) in [0, 1]. Seconds count as far as they lie in the interval.
+    """
+    edge = np.linspace(0.0, clip_seconds, on.shape[1] + 1)
+    inside = np.minimum(end_s[:, None], edge[1:]) - np.maximum(start_s[:, None], edge[:-1])
+    inside = inside.clip(min=0.0)
+    mean: Array = (on * inside).sum(axis=1) / inside.sum(axis=1).clip(min=1e-9)
+    return mean.clip(0.0, 1.0)
 
 
 def ensemble(
@@ -72,9 +86,7 @@ def ensemble(
         return values
 
     probability = mean("interval", "probability")
-    return {
-        "gate": read_off_seconds(probability, mean("gate", "on"), clip_seconds),
-        "interval": Predictions(
-            probability, mean("interval", "start_s"), mean("interval", "end_s")
-        ),
-    }
+    gate = read_off_seconds(probability, mean("gate", "on"), clip_seconds)
+    start_s, end_s = mean("interval", "start_s"), mean("interval", "end_s")
+    interval = Predictions(probability, start_s, end_s, event=gate.event)
+    return {"gate": gate, "interval": interval}

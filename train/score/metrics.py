@@ -23,6 +23,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from cache.format.schema import BACKGROUND
+
 Array = npt.NDArray[np.float64]
 Scores = Mapping[str, float | None]
 CRITERION = "localized_iou"
@@ -35,6 +37,7 @@ TIOU_LEVELS = (0.3, 0.5, 0.7, 0.9)
 class Events:
     """What is true: category (N,) int64, start_s and end_s (N,) float64.
 
+    A row of a clip without an event has the category BACKGROUND; the scores take none such.
     clip: (N,) int64 number of the clip that each event is of; None where each has its own.
     """
 
@@ -45,6 +48,11 @@ class Events:
 
     def __len__(self) -> int:
         return len(self.category)
+
+    @property
+    def real(self) -> npt.NDArray[np.bool_]:
+        """(N,) which rows are events; the others say that their clip has none."""
+        return np.not_equal(self.category, BACKGROUND)
 
     def of(self, rows: npt.NDArray[Any]) -> Events:
         """Some of the events: numbers or a mask (N,)."""
@@ -57,13 +65,15 @@ class Predictions:
     """What was predicted: probability (N, K) float64, start_s and end_s (N,) float64.
 
     on: (N, S) float64 probability of each whole second that the event is heard and seen in it; None
-    where start and end say all.
+    where start and end say all. event: (N,) float64 in [0, 1], how sure it is that the clip has an
+    event; None where it is always said to have one.
     """
 
     probability: Array
     start_s: Array
     end_s: Array
     on: Array | None = None
+    event: Array | None = None
 
     @property
     def category(self) -> npt.NDArray[np.int64]:
@@ -73,8 +83,8 @@ class Predictions:
 
     def of(self, rows: npt.NDArray[Any]) -> Predictions:
         """The predictions for some of the events: numbers or a mask (N,)."""
-        on = None if self.on is None else self.on[rows]
-        return Predictions(self.probability[rows], self.start_s[rows], self.end_s[rows], on)
+        on, event = (None if some is None else some[rows] for some in (self.on, self.event))
+        return Predictions(self.probability[rows], self.start_s[rows], self.end_s[rows], on, event)
 
 
 def tiou(start_a: Array, end_a: Array, start_b: Array, end_b: Array) -> Array:

@@ -100,10 +100,9 @@ def _read_off(answers: Tensor, shapes: Shapes) -> dict[str, Predictions]:
     values: Array = answers.double().cpu().numpy()
     probability, spans, on = np.split(values, [shapes.classes, shapes.classes + 2], axis=1)
     spans = spans * shapes.clip_seconds
-    return {
-        "gate": read_off_seconds(probability, on, shapes.clip_seconds),
-        "interval": Predictions(probability, spans[:, 0], spans[:, 1]),
-    }
+    gate = read_off_seconds(probability, on, shapes.clip_seconds)
+    interval = Predictions(probability, spans[:, 0], spans[:, 1], event=gate.event)
+    return {"gate": gate, "interval": interval}
 
 
 def _forwards(backwards: Tensor, classes: int) -> Tensor:
@@ -113,7 +112,7 @@ def _forwards(backwards: Tensor, classes: int) -> Tensor:
 
 
 def events(samples: Samples, clip_seconds: float) -> Events:
-    """The truth of a split as arrays on the host, in seconds."""
+    """The truth of a split's rows as arrays on the host, in seconds; see `Events.real`."""
     spans = samples.interval.double().cpu().numpy() * clip_seconds
     clip = samples.clip.cpu().numpy()
     return Events(samples.category.cpu().numpy(), spans[:, 0], spans[:, 1], clip)
