@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.fit.loop import gate_targets
-from train.score.decode import best_run, second_probability
+from train.score.decode import (
+    best_interval,
+    cell_count,
+    cell_probability,
+    second_probability,
+)
 from train.score.metrics import Events, Predictions, second_count, segments
 from train.score.summary import score
 
@@ -21,24 +28,61 @@ def half_seconds(count: int) -> torch.Tensor:
 
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=12))
-def test_the_best_run_is_the_best_of_all_runs(eighths: list[int]) -> None:
-    chance = np.array(eighths) / 8
-    runs = [(i, j) for i in range(len(chance)) for j in range(i + 1, len(chance) + 1)]
-    best = max(np.sum(chance[i:j] - 0.5) for i, j in runs)
-    first, stop = (int(value[0]) for value in best_run(chance[None]))
+def test_the_best_interval_has_the_largest_expected_tiou(eighths: list[int]) -> None:
+    chance = np.array(eighths) / 8 + 1e-9
+
+    def expected(i: int, j: int) -> float:
+        inside = chance[i:j].sum()
+        return float(inside / (j - i + chance.sum() - inside))
+
+    first, stop = (int(value[0]) for value in best_interval(chance[None]))
     assert 0 <= first < stop <= len(chance)
-    assert np.sum(chance[first:stop] - 0.5) == best
+    ends = combinations(range(len(chance) + 1), 2)
+    assert expected(first, stop) == pytest.approx(max(expected(i, j) for i, j in ends), abs=1e-9)
+
+
+def test_a_sure_gate_is_read_off_exactly() -> None:
+    for start, end in combinations(range(11), 2):
+        chance = np.zeros((1, 10))
+        chance[0, start:end] = 1.0
+        assert [int(value[0]) for value in best_interval(chance)] == [start, end]
 
 
 def test_a_gap_is_bridged_where_both_sides_pay_for_it() -> None:
     chance = np.array([[0.1, 0.9, 0.9, 0.4, 0.9, 0.1], [0.9, 0.1, 0.1, 0.1, 0.9, 0.9]])
-    first, stop = best_run(chance)
+    first, stop = best_interval(chance)
     assert first.tolist() == [1, 4]
     assert stop.tolist() == [5, 6]
 
 
-def test_nothing_on_gives_the_likeliest_second() -> None:
-    assert [v.tolist() for v in best_run(np.array([[0.1, 0.3, 0.2]]))] == [[1], [2]]
+@pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
+def test_a_gate_that_knows_nothing_gives_the_whole_clip(chance: float) -> None:
+    assert [value.tolist() for value in best_interval(np.full((2, 7), chance))] == [[0, 0], [7, 7]]
+
+
+def test_many_clips_are_read_off_as_each_alone() -> None:
+    chance = np.random.default_rng(0).random((2000, 100))  # several blocks
+    first, stop = best_interval(chance)
+    for n in (0, 837, 838, 1999):
+        assert [first[n], stop[n]] == [int(value[0]) for value in best_interval(chance[n : n + 1])]
+
+
+def test_cells_are_linear_between_the_middles_of_steps() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.0, -torch.inf]])
+    found = cell_probability(logits, half_seconds(4), 20)[0].numpy()
+    middle = (np.arange(20) + 0.5) / 20
+    values = logits[0, :3].sigmoid().numpy()
+    expected = np.interp(middle, [0.125, 0.375, 0.625], values)
+    np.testing.assert_allclose(found[:15], expected[:15], atol=1e-6)
+    assert not found[15:].any(), "beyond the sound"
+
+
+@pytest.mark.parametrize(
+    ("clip_seconds", "cells"), [(10.0, 100), (0.4, 10), (120.0, 600), (3600, 3600)]
+)
+def test_cells_are_a_multiple_of_seconds(clip_seconds: float, cells: int) -> None:
+    assert cell_count(clip_seconds) == cells
+    assert cells % second_count(clip_seconds) == 0
 
 
 def test_seconds_average_their_steps() -> None:
@@ -81,7 +125,7 @@ def test_targets_decoded_again_are_the_event() -> None:
             steps = half_seconds(20)
             target = gate_targets(steps, torch.tensor([[start / 10, end / 10]]))
             chance = second_probability(torch.logit(target, eps=1e-4), steps, 10)
-            first, stop = best_run(chance.double().numpy())
+            first, stop = best_interval(chance.double().numpy())
             assert (first[0], stop[0]) == (start, end)
 
 

@@ -18,13 +18,17 @@ from train.commands.fit import fit as fit_run
 from train.config import TrainConfig
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.fit import loop
+from train.fit import validate as validation
 from train.fit.cuda_graph import StepGraph
 from train.fit.loop import Trainer
 from train.fit.normalize import normalize
 from train.fit.state import History, TrainState
+from train.fit.validate import shares_of_seconds, validate
 from train.model.fusion import FusionModel
 from train.runs.checkpoint import BEST, LAST, About, CheckpointError, load, save
-from train.score.metrics import CRITERION, Predictions, classification, localization
+from train.score.calibrate import Calibration, grid_of
+from train.score.decode import Evidence
+from train.score.metrics import CRITERION, classification, localization
 from train.score.predict import TrainingError, events, predict
 
 SMALL = TrainConfig(
@@ -91,7 +95,8 @@ def test_sixteen_clips_are_learned_by_heart_and_their_events_placed(
     for epoch in range(50):
         trainer.train_epoch(epoch)
     truth = events(rows, 10.0)
-    for name, guess in predict(model, dataset.clips, rows.clip).items():
+    said = predict(model, dataset.clips, rows.clip)
+    for name, guess in said.read_off(Calibration(grid_s=1.0), 10.0).items():
         assert classification(truth, guess)["top1"] == 1.0
         found = localization(truth, guess)["miou"]
         assert found is not None
@@ -114,23 +119,23 @@ def test_a_model_trained_both_ways_is_asked_both_ways(cache: Cache) -> None:
         frame_time_s=10.0 - clips.frame_time_s,
     )
     backwards = predict(model, turned, rows.clip)
-    probability = (forwards["gate"].probability + backwards["gate"].probability) / 2
-    np.testing.assert_allclose(both["gate"].probability, probability, atol=1e-5)
-    one, other, mean = forwards["gate"].on, backwards["gate"].on, both["gate"].on
-    assert one is not None
-    assert other is not None
-    assert mean is not None
-    np.testing.assert_allclose(mean, (one + other[:, ::-1]) / 2, atol=1e-5)
-    start = (forwards["interval"].start_s + 10 - backwards["interval"].end_s) / 2
-    np.testing.assert_allclose(both["interval"].start_s, start, atol=1e-4)
+    probability = (forwards.probability + backwards.probability) / 2
+    np.testing.assert_allclose(both.probability, probability, atol=1e-5)
+    np.testing.assert_allclose(both.on, (forwards.on + backwards.on[:, ::-1]) / 2, atol=1e-5)
+    cells = (forwards.cells + backwards.cells[:, ::-1]) / 2
+    np.testing.assert_allclose(both.cells, cells, atol=1e-5)
+    np.testing.assert_allclose(
+        both.start_s, (forwards.start_s + 10 - backwards.end_s) / 2, atol=1e-4
+    )
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     cache: Cache, tmp_path: Path
 ) -> None:
-    whole, model = train(cache, SMALL, tmp_path / "whole")
-    train(cache, SMALL.revised(epochs=2), tmp_path / "parts")
-    parts, resumed = train(cache, SMALL, tmp_path / "parts", resume=True)
+    config = SMALL.revised(selection="best")  # else the learning rate depends on the last epoch
+    whole, model = train(cache, config, tmp_path / "whole")
+    train(cache, config.revised(epochs=2), tmp_path / "parts")
+    parts, resumed = train(cache, config, tmp_path / "parts", resume=True)
     assert without_time(parts) == without_time(whole)
     for name, value in model.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -185,10 +190,11 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(
             {"decoding": next(decodings)},
         ),
     )
-    config = SMALL.revised(epochs=9, patience=2, scheduler_patience=0, scheduler_factor=0.1)
+    config = SMALL.revised(selection="best", epochs=9, patience=2)
+    config = config.revised(scheduler_patience=0, scheduler_factor=0.1)
     history, _ = train(cache, config, tmp_path / "run")
     assert len(history) == 4
-    assert loop.best_epoch(history) == 2
+    assert loop.kept_epoch(history, config) == 2
     about = load(tmp_path / "run" / BEST)[1]
     assert (about.epoch, about.score, about.decoding) == (2, 0.6, "gate")
     rates = [entry["learning_rate"] for entry in history]
@@ -204,7 +210,7 @@ def test_a_resumed_run_lowers_its_rate_when_it_would_have(
             loop, "validate", lambda *_: ({**others, f"val_{CRITERION}": next(values)}, {})
         )
 
-    config = SMALL.revised(scheduler_patience=1, scheduler_factor=0.1)
+    config = SMALL.revised(selection="best", scheduler_patience=1, scheduler_factor=0.1)
     scored(0.6, 0.5)
     train(cache, config.revised(epochs=2), tmp_path)
     scored(0.4, 0.3)
@@ -216,9 +222,9 @@ def test_a_resumed_run_lowers_its_rate_when_it_would_have(
 def test_the_average_is_what_is_validated_and_kept(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validate, seen = loop.validate, []
+    seen = []
 
-    def watched(model: FusionModel, *rest: Any) -> tuple[dict[str, float], str]:
+    def watched(model: FusionModel, *rest: Any) -> tuple[dict[str, float], dict[str, Any]]:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return validate(model, *rest)
 
@@ -232,6 +238,17 @@ def test_the_average_is_what_is_validated_and_kept(
     assert not torch.equal(now.classify.weight, kept["classify.weight"])
 
 
+def test_the_last_weights_are_kept_while_the_rate_falls(cache: Cache, tmp_path: Path) -> None:
+    config = SMALL.revised(epochs=10, patience=1)
+    history, _ = train(cache, config, tmp_path)
+    rates = [entry["learning_rate"] / config.learning_rate for entry in history]
+    assert rates == pytest.approx([1.0] * 4 + [0.5] * 2 + [0.25] * 2 + [0.1] * 2)
+    about = load(tmp_path / BEST)[1]
+    assert (about.epoch, loop.kept_epoch(history, config)) == (10, 10)
+    assert about.calibration != Calibration()
+    assert about.calibration.grid_s == grid_of(cache.labels.start_s, cache.labels.end_s)
+
+
 def test_validation_chooses_the_decoding(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,19 +256,22 @@ def test_validation_chooses_the_decoding(
     config = resolve(SMALL, cache, cache.labels.classes)
     dataset = load_dataset(cache, config, ("train", "val"))
     truth = events(dataset.splits["val"], 10.0)
-    right = np.eye(3)[truth.category]
-    perfect = Predictions(right, truth.start_s, truth.end_s)
-    wrong = Predictions(right, truth.end_s, truth.end_s)
+    right, inside = np.eye(3)[truth.category], shares_of_seconds(truth, 10.0)
+
+    def said(gate_is_right: bool) -> Evidence:
+        start_s = truth.end_s if gate_is_right else truth.start_s
+        on = inside if gate_is_right else 1 - inside
+        return Evidence(right, start_s, truth.end_s, on, np.repeat(on, 10, axis=1))
+
     for name, other in (("gate", "interval"), ("interval", "gate")):
-        monkeypatch.setattr(loop, "predict", lambda *_, n=name, o=other: {n: perfect, o: wrong})
-        values, chosen = loop.validate(model, dataset)
-        assert chosen == {"decoding": name, "event_threshold": None}
-        assert values[f"val_{name}_{CRITERION}"] == values[f"val_{CRITERION}"] == 1.0
-        assert values[f"val_{other}_{CRITERION}"] == 0.0
-    monkeypatch.setattr(loop, "predict", lambda *_: {"gate": perfect, "interval": wrong})
+        monkeypatch.setattr(validation, "predict", lambda *_, n=name: said(n == "gate"))
+        values, chosen = validate(model, dataset)
+        assert chosen["decoding"] == name
+        assert values[f"val_{name}_{CRITERION}"] == values[f"val_{CRITERION}"]
+        assert values[f"val_{name}_{CRITERION}"] > 0.9 > values[f"val_{other}_{CRITERION}"]
+    monkeypatch.setattr(validation, "predict", lambda *_: said(True))
     model.config = model.config.revised(gate_weight=0.0)
-    _, chosen = loop.validate(model, dataset)
-    assert chosen["decoding"] == "interval", "an untrained gate is not asked"
+    assert validate(model, dataset)[1]["decoding"] == "interval", "an untrained gate is not asked"
 
 
 def test_gradients_are_clipped(cache: Cache) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import answered_events, true_events
 from train.runs.trained import load_run
 from train.score import predict as predicting
-from train.score.decode import best_run
+from train.score.decode import best_interval
 from train.score.metrics import Array
 
 CONFIG = TrainConfig(
@@ -99,7 +100,7 @@ def of_path(path: str) -> Array:
 
 
 def decided(on: Array, clip_seconds: float = 10.0) -> tuple[float, float]:
-    first, stop = best_run(on[None])
+    first, stop = best_interval(on[None])
     return (first[0] * clip_seconds / len(on), stop[0] * clip_seconds / len(on))
 
 
@@ -140,11 +141,16 @@ def test_the_report_shows_what_was_scored(seeds: tuple[Path, Path]) -> None:
         row = by_id[clip_id]
         assert (name, f"{percent}%") == (row["predicted"], f"{row['confidence']:.0%}")
         assert (float(start), float(end)) == (row["predicted_start_s"], row["predicted_end_s"])
-        worth = np.cumsum([0, *(outline - 0.5)])
-        first, stop = (round(row[f"predicted_{edge}_s"]) for edge in ("start", "end"))
-        best = max(worth[j] - worth[i] for i in range(10) for j in range(i + 1, 11))
-        assert worth[stop] - worth[first] == pytest.approx(best, abs=0.01)
-    assert "the run of seconds that has the most above one half" in text
+        parts = len(outline)
+        first, stop = (round(row[f"predicted_{e}_s"] * parts / 10) for e in ("start", "end"))
+
+        def expected(i: int, j: int, chance: Array = outline) -> float:
+            inside = chance[i:j].sum()
+            return float(inside / (j - i + chance.sum() - inside))
+
+        best = max(expected(i, j) for i, j in combinations(range(parts + 1), 2))
+        assert expected(first, stop) == pytest.approx(best, abs=0.01)
+    assert "the interval that overlaps it best" in text
     assert "did not decide" not in text
 
 
@@ -155,7 +161,7 @@ def test_a_gate_that_did_not_decide_says_so(tmp_path: Path) -> None:
     text = (tmp_path / "run" / page.FILE).read_text()
     assert "they are the interval head" in text
     assert "(did not decide)" in text
-    assert "the most above one half" not in text
+    assert "overlaps it best" not in text
     run, opened_cache = load_run(tmp_path / "run"), open_cache(cache)
     clips = load_features(opened_cache, run.about.config, opened_cache.ids[:1], 3)
     maps = AttentionMaps(run.models[0], clips, [0])

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from train.runs.trained import Answer
-from train.score.decode import ensemble
+from train.score.calibrate import Calibration
+from train.score.decode import Evidence
 from train.score.metrics import Array, Events, Predictions, segments
 from train.score.summary import baselines, mean_and_deviation, per_class, score
 
@@ -114,39 +115,35 @@ def test_each_class_has_a_record_hardest_first() -> None:
     assert (a["recall"], a["precision"]) == (1.0, 0.5)
 
 
-def members_of_an_ensemble() -> list[dict[str, Predictions]]:
+def answers(*ways: str) -> list[Answer]:
+    """One for each way of reading start and end off."""
     rng = np.random.default_rng(0)
-    members = []
-    for _ in range(3):
-        probability, on = rng.dirichlet(np.ones(4), 6), rng.random((6, 10))
+    found = []
+    for way in ways:
         spans = np.sort(rng.uniform(0, 10, (6, 2)), axis=1)
-        gate = Predictions(probability, spans[:, 0], spans[:, 1], on)
-        members.append({"gate": gate, "interval": Predictions(probability, *spans.T)})
-    return members
+        on, probability = rng.random((6, 10)), rng.dirichlet(np.ones(4), 6)
+        said = Evidence(probability, spans[:, 0], spans[:, 1], on, np.repeat(on, 10, axis=1))
+        found.append(Answer(said, Calibration(grid_s=1.0), way, list("abcd"), 10.0))
+    return found
 
 
 def test_an_ensemble_is_the_mean_and_one_member_is_itself() -> None:
-    members = members_of_an_ensemble()
-    together = ensemble(members, 10.0)
-    found = together["gate"].on
-    assert found is not None
-    mean = np.mean([m["gate"].on for m in members if m["gate"].on is not None], axis=0)
-    np.testing.assert_allclose(found, mean)
-    mean = np.mean([m["gate"].probability for m in members], axis=0)
-    for predicted in together.values():
+    members = answers("gate", "gate", "gate")
+    together = Answer.mean(members)
+    mean = np.mean([one.evidence.on for one in members], axis=0)
+    np.testing.assert_allclose(together.evidence.on, mean)
+    mean = np.mean([one.evidence.probability for one in members], axis=0)
+    for predicted in together.by_decoding.values():
         np.testing.assert_allclose(predicted.probability, mean)
-    starts = [m["interval"].start_s for m in members]
-    np.testing.assert_allclose(together["interval"].start_s, np.mean(starts, axis=0))
-    alone = ensemble(members[:1], 10.0)["interval"]
-    np.testing.assert_array_equal(alone.end_s, members[0]["interval"].end_s)
+    starts = [one.by_decoding["interval"].start_s for one in members]
+    np.testing.assert_allclose(together.by_decoding["interval"].start_s, np.mean(starts, axis=0))
+    assert Answer.mean(members[:1]) is members[0]
 
 
 def test_an_ensemble_is_read_off_as_most_of_its_members() -> None:
-    ways = ("interval", "gate", "gate")
-    pairs = zip(members_of_an_ensemble(), ways, strict=True)
-    answers = [Answer(member, way, list("abcd")) for member, way in pairs]
-    assert Answer.mean(answers, 10.0).decoding == "gate"
-    assert Answer.mean(answers[:2], 10.0).decoding == "interval", "of equals the first"
+    members = answers("interval", "gate", "gate")
+    assert Answer.mean(members).decoding == "gate"
+    assert Answer.mean(members[:2]).decoding == "interval", "of equals the first"
 
 
 def test_swapped_start_and_end_are_noticed() -> None:

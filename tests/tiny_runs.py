@@ -59,6 +59,7 @@ def drawable(name: str, **changes: Any) -> View:
         attention_of="",
         on=rng.random(10),
         by_gate=True,
+        decided_by="the gate's",
         clip_seconds=10.0,
         step_s=2.5,
         frame_time_s=np.array([2.5, 7.5]),

@@ -26,8 +26,12 @@ class TrainConfig(Settings):
     """AdamW's step size before any plateau."""
     epochs: int = Field(default=40, ge=1, le=1 << 40)
     """Passes over the training rows at most; early stopping may end sooner."""
+    selection: Literal["last", "best"] = "last"
+    """Which weights are kept. last: of the last epoch; the learning rate falls on the way there,
+    and nothing but the calibration follows the validation split. best: of the epoch with the best
+    validation score, which overfits a small split."""
     patience: int = Field(default=10, ge=1, le=1 << 40)
-    """Epochs without a better validation score after which training stops."""
+    """Epochs without a better validation score after which training stops (selection best)."""
     weight_decay: float = Field(default=0.05, ge=0)
     """AdamW's decoupled weight decay."""
     grad_clip: float = Field(default=1.0, gt=0)
@@ -42,12 +46,15 @@ class TrainConfig(Settings):
     the last step's."""
     reversed_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the training rows that run backwards in time, drawn anew in each epoch."""
+    spliced_share: float = Field(default=0.6, ge=0, le=1)
+    """Share of the training rows whose event is surrounded by other clips' sound and frames, drawn
+    anew for each batch (of events that fill their clip three tenths of it)."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Share of the class target that is spread over all classes."""
     scheduler_factor: float = Field(default=0.5, gt=0, lt=1)
-    """ReduceLROnPlateau multiplies the learning rate by this."""
+    """ReduceLROnPlateau multiplies the learning rate by this (selection best)."""
     scheduler_patience: int = Field(default=3, ge=0, le=1 << 40)
-    """Epochs without a better validation score before the learning rate falls."""
+    """Epochs without a better validation score before the learning rate falls (selection best)."""
 
     audio_feat_dim: int = Field(default=128, ge=8, le=4096)
     """Width of the audio stream."""
@@ -97,10 +104,12 @@ PRESETS = {
         audio_feat_dim=256,
         video_feat_dim=256,
         num_heads=8,
+        selection="best",
         patience=10,
         gate_weight=0.0,
         input_dropout=0.0,
         average_epochs=0.0,
         reversed_share=0.0,
+        spliced_share=0.0,
     ),
 }

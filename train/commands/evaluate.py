@@ -89,7 +89,7 @@ def score_ensemble(
 ) -> tuple[Result, Path]:
     """Score the mean answer of a run's seeds and write that beside them; where it was written."""
     first = scored[0]
-    answer = Answer.mean([one.answer for one in scored], dataset.clips.shapes.clip_seconds)
+    answer = Answer.mean([one.answer for one in scored])
     records = [one.record for one in scored]
     result = evaluate(answer, first.trained.about, dataset, split, records)
     result["seeds"] = [one.trained.about.config.seed for one in scored]

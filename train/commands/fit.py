@@ -18,7 +18,7 @@ from train.config import TrainConfig
 from train.data.dataset import Dataset, Rows, choose_rows, load_dataset, resolve
 from train.data.features import torch_device
 from train.distributed import ProcessGroup, process_group
-from train.fit.loop import best_epoch, train_model
+from train.fit.loop import train_model
 from train.fit.normalize import normalize
 from train.fit.state import History
 from train.model.fusion import FusionModel
@@ -177,7 +177,7 @@ def _score(cache: Cache, dataset: Dataset, run: Path, history: History, pictures
     why = "which scored higher on val at the best epoch" if trained else "as the gate has no loss"
     say(f"start and end: by the {one.about.decoding}, {why}")
     if pictures:
-        curves = run_plots.curves_figure(history, best_epoch(history))
+        curves = run_plots.curves_figure(history, one.about.epoch)
         save_figures(run / FOLDER, {"curves": curves})
     return score_model(cache, dataset, one, "val", pictures)
 

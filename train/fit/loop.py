@@ -1,8 +1,9 @@
 """Training: data, forward, losses, backward, step, schedule, validation, checkpoint.
 
-The validation score that selects the best epoch, lowers the learning rate and stops early is
-`localized_iou`: the mean over validation events of tIoU where the class is right, else 0. It is
-the product's question ("which event, and when") in one number.
+The weights that are kept are the average over the last epochs, while the learning rate falls. Or,
+with `selection` "best", those of the epoch with the highest `localized_iou` on validation, which
+then also lowers the learning rate and stops early: the mean over validation events of tIoU where
+the class is right, else 0 ("which event, and when" in one number).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +25,20 @@ from train.config import TrainConfig
 from train.data.batch import Batch, Output, reverse_time
 from train.data.dataset import Dataset, Samples
 from train.data.features import FeatureStore
+from train.data.splice import splice
 from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
 from train.fit.state import History, TrainState
+from train.fit.validate import validate
 from train.model.fusion import FusionModel, autocast
 from train.runs.checkpoint import BEST, LAST, About, save
-from train.score.metrics import CRITERION, classification, localization
-from train.score.predict import TrainingError, events, predict
-from train.score.presence import best_threshold
+from train.score.metrics import CRITERION
+from train.score.predict import TrainingError
 
+FALLS = ((0.4, 1.0), (0.6, 0.5), (0.8, 0.25), (1.0, 0.1))
+"""Until which share of the epochs the learning rate is which share of its first value. It falls in
+a few steps, not in each epoch: a captured CUDA graph holds its rate."""
 LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
 
@@ -60,6 +64,8 @@ def train_model(
     with tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=silent) as bar:
         while len(history) < config.epochs and not stopped_early(history, config):
             number, best = len(history) + 1, max(_scores(history), default=-1.0)
+            if state.scheduler is None:
+                state.learning_rate = falling_rate(config, number)
             started, rate = time.perf_counter(), state.learning_rate
             try:
                 losses = trainer.train_epoch(number)
@@ -69,14 +75,16 @@ def train_model(
             score, seconds = values[f"val_{CRITERION}"], time.perf_counter() - started
             entry = {"epoch": number, **dict(zip(LOSSES, losses, strict=True)), **values}
             history.append({**entry, "learning_rate": rate, "seconds": seconds})
-            state.scheduler.step(score)
+            kept = config.selection == "last" or score > best
+            if state.scheduler is not None:
+                state.scheduler.step(score)
             if group.is_main_process:
                 now = about.revised(epoch=number, score=score, **chosen)
-                if score > best:
+                if kept:
                     save(run / BEST, state.ema.model, now)
                 save(run / LAST, model, now, **stored(state))
                 bar.update()
-                tqdm.write(_line(history[-1], config, score > best), file=sys.stderr)
+                tqdm.write(_line(history[-1], config, kept), file=sys.stderr)
     return history
 
 
@@ -143,8 +151,10 @@ class Trainer:
         state, config = self.state, self.config
         batch = self.clips.batch(self.samples.clip[chosen])
         category, interval = self.samples.category[chosen], self.samples.interval[chosen]
+        clip_seconds = self.clips.shapes.clip_seconds
+        if config.spliced_share:
+            batch, interval = splice(batch, category, interval, config.spliced_share, clip_seconds)
         if config.reversed_share:
-            clip_seconds = self.clips.shapes.clip_seconds
             batch, interval = reverse_time(batch, interval, self.backwards[chosen], clip_seconds)
         steps, events = self._sizes(batch, category, count)
         found = torch.zeros(len(LOSSES), device=self.device)
@@ -221,41 +231,20 @@ def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
     return ((end - begin).clamp_min(0.0) / width).clamp_max(1.0)
 
 
-def validate(
-    model: FusionModel, dataset: Dataset, group: ProcessGroup = SINGLE_PROCESS
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """top1, miou and the criterion on the validation events, and what was chosen on these.
-
-    The decoding that the scores are of is the one with the higher criterion; a gate that was not
-    trained as one is left out. And from which confidence on a clip has an event
-    (see `best_threshold`). Both by the names they have in About.
-    """
-    val = dataset.splits["val"]
-    rows = events(val, dataset.clips.shapes.clip_seconds)
-    answers = predict(model, dataset.clips, val.clip, group)
-    truth = rows.of(rows.real)
-    guesses = {name: guess.of(rows.real) for name, guess in answers.items()}
-    found = {name: localization(truth, guess) for name, guess in guesses.items()}
-    values = {f"val_{name}_{CRITERION}": float(f[CRITERION] or 0.0) for name, f in found.items()}
-    names = [*guesses] if model.config.gate_weight else ["interval"]
-    decoding = max(names, key=lambda name: values[f"val_{name}_{CRITERION}"])
-    guess = guesses[decoding]
-    own = guess.probability[np.arange(len(truth)), truth.category]
-    scores = {**classification(truth, guess), **found[decoding]}
-    values |= {f"val_{name}": float(scores[name] or 0.0) for name in ("top1", "miou", CRITERION)}
-    values = {"val_class_loss": float(-np.log(np.maximum(own, 1e-12)).mean()), **values}
-    threshold = best_threshold(rows, answers[decoding])
-    return values, {"decoding": decoding, "event_threshold": threshold}
+def falling_rate(config: TrainConfig, epoch: int) -> float:
+    """The learning rate of an epoch (from 1), where it falls by FALLS."""
+    part = epoch / config.epochs
+    return config.learning_rate * next((share for until, share in FALLS if part <= until), 0.0)
 
 
-def best_epoch(history: Sequence[dict[str, float]]) -> int:
-    """Number (from 1) of the first epoch with the highest criterion."""
-    return 1 + int(np.argmax(_scores(history)))
+def kept_epoch(history: Sequence[dict[str, float]], config: TrainConfig) -> int:
+    """Number (from 1) of the epoch whose weights are kept: the last, or the first of the best."""
+    return len(history) if config.selection == "last" else 1 + int(np.argmax(_scores(history)))
 
 
 def stopped_early(history: History, config: TrainConfig) -> bool:
-    """Whether `patience` epochs went by without a better criterion."""
-    return bool(history) and len(history) - best_epoch(history) >= config.patience
+    """Whether `patience` epochs went by without a better criterion, where the best is kept."""
+    return bool(history) and len(history) - kept_epoch(history, config) >= config.patience
 
 
 def _scores(history: Sequence[dict[str, float]]) -> list[float]:

@@ -31,16 +31,16 @@ class _Numbers(Settings):
 
     average_steps: Annotated[float, Field(ge=0, le=1e15)]
     learning_rate: Annotated[float, Field(ge=0)]
-    best: float
-    num_bad_epochs: Annotated[int, Field(ge=0, le=1 << 40)]
-    last_epoch: Annotated[int, Field(ge=0, le=1 << 40)]
+    best: float = 0.0
+    num_bad_epochs: Annotated[int, Field(ge=0, le=1 << 40)] = 0
+    last_epoch: Annotated[int, Field(ge=0, le=1 << 40)] = 0
 
 
 def stored(state: TrainState) -> dict[str, Any]:
     """What `checkpoint.save` stores beside the weights."""
     return {
         "optimizer": state.optimizer.state_dict(),
-        "scheduler": state.scheduler.state_dict(),
+        "scheduler": {} if state.scheduler is None else state.scheduler.state_dict(),
         "average": state.ema.weights(),
         "average_steps": float(state.ema.steps),
         "history": json.dumps(state.history),
@@ -59,7 +59,8 @@ def restore(path: Path, state: TrainState, about: About) -> None:
     model.load_state_dict(tensors_like(path, payload["model"], model.state_dict(), "model"))
     weights = tensors_like(path, payload.get("average"), dict(model.named_parameters()), "average")
     try:
-        adam, plateau = payload["optimizer"], payload["scheduler"]
+        adam = payload["optimizer"]
+        plateau = {} if scheduler is None else payload["scheduler"]
         first = adam["param_groups"][0]
         numbers = _Numbers.parse(
             {**plateau, "learning_rate": first["lr"], "average_steps": payload["average_steps"]}
@@ -77,13 +78,14 @@ def restore(path: Path, state: TrainState, about: About) -> None:
     groups = optimizer.state_dict()["param_groups"]
     rates = [{**group, "lr": numbers.learning_rate} for group in groups]
     optimizer.load_state_dict({"state": moments, "param_groups": rates})
-    scheduler.load_state_dict(
-        {
-            **scheduler.state_dict(),
-            **numbers.model_dump(include={"best", "num_bad_epochs", "last_epoch"}),
-            "_last_lr": [numbers.learning_rate] * len(groups),
-        }
-    )
+    if scheduler is not None:
+        scheduler.load_state_dict(
+            {
+                **scheduler.state_dict(),
+                **numbers.model_dump(include={"best", "num_bad_epochs", "last_epoch"}),
+                "_last_lr": [numbers.learning_rate] * len(groups),
+            }
+        )
     state.history[:] = history
 
 

@@ -61,22 +61,25 @@ class ModelEma:
 class TrainState:
     """A model in training, and all that goes with it from epoch to epoch.
 
+    scheduler: None where the learning rate depends on the epoch's number alone.
     history: for each finished epoch its losses, scores and learning rate by name.
     """
 
     model: FusionModel
     ema: ModelEma
     optimizer: torch.optim.Optimizer
-    scheduler: ReduceLROnPlateau
+    scheduler: ReduceLROnPlateau | None
     history: History = field(default_factory=list)
 
     @classmethod
     def begin(cls, model: FusionModel, config: TrainConfig, rows: int) -> TrainState:
         """Before the first epoch over so many training rows."""
         optimizer = make_optimizer(model, config)
-        scheduler = ReduceLROnPlateau(
-            optimizer, "max", factor=config.scheduler_factor, patience=config.scheduler_patience
-        )
+        scheduler = None
+        if config.selection == "best":
+            scheduler = ReduceLROnPlateau(
+                optimizer, "max", factor=config.scheduler_factor, patience=config.scheduler_patience
+            )
         steps = math.ceil(rows / config.batch_size)
         return cls(model, ModelEma(model, config.average_epochs, steps), optimizer, scheduler)
 
@@ -84,6 +87,11 @@ class TrainState:
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
 
 def make_optimizer(model: FusionModel, config: TrainConfig) -> torch.optim.AdamW:

@@ -14,7 +14,6 @@ from PIL import Image
 
 from cache.common.atomic import replace_file
 from cache.labels.annotations import without_an_event
-from train.fit.loop import best_epoch
 from train.report import run_plots
 from train.report.drawing import base64_text, heat, image_text, opened, palette, png
 from train.report.tables import GROUPS, HEADLINE, plain, shown, title
@@ -50,8 +49,8 @@ def write(
         subtitle=_subtitle(result),
         headline=_headline(result),
         tables=_tables(run, result["split"]),
-        curves=_curves(history),
-        curves_alt=_curves_alt(history),
+        curves=_curves(history, result["epoch"]),
+        curves_alt=_curves_alt(history, result["epoch"]),
         confusion=base64_text(png(confusion, dpi=90)),
         confusion_alt="confusion matrix, true class down, predicted class across; "
         "the table above holds its diagonal as recall",
@@ -103,7 +102,7 @@ def _scores(result: Result) -> dict[str, Any]:
     return {
         "split": result["split"],
         "title": title(result),
-        "decoding": {"gate": "gate's best run of seconds", "interval": "interval head"}[
+        "decoding": {"gate": "gate's best interval", "interval": "interval head"}[
             result["decoding"]
         ],
         "columns": list(columns),
@@ -139,12 +138,14 @@ def _gate_note(views: Sequence[View]) -> str:
         return ""
     view = views[0]
     decided = (
-        "start and end are the run of seconds that has the most above one half"
+        "start and end are those of the interval that overlaps it best, as is to be expected"
         if view.by_gate
-        else "start and end were not read off it, they are the interval head's"
+        else "start and end were not read off it, they are " + view.decided_by
     )
     maps = f" Attention is {view.attention_of}." if view.attention_of else ""
-    return f"“Heard and seen” is the answer's probability of each second: {decided}.{maps}"
+    return (
+        f"“Heard and seen” is the answer's probability of each part of the clip: {decided}.{maps}"
+    )
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:
@@ -159,19 +160,19 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     ]
 
 
-def _curves(history: Sequence[dict[str, float]]) -> str | None:
+def _curves(history: Sequence[dict[str, float]], kept: int) -> str | None:
     if not history:
         return None
-    return base64_text(png(run_plots.curves_figure(history, best_epoch(history)), dpi=90))
+    return base64_text(png(run_plots.curves_figure(history, kept), dpi=90))
 
 
-def _curves_alt(history: Sequence[dict[str, float]]) -> str:
-    if not history:
+def _curves_alt(history: Sequence[dict[str, float]], kept: int) -> str:
+    if not 1 <= kept <= len(history):
         return ""
-    best = history[best_epoch(history) - 1]
+    one = history[kept - 1]
     return (
-        f"curves over {len(history)} epochs: losses, validation scores, learning rate; best at "
-        f"epoch {best['epoch']}: top-1 {best['val_top1']:.3f}, mIoU {best['val_miou']:.3f}"
+        f"curves over {len(history)} epochs: losses, validation scores, learning rate; kept are "
+        f"the weights of epoch {kept}: top-1 {one['val_top1']:.3f}, mIoU {one['val_miou']:.3f}"
     )
 
 
@@ -212,7 +213,7 @@ def _clip(view: View, mel: Array | None) -> dict[str, Any]:
 
 def _gate(view: View) -> tuple[str, str]:
     """The gate as the outline of a stair (SVG path, y down) and, in words, when it is on."""
-    edges = view.second_edges()
+    edges = view.part_edges()
     steps = " ".join(
         f"V{1 - value:.3f} H{end:.3f}" for value, end in zip(view.on, edges[1:], strict=True)
     )

@@ -116,7 +116,7 @@ def heads_figure(view: View, names: Mapping[str, str], what: str) -> Figure:
 
 
 def timeline_figure(view: View) -> Figure:
-    """The gate of each second, with the true and the predicted interval under it."""
+    """The gate of each part of the clip, with the true and the predicted interval under it."""
     figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
     draw_timeline(axis, view)
     axis.set_ylabel("gate: the event is on")
@@ -127,11 +127,11 @@ def timeline_figure(view: View) -> Figure:
 
 
 def draw_timeline(axis: Axes, view: View) -> None:
-    """The gate of each second as a stair, with the predicted and the true interval under it."""
+    """The gate of each part as a stair, the predicted and the true interval under it."""
     line = "-" if view.by_gate else ":"
     axis.stairs(
         view.on,
-        view.second_edges(),
+        view.part_edges(),
         baseline=None,
         color="black",
         linewidth=1.8,

@@ -73,8 +73,8 @@ def gates_figure(views: Sequence[View]) -> Figure:
     return figure
 
 
-def curves_figure(history: Sequence[Mapping[str, float]], best: int) -> Figure:
-    """Losses, validation scores and the learning rate over epochs."""
+def curves_figure(history: Sequence[Mapping[str, float]], kept: int) -> Figure:
+    """Losses, validation scores and the learning rate over epochs; `kept` has the weights."""
     epoch = [entry["epoch"] for entry in history]
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     panels = [
@@ -99,7 +99,7 @@ def curves_figure(history: Sequence[Mapping[str, float]], best: int) -> Figure:
             series.items(), colors, ("-", "--", "-.", ":"), strict=False
         ):
             axis.plot(epoch, [entry[name] for entry in history], style, color=color, label=legend)
-        axis.axvline(best, color=GREY, linewidth=1, linestyle=":", label=f"best: epoch {best}")
+        axis.axvline(kept, color=GREY, linewidth=1, linestyle=":", label=f"kept: epoch {kept}")
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8)

@@ -17,7 +17,8 @@ from train.data.features import FeatureStore
 from train.data.memory import room
 from train.report.drawing import label
 from train.runs.trained import Answer, TrainedModel
-from train.score.metrics import Array, Predictions, tiou
+from train.score.decode import Evidence
+from train.score.metrics import Array, tiou
 from train.score.predict import attention_bytes
 
 GALLERY = 100
@@ -108,14 +109,14 @@ class AttentionMaps:
     def __call__(
         self,
         places: Tensor,
-        answers: Mapping[str, Predictions],
+        said: Evidence,
         batch: Batch,
         attention: Mapping[str, Tensor],
     ) -> None:
         """Keep what is worth keeping of a batch."""
         numbers, about = places.tolist(), self._one.about
         if self._truth:
-            answer = Answer(answers, about.decoding, about.classes, about.event_threshold)
+            answer = Answer.of(said, about)
             fresh = {n: {**self._truth[n], **answer.entry(at)} for at, n in enumerate(numbers)}
             worst = hardest(self._answered | fresh)[:GALLERY]
             self._answered = {n: (self._answered | fresh)[n] for n in worst}
@@ -148,8 +149,8 @@ class View:
     Attributes
     ----------
     attention: the maps, and of which model and direction they are, for people.
-    on: (S,) the answer's probability of each of the clip's seconds.
-    by_gate: whether start and end were read off `on`, or are the interval head's.
+    on: (G,) the answer's probability of each of the clip's parts, as start and end are read off.
+    by_gate: whether start and end were read off `on`; else `decided_by` says whose they are.
     pictures: F encoded JPEGs (none without video).
     true_s: None for unlabelled clips, and for those without an event: in these `empty` is set.
     event: whether it was answered that there is one; None where that is not decided.
@@ -160,6 +161,7 @@ class View:
     attention_of: str
     on: Array
     by_gate: bool
+    decided_by: str
     clip_seconds: float
     step_s: float
     frame_time_s: Array
@@ -184,19 +186,19 @@ class View:
     ) -> View:
         """The clip or event `number` of an answer; event: its id, and what is true if known.
 
-        Class, interval and the probability of each second are the answer's own. The maps are of a
+        Class, interval and the probability of each part are the answer's own. The maps are of a
         pass of one model over the clip as it is; `maps.of` says so where the answer is the mean of
         more: of both directions, or of several models.
         """
-        said, on, kept = answer.entry(number), answer.by_decoding["gate"].on, maps[number]
-        assert on is not None
+        said, kept = answer.entry(number), maps[number]
         frames = kept["frame_time_s"]
         return cls(
             id=event["id"],
             attention={name: value for name, value in kept.items() if name != "frame_time_s"},
             attention_of=maps.of,
-            on=on[number],
-            by_gate=answer.decoding == "gate",
+            on=answer.chance[number],
+            by_gate=answer.by_gate,
+            decided_by=answer.decided_by,
             clip_seconds=clips.shapes.clip_seconds,
             step_s=clips.step_s,
             frame_time_s=frames,
@@ -224,10 +226,10 @@ class View:
     @property
     def gate_name(self) -> str:
         """What the line of `on` is called: a gate that didn't decide must not look as if it had."""
-        return "gate" if self.by_gate else "gate (start and end\nare the interval head's)"
+        return "gate" if self.by_gate else f"gate (start and end\nare {self.decided_by})"
 
-    def second_edges(self) -> Array:
-        """Edges of the clip's seconds, (S + 1,); if it is not of whole ones, of equal parts."""
+    def part_edges(self) -> Array:
+        """Edges of the clip's parts, (G + 1,) seconds."""
         return np.linspace(0.0, self.clip_seconds, len(self.on) + 1)
 
     def edges(self, stream: str, length: int) -> Array:

@@ -24,6 +24,7 @@ from train.config import TrainConfig
 from train.data.batch import Shapes
 from train.data.dataset import Dataset
 from train.model.fusion import FusionModel
+from train.score.calibrate import Calibration
 
 BEST, LAST = "best_model_with_attention.pth", "last.pth"
 FORMAT, FORMAT_VERSION = "avel-model", 1
@@ -70,6 +71,8 @@ class About(Settings):
     event_threshold: float | None = Field(default=None, ge=0, le=1)
     """Confidence from which on a clip has an event, chosen on validation; None where no clips
     without an event were seen there."""
+    calibration: Calibration = Calibration()
+    """What corrects the answers, as validation had it when this was saved."""
 
     def model_shapes(self) -> Shapes:
         """The shapes as the model takes them; ConfigError where they can't be a model's."""

@@ -23,6 +23,7 @@ class StoredResult(Settings):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     split: Literal["train", "val", "test"]
+    epoch: _Count = 0
     events: _Count
     events_shorter_than_clip: _Count
     classes_in_split: _Count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from train.runs import checkpoint, folders, record
 from train.runs.checkpoint import BEST, About
 from train.runs.clip_features import check_same_features
 from train.runs.record import Record
-from train.score.decode import ensemble
-from train.score.metrics import Predictions
+from train.score.calibrate import Calibration
+from train.score.decode import Evidence
+from train.score.metrics import Array, Predictions
 from train.score.predict import AttentionWatch, predict
 
 
@@ -29,15 +31,47 @@ from train.score.predict import AttentionWatch, predict
 class Answer:
     """What a model, or several together, says of N clips.
 
-    by_decoding: the same answers with start and end read off in each way (see
-    `train.score.predict`); `decoding` names the way that validation chose. event_threshold: the
+    evidence: calibrated; start and end are read off it as `calibration` says, in the way that
+    `decoding` names (see `Evidence.read_off`): both were chosen on validation. event_threshold: the
     confidence from which on a clip is said to have an event, None where that isn't decided.
     """
 
-    by_decoding: Mapping[str, Predictions]
+    evidence: Evidence
+    calibration: Calibration
     decoding: str
     classes: Sequence[str]
+    clip_seconds: float
     event_threshold: float | None = None
+
+    @classmethod
+    def of(cls, said: Evidence, about: About) -> Answer:
+        """What a model said, calibrated."""
+        calibration, seconds = about.calibration, about.model_shapes().clip_seconds
+        evidence = said.calibrated(calibration)
+        threshold = about.event_threshold
+        return cls(evidence, calibration, about.decoding, about.classes, seconds, threshold)
+
+    @cached_property
+    def by_decoding(self) -> Mapping[str, Predictions]:
+        """The answers with start and end read off in each way."""
+        return self.evidence.read_off(self.calibration, self.clip_seconds)
+
+    @property
+    def chance(self) -> Array:
+        """(N, G) probability of each part of a clip that the event is heard and seen in it."""
+        return self.evidence.on_grid(self.calibration.grid_s, self.clip_seconds)
+
+    @property
+    def by_gate(self) -> bool:
+        """Whether start and end are read off `chance`."""
+        return self.decoding == "gate" and not self.calibration.whole_clip
+
+    @property
+    def decided_by(self) -> str:
+        """Whose start and end are, for people."""
+        if self.decoding == "interval":
+            return "the interval head's"
+        return "the whole clip's" if self.calibration.whole_clip else "the gate's"
 
     @property
     def predictions(self) -> Predictions:
@@ -63,18 +97,22 @@ class Answer:
         }
 
     @classmethod
-    def mean(cls, answers: Sequence[Answer], clip_seconds: float) -> Answer:
-        """The ensemble's answer, read off in the way that most members use (of equals the first).
+    def mean(cls, answers: Sequence[Answer]) -> Answer:
+        """The ensemble's answer: the mean of what its members say (Lakshminarayanan et al. 2017).
 
-        One member's is its own. The threshold is the mean of theirs.
+        It is read off in the way that most members use (of equals the first), with the mean of
+        their thresholds. One member's is its own.
         """
-        if len(answers) == 1:
-            return answers[0]
-        together = ensemble([one.by_decoding for one in answers], clip_seconds)
+        first, *others = answers
+        if not others:
+            return first
         decoding = Counter(one.decoding for one in answers).most_common(1)[0][0]
+        evidence = Evidence.mean([one.evidence for one in answers])
+        calibration = Calibration.mean([one.calibration for one in answers])
         known = [one.event_threshold for one in answers if one.event_threshold is not None]
         threshold = sum(known) / len(known) if len(known) == len(answers) else None
-        return cls(together, decoding, answers[0].classes, threshold)
+        clip_seconds = first.clip_seconds
+        return cls(evidence, calibration, decoding, first.classes, clip_seconds, threshold)
 
 
 @dataclass(frozen=True)
@@ -96,9 +134,8 @@ class TrainedModel:
         self, clips: FeatureStore, rows: Tensor, watch: AttentionWatch | None = None
     ) -> Answer:
         """The answer to clip rows (N,); `watch` as in `predict`."""
-        found = predict(self.model.to(clips.device), clips, rows, watch=watch)
-        about = self.about
-        return Answer(found, about.decoding, about.classes, about.event_threshold)
+        said = predict(self.model.to(clips.device), clips, rows, watch=watch)
+        return Answer.of(said, self.about)
 
 
 @dataclass(frozen=True)
@@ -134,7 +171,7 @@ class TrainedRun:
         found = [
             one.answer(clips, rows, watch if one is self.models[0] else None) for one in self.models
         ]
-        return Answer.mean(found, clips.shapes.clip_seconds)
+        return Answer.mean(found)
 
 
 def load_run(folder: str | Path | None = None) -> TrainedRun:

@@ -1,0 +1,89 @@
+"""Validation: how good the weights are, how they are read off, what corrects their answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from train.data.dataset import Dataset
+from train.distributed import SINGLE_PROCESS, ProcessGroup
+from train.model.fusion import FusionModel
+from train.score.calibrate import (
+    Calibration,
+    class_temperature,
+    gate_scale_and_shift,
+    grid_of,
+)
+from train.score.decode import Evidence
+from train.score.metrics import (
+    CRITERION,
+    Array,
+    Events,
+    classification,
+    localization,
+    second_count,
+    tiou,
+)
+from train.score.predict import events, predict
+from train.score.presence import best_threshold
+
+
+def validate(
+    model: FusionModel, dataset: Dataset, group: ProcessGroup = SINGLE_PROCESS
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """top1, miou and the criterion on the validation events, and what was chosen on these.
+
+    That is, by the names that About has for them, the calibration (see `calibrate`); the decoding,
+    the one with the higher criterion (a gate that was not trained as one is left out); and from
+    which confidence on a clip has an event (see `best_threshold`).
+    """
+    val, clip_seconds = dataset.splits["val"], dataset.clips.shapes.clip_seconds
+    rows, trained = events(val, clip_seconds), events(dataset.splits["train"], clip_seconds)
+    said = predict(model, dataset.clips, val.clip, group)
+    calibration = calibrate(said, rows, trained.of(trained.real), clip_seconds)
+    answers = said.calibrated(calibration).read_off(calibration, clip_seconds)
+    truth = rows.of(rows.real)
+    guesses = {name: guess.of(rows.real) for name, guess in answers.items()}
+    found = {name: localization(truth, guess) for name, guess in guesses.items()}
+    values = {f"val_{name}_{CRITERION}": float(f[CRITERION] or 0.0) for name, f in found.items()}
+    names = [*guesses] if model.config.gate_weight else ["interval"]
+    decoding = max(names, key=lambda name: values[f"val_{name}_{CRITERION}"])
+    guess = guesses[decoding]
+    own = guess.probability[np.arange(len(truth)), truth.category]
+    scores = {**classification(truth, guess), **found[decoding]}
+    values |= {f"val_{name}": float(scores[name] or 0.0) for name in ("top1", "miou", CRITERION)}
+    values["val_class_loss"] = float(-np.log(np.maximum(own, 1e-12)).mean())
+    threshold = best_threshold(rows, answers[decoding])
+    chosen = {"calibration": calibration.model_dump(), "event_threshold": threshold}
+    return values, {"decoding": decoding, **chosen}
+
+
+def calibrate(said: Evidence, rows: Events, trained: Events, clip_seconds: float) -> Calibration:
+    """What corrects a model's answers, of what it said of the validation rows.
+
+    The gate learns of clips without an event as well. The grid is that of the training events.
+    Where the whole clip, said always, has a higher mIoU than what is read off the gate, it is said
+    always.
+    """
+    scale, shift = gate_scale_and_shift(said.on, shares_of_seconds(rows, clip_seconds))
+    real, truth = rows.real, rows.of(rows.real)
+    plain = Calibration(
+        class_temperature=class_temperature(said.probability[real], truth.category),
+        gate_scale=scale,
+        gate_shift=shift,
+        grid_s=grid_of(trained.start_s, trained.end_s),
+    )
+    guess = said.calibrated(plain).read_off(plain, clip_seconds)["gate"].of(real)
+    overlap = tiou(truth.start_s, truth.end_s, guess.start_s, guess.end_s)
+    whole = (truth.end_s - truth.start_s) / clip_seconds
+    return plain.revised(whole_clip=bool(overlap.mean() < whole.mean()))
+
+
+def shares_of_seconds(truth: Events, clip_seconds: float) -> Array:
+    """How much of each second of its clip is in the event: (N, S) in [0, 1]."""
+    edge = np.linspace(0, clip_seconds, second_count(clip_seconds) + 1)
+    begin = np.maximum(truth.start_s[:, None], edge[:-1])
+    inside = np.minimum(truth.end_s[:, None], edge[1:]) - begin
+    shares: Array = np.clip(inside / (edge[1] - edge[0]), 0.0, 1.0)
+    return shares
