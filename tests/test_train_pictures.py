@@ -14,7 +14,7 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 from synthetic_cache import make_cache
-from tiny_runs import drawable
+from tiny_runs import copied, drawable
 
 from cache import CacheError, open_cache
 from train import __main__ as cli
@@ -25,7 +25,7 @@ from train.config import TrainConfig
 from train.data.dataset import load_dataset
 from train.data.features import load_features
 from train.model.fusion import FusionModel
-from train.report import page, plots, run_plots, views
+from train.report import page, pictures, plots, run_plots, views
 from train.report.drawing import file_name, heat, label, opened, png, save_figures
 from train.report.views import AttentionMaps, View, hardest, span
 from train.runs.checkpoint import BEST, load
@@ -218,6 +218,25 @@ def test_the_maps_that_are_kept_are_those_of_the_worst_answers(seeds, monkeypatc
     for number in worst:
         for name in ("spatial", "audio_to_video"):
             np.testing.assert_allclose(maps[number][name], found[name][number], atol=1e-6)
+
+
+def test_of_more_events_than_the_page_shows_the_best_are_drawn_too(seeds, tmp_path, monkeypatch):
+    """They have no maps: of them the gate is drawn alone."""
+    for module in (views, pictures):
+        monkeypatch.setattr(module, "GALLERY", 2)
+    drawn = []
+    original = run_plots.gates_figure
+
+    def watched(shown):
+        drawn.extend(shown)
+        return original(shown)
+
+    monkeypatch.setattr(run_plots, "gates_figure", watched)
+    run = copied(seeds[1] / "seed-0", tmp_path)
+    evaluate_run(run, seeds[0], "val", pictures=1)
+    assert len(drawn) == len({view.id for view in drawn}) > 3
+    assert sum(bool(view.attention) for view in drawn) in (2, 3)
+    assert (run / page.FILE).read_text().count("<article") == 2
 
 
 def test_maps_that_memory_has_no_room_for_are_refused(seeds, tmp_path, capsys):
