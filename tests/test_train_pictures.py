@@ -209,7 +209,7 @@ def test_the_maps_that_are_kept_are_those_of_the_worst_answers(seeds, monkeypatc
     maps = AttentionMaps(one, dataset.clips, [4], truth)
     rows = dataset.splits["val"].clip
     answer = one.answer(dataset.clips, rows, maps)
-    worst = hardest(dict(enumerate(answered_events(truth, answer))))[:3]
+    worst = hardest(dict(enumerate(answered_events(dataset, "val", answer))))[:3]
     assert maps._maps.keys() == {4, *worst}
     ((_, batch),) = dataset.clips.batches(rows, len(rows))
     with torch.inference_mode():

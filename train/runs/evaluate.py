@@ -23,7 +23,8 @@ from train.runs.checkpoint import About
 from train.runs.code import digests, one_digest
 from train.runs.record import Record, seen
 from train.runs.trained import Answer
-from train.score.metrics import Events, Scores, confusion
+from train.score.intervals import EventScores
+from train.score.metrics import Events, Predictions, confusion
 from train.score.predict import events
 from train.score.summary import baselines, per_class, score
 
@@ -32,14 +33,12 @@ MODEL = "model"
 _MAX_RECORD_BYTES = 1 << 26
 Result = dict[str, Any]
 EventRow = dict[str, str | float]
+Said = dict[str, tuple[Events, Predictions]]
+"""By name, what a predictor says of some events."""
 
 
 def evaluate(
-    answer: Answer,
-    about: About,
-    dataset: Dataset,
-    split: str,
-    records: Sequence[Record],
+    answer: Answer, about: About, dataset: Dataset, split: str, records: Sequence[Record]
 ) -> Result:
     """Scores of a split (finite numbers or None) with everything needed to read them later.
 
@@ -50,10 +49,14 @@ def evaluate(
     if not len(samples):
         raise CacheError(f"the split {split!r} has no rows with features; nothing to evaluate")
     clip_seconds = dataset.clips.shapes.clip_seconds
-    truth, guess = events(samples, clip_seconds), answer.predictions
+    truth = events(samples, clip_seconds)
     ids = [dataset.ids[row] for row in samples.rows]
     before = seen_before(records, ids, split)
     trained_ids, trained = training_events(records[0].rows)
+    said = {
+        **of_model(truth, answer, ids, before),
+        **of_baselines(truth, trained, len(dataset.classes), clip_seconds),
+    }
     return {
         **_what_is_scored(dataset, split, truth),
         "seen": before,
@@ -66,12 +69,10 @@ def evaluate(
         "epoch": about.epoch,
         "decoding": answer.decoding,
         "config": about.config.model_dump(mode="json"),
-        "scores": {
-            **model_scores(truth, answer, ids, before, clip_seconds),
-            **baseline_scores(truth, trained, len(dataset.classes), clip_seconds),
-        },
-        "per_class": per_class(truth, guess, dataset.classes, clip_seconds),
-        "confusion": confusion(truth, guess).tolist(),
+        "scores": {name: score(*pair, clip_seconds) for name, pair in said.items()},
+        **how_sure(said, clip_seconds),
+        "per_class": per_class(truth, answer.predictions, dataset.classes, clip_seconds),
+        "confusion": confusion(truth, answer.predictions).tolist(),
     }
 
 
@@ -81,6 +82,7 @@ def _what_is_scored(dataset: Dataset, split: str, truth: Events) -> Result:
     return {
         "split": split,
         "events": len(truth),
+        "clip_seconds": clip_seconds,
         "events_shorter_than_clip": int(np.sum(truth.end_s - truth.start_s < clip_seconds)),
         "classes": dataset.classes,
         "classes_in_split": len(np.unique(truth.category)),
@@ -106,35 +108,62 @@ def training_events(rows: Labels) -> tuple[list[str], Events]:
     return [rows.ids[row] for row in train], truth
 
 
-def model_scores(
-    truth: Events,
-    answer: Answer,
-    ids: Sequence[str],
-    before: Mapping[str, Sequence[str]],
-    clip_seconds: float,
-) -> dict[str, Scores]:
-    """The model's scores, those of its other decoding, and those without seen clips, if any.
+def of_model(
+    truth: Events, answer: Answer, ids: Sequence[str], before: Mapping[str, Sequence[str]]
+) -> Said:
+    """What the model says, what by its other decoding, and what of the clips that are not seen.
 
-    ids: the clip of each event; before: the seen ones among them.
+    ids: the clip of each event; before: the seen ones among them. The last only if there are such.
     """
-    found = {MODEL: score(truth, answer.predictions, clip_seconds)}
+    found = {MODEL: (truth, answer.predictions)}
     for name, other in answer.by_decoding.items():
         if name != answer.decoding:
-            found[f"{MODEL}, {name} decoding"] = score(truth, other, clip_seconds)
+            found[f"{MODEL}, {name} decoding"] = truth, other
     known = {clip_id for some in before.values() for clip_id in some}
     fresh = np.array([clip_id not in known for clip_id in ids])
     if known and fresh.any():
         name = f"{MODEL}, without {len(known)} seen"
-        found[name] = score(truth.of(fresh), answer.predictions.of(fresh), clip_seconds)
+        found[name] = truth.of(fresh), answer.predictions.of(fresh)
     return found
 
 
-def baseline_scores(
-    truth: Events, trained: Events, classes: int, clip_seconds: float
-) -> dict[str, Scores]:
-    """The scores of predictors that know nothing but the events that the model was trained on."""
+def of_baselines(truth: Events, trained: Events, classes: int, clip_seconds: float) -> Said:
+    """What predictors say that know nothing but the events that the model was trained on."""
     found = baselines(trained, len(truth), classes, clip_seconds)
-    return {name: score(truth, guess, clip_seconds) for name, guess in found.items()}
+    return {name: (truth, guess) for name, guess in found.items()}
+
+
+def how_sure(said: Said, clip_seconds: float) -> Result:
+    """The headline scores' 95 % intervals, and by how much the model beats each baseline."""
+    found = {name: EventScores.of(*pair, clip_seconds) for name, pair in said.items()}
+    return {
+        "intervals": {name: one.stored() for name, one in found.items()},
+        "differences": _ahead(found[MODEL], found),
+    }
+
+
+def of_seeds(answers: Sequence[Answer], dataset: Dataset, split: str, record: Record) -> Result:
+    """The same of the mean over seeds, whose answers to the split these are.
+
+    record: of one of them; it says what the baselines know.
+    """
+    clip_seconds = dataset.clips.shapes.clip_seconds
+    truth = events(dataset.splits[split], clip_seconds)
+    each = [EventScores.of(truth, one.predictions, clip_seconds) for one in answers]
+    trained = training_events(record.rows)[1]
+    trivial = of_baselines(truth, trained, len(dataset.classes), clip_seconds)
+    found = {name: EventScores.of(*pair, clip_seconds) for name, pair in trivial.items()}
+    mean = EventScores.mean(each)
+    return {"intervals": {MODEL: mean.stored()}, "differences": _ahead(mean, found)}
+
+
+def _ahead(model: EventScores, others: Mapping[str, EventScores]) -> Result:
+    """The model minus each baseline among the others, paired: both on the same resamples."""
+    return {
+        name: (model - other).stored()
+        for name, other in others.items()
+        if not name.startswith(MODEL)
+    }
 
 
 def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> str:
@@ -214,6 +243,12 @@ def true_events(dataset: Dataset, split: str) -> list[EventRow]:
     ]
 
 
-def answered_events(truth: Sequence[EventRow], answer: Answer) -> list[EventRow]:
-    """The same with what was answered beside it."""
-    return [{**event, **answer.entry(number)} for number, event in enumerate(truth)]
+def answered_events(dataset: Dataset, split: str, answer: Answer) -> list[EventRow]:
+    """The same with what was answered beside it, and the share of its seconds that was right."""
+    clip_seconds = dataset.clips.shapes.clip_seconds
+    truth = events(dataset.splits[split], clip_seconds)
+    right = EventScores.of(truth, answer.predictions, clip_seconds).by_name["segment_accuracy"]
+    return [
+        {**event, **answer.entry(number), "segment_accuracy": float(right[number])}
+        for number, event in enumerate(true_events(dataset, split))
+    ]
