@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from cache.common.errors import ConfigError
 from train import __main__ as cli
 from train.report import estimates
 from train.report.tables import comparison, table
-from train.runs.stored import read_scores
+from train.runs.paired import paired_scores
+from train.runs.stored import read_answers, read_scores
 from train.score.metrics import tiou
 
 HEADLINE = {"top1", "segment_accuracy", "miou", "localized_iou"}
@@ -116,6 +118,90 @@ def test_what_is_too_little_is_said_in_words() -> None:
     assert shown == {"miou": "0.207 [0.100, 0.300]", "top1": "–"}
     assert estimates.beside({"miou": "0.5"}, {"miou": one(0.2, 0.1, 0.3)}) == {"miou": "0.5"}
     assert estimates.legend({}) == ""
+
+
+def test_report_sets_runs_against_the_first_in_pairs(
+    seeds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(seeds / "seed-0"), str(seeds / "seed-1"), str(seeds)]
+    assert cli.main(["report", *names]) == 0
+    shown = capsys.readouterr()
+    heading = next(line for line in shown.out.splitlines() if "minus seed-0" in line)
+    assert re.findall(r"\S.*? minus seed-0", heading) == [
+        "seed-1 minus seed-0",
+        "seeds (2 seeds) minus seed-0",
+        "seeds, ensemble of 2 minus seed-0",
+    ]
+    gain = (overlaps(seeds / "seed-1") - overlaps(seeds / "seed-0")).mean()
+    below = shown.out[shown.out.index(heading) :]
+    assert re.search(rf"^mIoU +{re.escape(f'{gain:+.3f}')} ", below, re.MULTILINE)
+    assert not shown.err
+    assert cli.main(["report", names[0]]) == 0
+    assert f"model minus {TRIVIAL[0]}" in capsys.readouterr().out
+
+
+def test_report_of_one_run_twice_finds_no_difference(seeds: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(seeds / "seed-0", tmp_path / "copy")
+    found = paired_scores({"a": [seeds / "seed-0"], "b": [other]}, "val", 2.0)
+    for one in (found["b"] - found["a"]).estimates().values():
+        assert (one.mean, one.low) == (0.0, None)
+
+
+def mangled(rows: list[dict[str, Any]], how: str) -> object:
+    if how == "old":
+        return [{k: v for k, v in row.items() if k != "segment_accuracy"} for row in rows]
+    if how == "others":
+        return [{**row, "id": f"{row['id']}x"} for row in rows]
+    if how == "fewer":
+        return rows[:-1]
+    if how == "none":
+        return []
+    if how == "number":
+        return [{**row, "id": 7} for row in rows]
+    if how == "text":
+        return [{**row, "end_s": "3"} for row in rows]
+    return {"large": [{**row, "predicted_end_s": 1e300} for row in rows]}.get(how, {})
+
+
+@pytest.mark.parametrize(
+    "how", ["old", "others", "fewer", "none", "number", "text", "large", "object"]
+)
+def test_answers_that_make_no_pairs_are_told_and_the_scores_still_shown(
+    seeds: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = seeds / "seed-1" / "predictions_val.json"
+    path.write_text(json.dumps(mangled(json.loads(path.read_text()), how)))
+    assert cli.main(["report", str(seeds / "seed-0"), str(seeds / "seed-1")]) == 0
+    shown = capsys.readouterr()
+    assert "no differences between the runs" in shown.err
+    assert str(path) in shown.err
+    assert "mIoU" in shown.out
+    assert "minus" not in shown.out
+
+
+def test_a_link_or_nothing_in_place_of_answers_is_refused(seeds: Path, tmp_path: Path) -> None:
+    path = seeds / "predictions_val.json"
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="predictions_val"):
+        read_answers(path)
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="link"):
+        read_answers(path)
+
+
+def test_scores_of_an_older_version_are_compared_without_differences(
+    seeds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = result_of(seeds / "seed-1")
+    for key in ("intervals", "differences", "clip_seconds"):
+        del result[key]
+    (seeds / "seed-1" / "metrics_val.json").write_text(json.dumps(result))
+    assert cli.main(["report", str(seeds / "seed-1"), str(seeds / "seed-0")]) == 0
+    shown = capsys.readouterr()
+    assert "older version" in shown.err
+    assert "in brackets" not in shown.out
+    assert cli.main(["report", str(seeds / "seed-1")]) == 0
+    assert "in brackets" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
