@@ -39,7 +39,7 @@ from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.features import load_features
 from train.fit import loop
 from train.model.fusion import FusionModel
-from train.report import page, run_plots
+from train.report import page, page_scores, run_plots
 from train.report.drawing import FOLDER
 from train.runs import checkpoint, record, stored
 from train.runs.checkpoint import BEST, LAST, CheckpointError, load
@@ -321,7 +321,7 @@ def test_config_json_is_taken_or_refused(run: Path) -> None:
 def test_scores_are_taken_or_refused(run: Path) -> None:
     def read(path: Path) -> None:
         report([path.parent], "val")
-        page._scores(stored.read_scores(path))
+        page_scores.table(stored.read_scores(path))
 
     fuzz(run / "metrics_val.json", read, 400, 4)
 

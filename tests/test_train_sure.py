@@ -15,7 +15,7 @@ from tiny_runs import FLAGS, TINY, copied, tiny_labels
 
 from cache.common.errors import ConfigError
 from train import __main__ as cli
-from train.report import estimates
+from train.report import estimates, page
 from train.report.tables import comparison, table
 from train.runs.paired import paired_scores
 from train.runs.stored import read_answers, read_scores
@@ -222,3 +222,14 @@ def test_odd_intervals_are_refused(seeds: Path, odd: dict[str, Any], where: str)
     path.write_text(json.dumps(result))
     with pytest.raises(ConfigError, match=where):
         read_scores(path)
+
+
+def test_the_page_shows_them(seeds: Path, made: Path) -> None:
+    argv = ["evaluate", "--run", str(seeds / "seed-0"), "--cache", str(made / "cache")]
+    assert cli.main([*argv, "--pictures", "1"]) == 0
+    text = (seeds / "seed-0" / page.FILE).read_text()
+    one = result_of(seeds / "seed-0")["intervals"]["model"]["miou"]
+    assert text.count(f"[{one['low']:.3f}, {one['high']:.3f}]") >= 2, "at the top and in the table"
+    assert "How sure these are" in text
+    assert "a dot each with its interval" in text
+    assert f"model minus {TRIVIAL[0]}" in text
