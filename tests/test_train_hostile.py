@@ -44,6 +44,7 @@ from train.report.drawing import FOLDER
 from train.runs import checkpoint, record, stored
 from train.runs.checkpoint import BEST, LAST, CheckpointError, load
 from train.runs.clip_features import check_same_features
+from train.runs.paired import paired_scores
 
 TINY = {"clip_seconds": 2.0, "n_mfcc": 2, "n_mels": 4, "num_frames": 2, "frame_size_px": 64}
 SMALL = TrainConfig(
@@ -324,6 +325,13 @@ def test_scores_are_taken_or_refused(run: Path) -> None:
         page_scores.table(stored.read_scores(path))
 
     fuzz(run / "metrics_val.json", read, 400, 4)
+
+
+def test_answers_are_taken_or_refused(run: Path) -> None:
+    def read(path: Path) -> None:
+        paired_scores({"a": [path.parent]}, SPLIT, 2.0)["a"].estimates()
+
+    fuzz(run / f"predictions_{SPLIT}.json", read, 300, 9)
 
 
 def test_a_record_is_taken_or_refused(run: Path) -> None:
