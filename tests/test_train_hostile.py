@@ -42,12 +42,13 @@ from train.data.features import load_features
 from train.fit import loop
 from train.fit.resume import restore
 from train.model.fusion import FusionModel
-from train.report import page, run_plots
+from train.report import page, page_scores, run_plots
 from train.report.drawing import FOLDER
 from train.runs import checkpoint, record, stored
 from train.runs.checkpoint import BEST, LAST, CheckpointError, load
 from train.runs.clip_features import check_same_features
 from train.runs.folders import RECORD_FILE
+from train.runs.paired import paired_scores
 from train.score.predict import TrainingError, predict
 
 SMALL = TrainConfig(
@@ -325,9 +326,16 @@ def test_config_json_is_taken_or_refused(run: Path) -> None:
 def test_scores_are_taken_or_refused(run: Path) -> None:
     def read(path: Path) -> None:
         report([path.parent], "val")
-        page._scores(stored.read_scores(path))
+        page_scores.table(stored.read_scores(path))
 
     fuzz(run / "metrics_val.json", read, 400, 4)
+
+
+def test_answers_are_taken_or_refused(run: Path) -> None:
+    def read(path: Path) -> None:
+        paired_scores({"a": [path.parent]}, SPLIT, 2.0)["a"].estimates()
+
+    fuzz(run / f"predictions_{SPLIT}.json", read, 300, 9)
 
 
 def test_a_record_is_taken_or_refused(run: Path) -> None:

@@ -87,8 +87,8 @@ def test_each_clip_has_all_its_rows_on_one_axis(made: tuple[Path, Path]) -> None
     for name in ("plot frames", "plot bars", "plot ticks", "part"):
         assert classes.count(name) == 6, name
     assert len(tags.named("svg")) == 6
-    # 8 frames with 8 heatmaps, spectrogram and cross-modal map each; curves and confusion
-    assert len(tags.named("img")) == 6 * (8 + 8 + 2) + 2
+    # 8 frames with 8 heatmaps, spectrogram, cross-modal map each; curves, intervals, confusion
+    assert len(tags.named("img")) == 6 * (8 + 8 + 2) + 3
     wide = [a["style"] for a in tags.named("div") if a.get("style", "").startswith("left")]
     total = sum(float(first(r"width:([\d.]+)%", style)) for style in wide)
     assert total == pytest.approx(6 * 100, abs=1)

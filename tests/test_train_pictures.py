@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 from synthetic_cache import make_cache
-from tiny_runs import drawable
+from tiny_runs import copied, drawable
 
 from cache import CacheError, open_cache
 from train import __main__ as cli
@@ -29,7 +29,7 @@ from train.data.batch import Batch, Output
 from train.data.dataset import load_dataset
 from train.data.features import load_features
 from train.model.fusion import FusionModel
-from train.report import page, plots, run_plots, views
+from train.report import page, pictures, plots, run_plots, views
 from train.report.drawing import file_name, heat, label, opened, png, save_figures
 from train.report.views import AttentionMaps, View, hardest, span
 from train.runs.checkpoint import BEST, load
@@ -226,7 +226,7 @@ def test_the_maps_that_are_kept_are_those_of_the_worst_answers(
     maps = AttentionMaps(one, dataset.clips, [4], truth)
     rows = dataset.splits["val"].clip
     answer = one.answer(dataset.clips, rows, maps)
-    worst = hardest(dict(enumerate(answered_events(truth, answer))))[:3]
+    worst = hardest(dict(enumerate(answered_events(dataset, "val", answer))))[:3]
     assert maps._maps.keys() == {4, *worst}
     ((_, batch),) = dataset.clips.batches(rows, len(rows))
     with torch.inference_mode():
@@ -237,9 +237,26 @@ def test_the_maps_that_are_kept_are_those_of_the_worst_answers(
             np.testing.assert_allclose(maps[number][name], found[name][number], atol=1e-6)
 
 
-def test_maps_that_memory_has_no_room_for_are_refused(
-    seeds: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_more_events_than_the_page_shows_the_best_are_drawn_too(seeds, tmp_path, monkeypatch):
+    """They have no maps: of them the gate is drawn alone."""
+    for module in (views, pictures):
+        monkeypatch.setattr(module, "GALLERY", 2)
+    drawn = []
+    original = run_plots.gates_figure
+
+    def watched(shown):
+        drawn.extend(shown)
+        return original(shown)
+
+    monkeypatch.setattr(run_plots, "gates_figure", watched)
+    run = copied(seeds[1] / "seed-0", tmp_path)
+    evaluate_run(run, seeds[0], "val", pictures=1)
+    assert len(drawn) == len({view.id for view in drawn}) > 3
+    assert sum(bool(view.attention) for view in drawn) in (2, 3)
+    assert (run / page.FILE).read_text().count("<article") == 2
+
+
+def test_maps_that_memory_has_no_room_for_are_refused(seeds, tmp_path, capsys):
     argv = ["predict", "--run", seeds[1], "--cache", seeds[0], "--out", tmp_path / "out"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(views, "room", lambda device, memory_gb: 1000)

@@ -15,7 +15,14 @@ from train.report.drawing import FOLDER
 from train.report.page import FILE
 from train.report.pictures import draw_split, maps_to_draw
 from train.report.tables import class_table, seeds_table, table
-from train.runs.evaluate import Result, answered_events, evaluate, true_events, write_result
+from train.runs.evaluate import (
+    Result,
+    answered_events,
+    evaluate,
+    of_seeds,
+    true_events,
+    write_result,
+)
 from train.runs.record import Record, is_own
 from train.runs.trained import Answer, TrainedModel, load_run
 
@@ -77,7 +84,7 @@ def score_model(
     answer = one.answer(dataset.clips, dataset.splits[split].clip, maps)
     result = evaluate(answer, one.about, dataset, split, [known])
     result["other_cache"] = None if place == one.folder else cache.path.resolve().name
-    answered = answered_events(truth, answer)
+    answered = answered_events(dataset, split, answer)
     written = write_result(one.folder, place, result, answered)
     if maps is not None:
         draw_split(place, cache, dataset, answer, result, answered, maps, pictures)
@@ -87,15 +94,19 @@ def score_model(
 def score_ensemble(
     run: Path, scored: Sequence[Scored], dataset: Dataset, split: str
 ) -> tuple[Result, Path]:
-    """Score the mean answer of a run's seeds and write that beside them; where it was written."""
-    first = scored[0]
-    answer = Answer.mean([one.answer for one in scored])
+    """Score the mean answer of a run's seeds and write that beside them; where it was written.
+
+    With it goes, as `of_seeds`, how sure the mean of the seeds' own scores is.
+    """
+    first, answers = scored[0], [one.answer for one in scored]
+    answer = Answer.mean(answers)
     records = [one.record for one in scored]
     result = evaluate(answer, first.trained.about, dataset, split, records)
     result["seeds"] = [one.trained.about.config.seed for one in scored]
+    result["of_seeds"] = of_seeds(answers, dataset, split, first.record)
     result["other_cache"] = first.result["other_cache"]
     place = plain_folder(run / first.place.relative_to(first.trained.folder))
-    answered = answered_events(true_events(dataset, split), answer)
+    answered = answered_events(dataset, split, answer)
     return result, write_result(run, place, result, answered)
 
 

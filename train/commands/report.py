@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cache.common.cli import say
-from train.report.tables import Runs, comparison
+from cache.common.errors import AvelError, ConfigError
+from train.report.tables import Runs, comparison, differences, of_ensemble, of_seeds
 from train.runs import folders
+from train.runs.paired import paired_scores
 
 
 def report(paths: Sequence[Path], split: str) -> str:
-    """The scores of runs, and of their seeds' ensembles; ConfigError where their data differ."""
+    """The scores of runs, and of their seeds' ensembles; ConfigError where their data differ.
+
+    Of several runs also each one minus the first, paired by clip, where their answers are stored.
+    """
     short = len({path.name for path in paths}) == len(paths)
+    places = {path.name if short else str(path): path for path in paths}
     stored: Runs = {
-        path.name if short else str(path): (
+        name: (
             seeds := [folders.read_result(place, split) for place in folders.members(path)],
             folders.read_ensemble(path, split, len(seeds)),
         )
-        for path in paths
+        for name, path in places.items()
     }
     folders.check_same_data({name: seeds for name, (seeds, _) in stored.items()})
     if len({result.get("code") for seeds, _ in stored.values() for result in seeds}) > 1:
         say("warning: not all were scored by the same code; evaluate them again", error=True)
-    return comparison(stored)
+    if len(stored) == 1:
+        return comparison(stored)
+    try:
+        return f"{comparison(stored)}\n{_differences(places, stored, split)}"
+    except AvelError as error:
+        say(f"warning: no differences between the runs: {error}", error=True)
+        return comparison(stored)
+
+
+def _differences(places: Mapping[str, Path], stored: Runs, split: str) -> str:
+    """Each run, and each ensemble, minus the first run."""
+    models: dict[str, Sequence[Path]] = {}
+    for name, (seeds, together) in stored.items():
+        models[of_seeds(name, len(seeds))] = folders.members(places[name])
+        if together is not None:
+            models[of_ensemble(name, len(seeds))] = [places[name]]
+    clip_seconds = {result.get("clip_seconds") for seeds, _ in stored.values() for result in seeds}
+    (seconds,) = clip_seconds if len(clip_seconds) == 1 else (None,)
+    if seconds is None:
+        raise ConfigError(
+            "not all runs' scores say how long their clips are; they are of an older version: "
+            "evaluate the runs again"
+        )
+    (first, base), *others = paired_scores(models, split, seconds).items()
+    return differences({f"{name} minus {first}": (one - base).stored() for name, one in others})

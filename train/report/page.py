@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ from PIL import Image
 
 from cache.common.atomic import replace_file
 from cache.labels.annotations import without_an_event
-from train.report import run_plots
+from train.report import page_scores, run_plots
 from train.report.drawing import base64_text, heat, image_text, opened, palette, png
-from train.report.tables import GROUPS, HEADLINE, plain, shown, title
 from train.report.views import View, span, truth_of
 from train.runs import folders as runs
-from train.runs.evaluate import MODEL, Result
-from train.runs.stored import read_history, read_scores
+from train.runs.evaluate import Result
+from train.runs.stored import read_history
 from train.score.metrics import Array
 
 FILE = "report.html"
@@ -47,15 +46,16 @@ def write(
     page = _template().render(
         title=f"Run {run.name}",
         subtitle=_subtitle(result),
-        headline=_headline(result),
-        tables=_tables(run, result["split"]),
+        headline=page_scores.headline(result),
+        tables=page_scores.tables(run, result["split"]),
+        sure=page_scores.how_sure(result),
         curves=_curves(history, result["epoch"]),
         curves_alt=_curves_alt(history, result["epoch"]),
         confusion=base64_text(png(confusion, dpi=90)),
         confusion_alt="confusion matrix, true class down, predicted class across; "
         "the table above holds its diagonal as recall",
         class_columns=[name for name in result["per_class"][0] if name != "class"],
-        class_rows=[_class_row(row) for row in result["per_class"]],
+        class_rows=[page_scores.class_row(row) for row in result["per_class"]],
         split=result["split"],
         gallery_note=_gallery_note(len(views), result),
         gate_note=_gate_note(views),
@@ -68,13 +68,6 @@ def write(
     return run / FILE
 
 
-def _tables(run: Path, split: str) -> list[dict[str, Any]]:
-    """The scores of every split that the run was scored on, the one at hand first."""
-    paths = {name: run / f"metrics_{name}.json" for name in ("test", "val")}
-    there = [name for name, path in paths.items() if path.exists()]
-    return [_scores(read_scores(paths[n])) for n in sorted(there, key=lambda n: n != split)]
-
-
 def _template() -> jinja2.Template:
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     engine = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
@@ -84,44 +77,6 @@ def _template() -> jinja2.Template:
 def _subtitle(result: Result) -> str:
     config = result["config"]
     return f"{config['modality']} · seed {config['seed']} · epoch {result['epoch']} kept"
-
-
-def _headline(result: Result) -> list[tuple[str, str, str]]:
-    scores = result["scores"]
-    trivial = [name for name in scores if not name.startswith(MODEL)]
-
-    def best(key: str) -> str:
-        values = [scores[name][key] for name in trivial if scores[name][key] is not None]
-        return f"best baseline: {max(values):.3f}" if values else ""
-
-    return [(label, plain(scores[MODEL])[key], best(key)) for key, label in HEADLINE[""].items()]
-
-
-def _scores(result: Result) -> dict[str, Any]:
-    columns = {name: plain(scores) for name, scores in result["scores"].items()}
-    return {
-        "split": result["split"],
-        "title": title(result),
-        "decoding": {"gate": "gate's best interval", "interval": "interval head"}[
-            result["decoding"]
-        ],
-        "columns": list(columns),
-        "groups": [
-            (
-                name,
-                [
-                    (label, [column.get(key, "–") for column in columns.values()])
-                    for key, label in labels.items()
-                ],
-            )
-            for name, labels in shown(GROUPS, columns).items()
-        ],
-    }
-
-
-def _class_row(row: Mapping[str, Any]) -> tuple[str, list[str]]:
-    values = [value for name, value in row.items() if name != "class"]
-    return row["class"], [f"{v:.3f}" if isinstance(v, float) else str(v or "–") for v in values]
 
 
 def _gallery_note(drawn: int, result: Result) -> str:

@@ -108,6 +108,46 @@ def curves_figure(history: Sequence[Mapping[str, float]], kept: int) -> Figure:
     return figure
 
 
+def forest_figure(
+    predictors: Mapping[str, Mapping[str, Mapping[str, Any]]], scores: Mapping[str, str]
+) -> Figure:
+    """Each predictor's scores as dots, with whiskers where there is an interval.
+
+    predictors: by name and score an estimate (see `train.score.intervals.Estimate`), the model
+    first; scores: label of each score, in the order in which they are drawn.
+    """
+    figure, axis = plt.subplots(
+        figsize=(8, 1.4 + len(scores) * (0.2 + 0.12 * len(predictors))), layout="constrained"
+    )
+    colors = (PREDICTED, "#009E73", "#CC79A7", GREY, TRUE)
+    for number, (name, found) in enumerate(predictors.items()):
+        known = [place for place, key in enumerate(scores) if key in found]
+        drawn = [found[key] for key in scores if key in found]
+        means = np.array([one["mean"] for one in drawn])
+        edges = np.array(
+            [[one[end] if one[end] is not None else one["mean"] for end in ("low", "high")]
+             for one in drawn]
+        ).reshape(-1, 2)  # fmt: skip
+        offset = 0.7 * ((number + 0.5) / len(predictors) - 0.5)
+        axis.errorbar(
+            means,
+            np.array(known) + offset,
+            xerr=np.abs(edges - means[:, None]).T,
+            fmt="osD^v"[number % 5],
+            color=colors[number % 5],
+            capsize=2,
+            markersize=4,
+            linewidth=1.2,
+            label=label(name, 40),
+        )
+    axis.set_yticks(range(len(scores)), list(scores.values()), fontsize=9)
+    axis.set(xlim=(-0.02, 1.02), ylim=(len(scores) - 0.5, -0.5), xlabel="score, 95 % interval")
+    axis.grid(axis="x", color="#dddddd")
+    axis.set_axisbelow(True)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
 def confusion_figure(counts: Array, classes: Sequence[str]) -> Figure:
     """Confusion matrix: colour is the share of the true class, figures are counts."""
     number = len(classes)

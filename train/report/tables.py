@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from cache.labels.annotations import without_an_event
+from train.report.estimates import DIFFERENCES, Estimates, beside, difference, legend
 from train.runs.evaluate import MODEL, Result
 from train.score.metrics import Scores
 from train.score.summary import mean_and_deviation
@@ -67,7 +68,14 @@ Runs = dict[str, tuple[list[Result], Result | None]]
 
 def table(result: Result) -> str:
     """The scores of one evaluation, baselines beside each."""
-    return render(title(result), {name: plain(scores) for name, scores in result["scores"].items()})
+    columns = {name: with_intervals(result, name) for name in result["scores"]}
+    return "\n".join([render(title(result), columns), *_how_sure(result)])
+
+
+def with_intervals(result: Result, predictor: str) -> dict[str, str]:
+    """The scores of one predictor as text, with their intervals."""
+    estimates = result.get("intervals", {}).get(predictor, {})
+    return beside(plain(result["scores"][predictor]), estimates)
 
 
 def seeds_table(results: list[Result], together: Result | None) -> str:
@@ -76,26 +84,67 @@ def seeds_table(results: list[Result], together: Result | None) -> str:
 
 
 def comparison(runs: Runs, groups: Groups = GROUPS) -> str:
-    """Runs side by side: each one's seeds and their ensemble, if any; the baselines once."""
+    """Runs side by side: each one's seeds and their ensemble, if any; the baselines once.
+
+    Of one run also by how much it beats the baselines.
+    """
     brief = len(runs) > 1 or groups is not GROUPS
     columns: dict[str, Mapping[str, str]] = {}
     for name, (seeds, together) in runs.items():
         for predictor in [key for key in seeds[0]["scores"] if key.startswith(MODEL)]:
             if predictor.endswith("decoding") and brief:
                 continue
-            heading = predictor.replace(MODEL, name, 1)
-            heading += f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
-            columns[heading] = spread([result["scores"].get(predictor, {}) for result in seeds])
+            heading = of_seeds(predictor.replace(MODEL, name, 1), len(seeds))
+            scores = spread([result["scores"].get(predictor, {}) for result in seeds])
+            estimates = _sure(seeds, together).get("intervals", {}).get(predictor, {})
+            columns[heading] = beside(scores, estimates)
         if together is not None:
-            columns[f"{name}, ensemble of {len(seeds)}"] = plain(together["scores"][MODEL])
-    first = next(iter(runs.values()))[0][0]
-    for name, scores in first["scores"].items():
+            columns[of_ensemble(name, len(seeds))] = with_intervals(together, MODEL)
+    seeds, together = next(iter(runs.values()))
+    first = seeds[0]
+    for name in first["scores"]:
         if not name.startswith(MODEL):
-            columns[name] = plain(scores)
+            columns[name] = with_intervals(first, name)
     if len(runs) == 1:
-        return render(title(first), columns, groups)
+        sure = _how_sure(_sure(seeds, together))
+        return "\n".join([render(title(first), columns, groups), *sure])
     told = [f"{name}: {text}" for name, (seeds, _) in runs.items() for text in caveats(seeds[0])]
-    return "\n".join([render(scored(first), columns, groups), *told])
+    brackets = legend(first.get("intervals", {}).get(MODEL, {}))
+    return "\n".join(
+        [render(scored(first), columns, groups), *([brackets] * bool(brackets)), *told]
+    )
+
+
+def of_seeds(name: str, seeds: int) -> str:
+    """The heading of a run's models."""
+    return f"{name} ({seeds} seeds)" if seeds > 1 else name
+
+
+def of_ensemble(name: str, seeds: int) -> str:
+    """The heading of their ensemble."""
+    return f"{name}, ensemble of {seeds}"
+
+
+def _sure(seeds: Sequence[Result], together: Result | None) -> Mapping[str, Any]:
+    """What holds the intervals of a run: its one result, or what was found over its seeds."""
+    found: Mapping[str, Any] = seeds[0] if len(seeds) == 1 else (together or {}).get("of_seeds", {})
+    return found
+
+
+def _how_sure(found: Mapping[str, Any]) -> list[str]:
+    """What the brackets mean, and by how much the model beats each baseline, where it is known."""
+    brackets = legend(found.get("intervals", {}).get(MODEL, {}))
+    ahead = {f"{MODEL} minus {name}": one for name, one in found.get("differences", {}).items()}
+    return [*([brackets] * bool(brackets)), *([differences(ahead)] * bool(ahead))]
+
+
+def differences(columns: Mapping[str, Estimates]) -> str:
+    """A table of differences of the headline scores, by what was taken from what."""
+    texts = {
+        name: {key: difference(one) for key, one in found.items()}
+        for name, found in columns.items()
+    }
+    return f"\n{render(DIFFERENCES, texts, HEADLINE)}"
 
 
 def plain(scores: Scores) -> dict[str, str]:

@@ -103,8 +103,11 @@ class AttentionMaps:
         self._answered: dict[int, Mapping[str, Any]] = {}
 
     def __getitem__(self, number: int) -> Mapping[str, Array]:
-        """The maps of a clip or event by name, without the leading N, and its `frame_time_s`."""
-        return self._maps[number]
+        """The maps of a clip or event by name, without the leading N, and its `frame_time_s`.
+
+        Of one that is not among those kept: no maps, and no times.
+        """
+        return self._maps.get(number, {"frame_time_s": np.empty(0)})
 
     def __call__(
         self,

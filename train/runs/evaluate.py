@@ -23,7 +23,8 @@ from train.runs.checkpoint import About
 from train.runs.code import digests, one_digest
 from train.runs.record import Record, seen
 from train.runs.trained import Answer
-from train.score.metrics import Events, Scores, confusion
+from train.score.intervals import EventScores
+from train.score.metrics import Events, Predictions, Scores, confusion
 from train.score.predict import events
 from train.score.presence import clip_counts, score_all
 from train.score.summary import baselines, per_class
@@ -33,14 +34,12 @@ MODEL = "model"
 _MAX_RECORD_BYTES = 1 << 26
 Result = dict[str, Any]
 EventRow = dict[str, str | float | None]
+Said = dict[str, tuple[Events, Predictions]]
+"""By name, what a predictor says of some events."""
 
 
 def evaluate(
-    answer: Answer,
-    about: About,
-    dataset: Dataset,
-    split: str,
-    records: Sequence[Record],
+    answer: Answer, about: About, dataset: Dataset, split: str, records: Sequence[Record]
 ) -> Result:
     """Scores of a split (finite numbers or None) with everything needed to read them later.
 
@@ -54,6 +53,10 @@ def evaluate(
     ids = [dataset.ids[row] for row in samples.rows]
     before = seen_before(records, ids, split)
     trained_ids, trained = training_events(records[0].rows)
+    said = {
+        **of_model(rows, answer, ids, before),
+        **of_baselines(rows, trained, len(dataset.classes), clip_seconds),
+    }
     return {
         **_what_is_scored(dataset, split, truth),
         **_presence(rows, answer),
@@ -67,10 +70,8 @@ def evaluate(
         "epoch": about.epoch,
         "decoding": answer.decoding,
         "config": about.config.model_dump(mode="json"),
-        "scores": {
-            **model_scores(rows, answer, ids, before, clip_seconds),
-            **baseline_scores(rows, trained, len(dataset.classes), clip_seconds),
-        },
+        "scores": _scores(said, clip_seconds, answer.event_threshold),
+        **how_sure(said, clip_seconds),
         "per_class": per_class(truth, guess, dataset.classes, clip_seconds),
         "confusion": confusion(truth, guess).tolist(),
     }
@@ -93,6 +94,7 @@ def _what_is_scored(dataset: Dataset, split: str, truth: Events) -> Result:
     return {
         "split": split,
         "events": len(truth),
+        "clip_seconds": clip_seconds,
         "events_shorter_than_clip": int(np.sum(truth.end_s - truth.start_s < clip_seconds)),
         "classes": dataset.classes,
         "classes_in_split": len(np.unique(truth.category)),
@@ -125,37 +127,70 @@ def training_events(rows: Labels) -> tuple[list[str], Events]:
     return [rows.ids[row] for row in train], truth
 
 
-def model_scores(
-    truth: Events,
-    answer: Answer,
-    ids: Sequence[str],
-    before: Mapping[str, Sequence[str]],
-    clip_seconds: float,
-) -> dict[str, Scores]:
-    """The model's scores, those of its other decoding, and those without seen clips, if any.
+def of_model(
+    truth: Events, answer: Answer, ids: Sequence[str], before: Mapping[str, Sequence[str]]
+) -> Said:
+    """What the model says, what by its other decoding, and what of the clips that are not seen.
 
-    ids: the clip of each row; before: the seen ones among them.
+    ids: the clip of each event; before: the seen ones among them. The last only if there are such.
     """
-    threshold = answer.event_threshold
-    found = {MODEL: score_all(truth, answer.predictions, clip_seconds, threshold)}
+    found = {MODEL: (truth, answer.predictions)}
     for name, other in answer.by_decoding.items():
         if name != answer.decoding:
-            found[f"{MODEL}, {name} decoding"] = score_all(truth, other, clip_seconds, threshold)
+            found[f"{MODEL}, {name} decoding"] = truth, other
     known = {clip_id for some in before.values() for clip_id in some}
     fresh = np.array([clip_id not in known for clip_id in ids])
     if known and fresh.any():
         name = f"{MODEL}, without {len(known)} seen"
-        rest = answer.predictions.of(fresh)
-        found[name] = score_all(truth.of(fresh), rest, clip_seconds, threshold)
+        found[name] = truth.of(fresh), answer.predictions.of(fresh)
     return found
 
 
-def baseline_scores(
-    truth: Events, trained: Events, classes: int, clip_seconds: float
-) -> dict[str, Scores]:
-    """The scores of predictors that know nothing but the events that the model was trained on."""
+def of_baselines(truth: Events, trained: Events, classes: int, clip_seconds: float) -> Said:
+    """What predictors say that know nothing but the events that the model was trained on."""
     found = baselines(trained.of(trained.real), len(truth), classes, clip_seconds)
-    return {name: score_all(truth, one, clip_seconds, None) for name, one in found.items()}
+    return {name: (truth, guess) for name, guess in found.items()}
+
+
+def _scores(said: Said, clip_seconds: float, threshold: float | None) -> dict[str, Scores]:
+    """Every score of each predictor; a trivial one always says that there is an event."""
+    return {
+        name: score_all(*pair, clip_seconds, threshold if name.startswith(MODEL) else None)
+        for name, pair in said.items()
+    }
+
+
+def how_sure(said: Said, clip_seconds: float) -> Result:
+    """The headline scores' 95 % intervals, and by how much the model beats each baseline."""
+    found = {name: EventScores.of(*pair, clip_seconds) for name, pair in said.items()}
+    return {
+        "intervals": {name: one.stored() for name, one in found.items()},
+        "differences": _ahead(found[MODEL], found),
+    }
+
+
+def of_seeds(answers: Sequence[Answer], dataset: Dataset, split: str, record: Record) -> Result:
+    """The same of the mean over seeds, whose answers to the split these are.
+
+    record: of one of them; it says what the baselines know.
+    """
+    clip_seconds = dataset.clips.shapes.clip_seconds
+    truth = events(dataset.splits[split], clip_seconds)
+    each = [EventScores.of(truth, one.predictions, clip_seconds) for one in answers]
+    trained = training_events(record.rows)[1]
+    trivial = of_baselines(truth, trained, len(dataset.classes), clip_seconds)
+    found = {name: EventScores.of(*pair, clip_seconds) for name, pair in trivial.items()}
+    mean = EventScores.mean(each)
+    return {"intervals": {MODEL: mean.stored()}, "differences": _ahead(mean, found)}
+
+
+def _ahead(model: EventScores, others: Mapping[str, EventScores]) -> Result:
+    """The model minus each baseline among the others, paired: both on the same resamples."""
+    return {
+        name: (model - other).stored()
+        for name, other in others.items()
+        if not name.startswith(MODEL)
+    }
 
 
 def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> str:
@@ -246,18 +281,23 @@ def true_events(dataset: Dataset, split: str) -> list[EventRow]:
     ]
 
 
-def answered_events(truth: Sequence[EventRow], answer: Answer) -> list[EventRow]:
-    """The same with what was answered beside it."""
-    return [answered_event(event, answer, number) for number, event in enumerate(truth)]
+def answered_events(dataset: Dataset, split: str, answer: Answer) -> list[EventRow]:
+    """The same with what was answered beside it, and the share of its seconds that was right.
 
-
-def answered_event(event: EventRow, answer: Answer, number: int) -> EventRow:
-    """A record with the answer `number` beside it.
-
-    What is predicted in a clip without an event is None where the answer is that there is none.
-    Which event was predicted in one that has one is told (and scored) whatever that answer is.
+    What is predicted in a clip without an event is None where the answer is that there is none;
+    no share is told of it. Which event was predicted in one that has one is told (and scored)
+    whatever that answer is.
     """
-    said = answer.entry(number)
-    if event["category"] is None and said["event"] is False:
-        said["predicted"] = None
-    return {**event, **said}
+    clip_seconds = dataset.clips.shapes.clip_seconds
+    rows = events(dataset.splits[split], clip_seconds)
+    scores = EventScores.of(rows, answer.predictions, clip_seconds)
+    right = iter(scores.by_name["segment_accuracy"].tolist())
+    found = []
+    for number, event in enumerate(true_events(dataset, split)):
+        said = answer.entry(number)
+        if event["category"] is None:
+            said["predicted"] = None if said["event"] is False else said["predicted"]
+            found.append({**event, **said})
+        else:
+            found.append({**event, **said, "segment_accuracy": next(right)})
+    return found

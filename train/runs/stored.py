@@ -15,9 +15,41 @@ AGAIN = "score the run again with `python -m train evaluate`, or delete the file
 _Score = Annotated[float, Field(ge=-1e9, le=1e9)]
 _Loss = Annotated[float, Field(ge=-1e100, le=1e100)]
 _Count = Annotated[int, Field(ge=0)]
+_Time = Annotated[float, Field(ge=-1e9, le=1e9)]
+_Name = Annotated[str, Field(max_length=4096)]
 
 
-class StoredResult(Settings):
+class StoredEstimate(Settings):
+    """A score or a difference and its interval, see `train.score.intervals.Estimate`."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    mean: _Score
+    low: _Score | None
+    high: _Score | None
+    clips: _Count
+    events: _Count
+
+    @model_validator(mode="after")
+    def _has_both_ends(self) -> StoredEstimate:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("low, high: expected two numbers, or null for both")
+        return self
+
+
+_Estimates = dict[str, dict[str, StoredEstimate]]
+
+
+class StoredIntervals(Settings):
+    """Estimates of each predictor, and of the model minus each baseline, by score."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    intervals: _Estimates = Field(default={})
+    differences: _Estimates = Field(default={})
+
+
+class StoredResult(StoredIntervals):
     """What is taken out of `metrics_<split>.json`; other keys are left alone."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -31,6 +63,8 @@ class StoredResult(Settings):
     clips_without_event: _Count = 0
     decoding: Literal["gate", "interval"]
     scores: dict[str, dict[str, _Score | None]]
+    clip_seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    of_seeds: StoredIntervals = Field(default=StoredIntervals())
     test_looks: _Count = 1
     seen: dict[str, list[str]] = Field(default={})
     seen_known: bool = False
@@ -43,6 +77,21 @@ class StoredResult(Settings):
         if "model" not in self.scores:
             raise ValueError("scores: expected those of 'model' among them")
         return self
+
+
+class StoredAnswer(Settings):
+    """What is taken out of a record of `predictions_<split>.json`: an event and its answer."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    id: _Name
+    category: _Name
+    start_s: _Time
+    end_s: _Time
+    predicted: _Name
+    predicted_start_s: _Time
+    predicted_end_s: _Time
+    segment_accuracy: Annotated[float, Field(ge=0, le=1)]
 
 
 class Epoch(Settings):
@@ -62,6 +111,7 @@ class Epoch(Settings):
     learning_rate: _Loss
 
 
+_ANSWERS = TypeAdapter(list[StoredAnswer])
 _RECORDS = TypeAdapter(list[dict[str, _Loss]], config=ConfigDict(strict=True))
 
 
@@ -73,6 +123,26 @@ def read_scores(path: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{error}; {AGAIN}") from None
     return dict(found)
+
+
+def read_answers(path: Path) -> list[StoredAnswer]:
+    """The events in `predictions_<split>.json`; ConfigError where it is not one, or an old one.
+
+    Clips without an event have a record there too, whose category is null: they are left out.
+    """
+    found = read_json(path, AGAIN)
+    if isinstance(found, list):
+        found = [one for one in found if not (isinstance(one, dict) and _is_background(one))]
+    try:
+        return _ANSWERS.validate_python(found)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path}: expected a list of events with their answers, {_first(error)}; {AGAIN}"
+        ) from None
+
+
+def _is_background(record: dict[str, Any]) -> bool:
+    return "category" in record and record["category"] is None
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -94,13 +164,17 @@ def checked_history(value: Any, where: str, advice: str) -> list[dict[str, float
     try:
         _RECORDS.validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part)[:80] for part in first["loc"])
         raise ConfigError(
-            f"{where}: expected a list of epochs' numbers, at {place or 'the top'}: "
-            f"{first['msg']}; {advice}"
+            f"{where}: expected a list of epochs' numbers, {_first(error)}; {advice}"
         ) from None
     for number, record in enumerate(value, 1):
         if Epoch.parse(record, f"{where}: epoch {number}").epoch != number:
             raise ConfigError(f"{where}: expected epoch {number}, found another; {advice}")
     return list(value)
+
+
+def _first(error: ValidationError) -> str:
+    """Where the first mistake is, and which."""
+    first = error.errors()[0]
+    place = ".".join(str(part)[:80] for part in first["loc"])
+    return f"at {place or 'the top'}: {first['msg']}"

@@ -1,0 +1,87 @@
+"""The page's scores: figures at its top, tables, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from train.report import run_plots
+from train.report.drawing import base64_text, png
+from train.report.estimates import DIFFERENCES, beside, difference, legend
+from train.report.tables import GROUPS, HEADLINE, plain, shown, title, with_intervals
+from train.runs.evaluate import MODEL, Result
+from train.runs.stored import read_scores
+
+
+def headline(result: Result) -> list[tuple[str, str, str, str]]:
+    """Label, value, interval and best baseline of each headline score."""
+    scores, sure = result["scores"], result.get("intervals", {}).get(MODEL, {})
+    trivial = [name for name in scores if not name.startswith(MODEL)]
+    values = plain(scores[MODEL])
+
+    def best(key: str) -> str:
+        known = [scores[name][key] for name in trivial if scores[name][key] is not None]
+        return f"best baseline: {max(known):.3f}" if known else ""
+
+    return [
+        (label, values[key], beside(values, sure)[key][len(values[key]) + 1 :], best(key))
+        for key, label in HEADLINE[""].items()
+    ]
+
+
+def tables(run: Path, split: str) -> list[dict[str, Any]]:
+    """The scores of every split that the run was scored on, the one at hand first."""
+    paths = {name: run / f"metrics_{name}.json" for name in ("test", "val")}
+    there = [name for name, path in paths.items() if path.exists()]
+    return [table(read_scores(paths[n])) for n in sorted(there, key=lambda n: n != split)]
+
+
+def table(result: Result) -> dict[str, Any]:
+    """The scores of one split, and what its brackets mean."""
+    columns = {name: with_intervals(result, name) for name in result["scores"]}
+    return {
+        "split": result["split"],
+        "title": title(result),
+        "legend": legend(result.get("intervals", {}).get(MODEL, {})),
+        "decoding": {"gate": "gate's best interval", "interval": "interval head"}[
+            result["decoding"]
+        ],
+        "columns": list(columns),
+        "groups": [
+            (
+                name,
+                [
+                    (label, [column.get(key, "–") for column in columns.values()])
+                    for key, label in labels.items()
+                ],
+            )
+            for name, labels in shown(GROUPS, columns).items()
+        ],
+    }
+
+
+def how_sure(result: Result) -> dict[str, Any] | None:
+    """The intervals as a picture, and by how much the model beats each baseline; None without."""
+    found, ahead = result.get("intervals", {}), result.get("differences", {})
+    if not found.get(MODEL):
+        return None
+    names = [name for name in HEADLINE[""] if name in found[MODEL]]
+    return {
+        "forest": base64_text(png(run_plots.forest_figure(found, HEADLINE[""]), dpi=90)),
+        "forest_alt": "the headline scores of the model and of the baselines, a dot each with its "
+        "interval; the table of scores holds them as figures",
+        "title": DIFFERENCES,
+        "columns": [f"{MODEL} minus {name}" for name in ahead],
+        "rows": [(HEADLINE[""][name], _differences(name, ahead)) for name in names],
+    }
+
+
+def _differences(name: str, ahead: Mapping[str, Any]) -> list[str]:
+    return [difference(one[name]) if name in one else "–" for one in ahead.values()]
+
+
+def class_row(row: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The name of a class and its figures as text."""
+    values = [value for name, value in row.items() if name != "class"]
+    return row["class"], [f"{v:.3f}" if isinstance(v, float) else str(v or "–") for v in values]
