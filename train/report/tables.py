@@ -62,12 +62,12 @@ def table(result: Result) -> str:
     return render(title(result), {name: plain(scores) for name, scores in result["scores"].items()})
 
 
-def seeds_table(results: list[Result], together: Result | None) -> str:
+def seeds_table(results: list[Result], together: Result | None, of: str = "seeds") -> str:
     """Mean ± sample standard deviation over seeds, their ensemble, and the baselines."""
-    return comparison({MODEL: (results, together)})
+    return comparison({MODEL: (results, together)}, of=of)
 
 
-def comparison(runs: Runs, groups: Groups = GROUPS) -> str:
+def comparison(runs: Runs, groups: Groups = GROUPS, of: str = "seeds") -> str:
     """Runs side by side: each one's seeds and their ensemble, if any; the baselines once."""
     brief = len(runs) > 1 or groups is not GROUPS
     columns: dict[str, Mapping[str, str]] = {}
@@ -76,7 +76,7 @@ def comparison(runs: Runs, groups: Groups = GROUPS) -> str:
             if predictor.endswith("decoding") and brief:
                 continue
             heading = predictor.replace(MODEL, name, 1)
-            heading += f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
+            heading += f" ({len(seeds)} {of})" if len(seeds) > 1 else ""
             columns[heading] = spread([result["scores"].get(predictor, {}) for result in seeds])
         if together is not None:
             columns[f"{name}, ensemble of {len(seeds)}"] = plain(together["scores"][MODEL])
@@ -143,7 +143,7 @@ def caveats(result: Mapping[str, Any]) -> list[str]:
     """What makes scores other than they seem: seen clips, other code, another cache, many looks."""
     found = []
     if result.get("other_cache") is not None:
-        found.append(f"of another cache than the run's: {result['other_cache']}")
+        found.append(f"of other labels than the run's own, those of {result['other_cache']}")
     for split, what in (("train", "trained"), ("val", "selected")):
         ids = result.get("seen", {}).get(split, [])
         if ids:

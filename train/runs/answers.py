@@ -52,7 +52,8 @@ def clip_answers(run: TrainedRun, cache: Cache, answer: Answer) -> list[ClipAnsw
     "no", or "unknown" where a model has no record.
     """
     records = [one.record for one in run.models if one.record is not None]
-    before = dict.fromkeys(cache.ids, "no" if len(records) == len(run.models) else "unknown")
+    known = len(records) == len(run.models) and all(record.knows_seen for record in records)
+    before = dict.fromkeys(cache.ids, "no" if known else "unknown")
     for split, ids in seen(records, cache.ids).items():
         before.update(dict.fromkeys(ids, split))
     unseen = unseen_s(cache)

@@ -21,9 +21,10 @@ import torch
 
 FOLDER = Path(__file__).parents[1]
 DECIDING = (
-    "data/batch", "data/dataset", "data/features", "data/fields", "data/reader", "data/stream",
-    "fit/cuda_graph", "fit/loop", "fit/normalize", "fit/state", "model/fusion", "model/layers",
-    "score/decode", "score/detection", "score/metrics", "score/predict", "score/summary",
+    "data/batch", "data/dataset", "data/features", "data/fields", "data/folds", "data/reader",
+    "data/stream", "fit/begin", "fit/cuda_graph", "fit/loop", "fit/normalize", "fit/state",
+    "model/fusion", "model/layers", "score/decode", "score/detection", "score/metrics",
+    "score/predict", "score/summary",
 )  # fmt: skip
 """The modules of this package that stand between a cache and a run's weights and scores; what
 prints, draws and writes is not among them."""

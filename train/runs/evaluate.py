@@ -57,7 +57,7 @@ def evaluate(
     return {
         **_what_is_scored(dataset, split, truth),
         "seen": before,
-        "seen_known": all(record.making is not None for record in records),
+        "seen_known": all(record.knows_seen for record in records),
         "code": one_digest(digests()),
         "code_differs": sorted({name for record in records for name in record.other_code()}),
         "fingerprint": about.fingerprint,

@@ -17,30 +17,36 @@ _Loss = Annotated[float, Field(ge=-1e100, le=1e100)]
 _Count = Annotated[int, Field(ge=0)]
 
 
-class StoredResult(Settings):
-    """What is taken out of `metrics_<split>.json`; other keys are left alone."""
+class StoredScores(Settings):
+    """What is taken out of the scores of a fold in `metrics_folds.json`."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    split: Literal["train", "val", "test"]
+    scores: dict[str, dict[str, _Score | None]]
+
+    @model_validator(mode="after")
+    def _has_the_model(self) -> StoredScores:
+        if "model" not in self.scores:
+            raise ValueError("scores: expected those of 'model' among them")
+        return self
+
+
+class StoredResult(StoredScores):
+    """What is taken out of `metrics_<split>.json`; other keys are left alone."""
+
+    split: Literal["train", "val", "test", "folds"]
     events: _Count
     events_shorter_than_clip: _Count
     classes_in_split: _Count
     clips_without_features: list[str]
     decoding: Literal["gate", "interval"]
-    scores: dict[str, dict[str, _Score | None]]
     test_looks: _Count = 1
     seen: dict[str, list[str]] = Field(default={})
     seen_known: bool = False
     other_cache: str | None = None
     code_differs: list[str] = Field(default=[])
     unknown_classes: dict[str, _Count] = Field(default={})
-
-    @model_validator(mode="after")
-    def _has_the_model(self) -> StoredResult:
-        if "model" not in self.scores:
-            raise ValueError("scores: expected those of 'model' among them")
-        return self
+    folds: list[StoredScores] = Field(default=[], max_length=1000)
 
 
 class Epoch(Settings):

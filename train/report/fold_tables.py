@@ -1,0 +1,27 @@
+"""Scores over folds as text: all clips as one set, mean ± sd over folds, the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from train.report.tables import GROUPS, Groups, caveats, plain, render, scored, spread, title
+from train.runs.evaluate import MODEL, Result
+
+
+def folds_table(runs: Mapping[str, Result], groups: Groups = GROUPS) -> str:
+    """Runs that were divided into folds side by side, the baselines once; by name (see MODEL)."""
+    columns: dict[str, Mapping[str, str]] = {}
+    for name, result in runs.items():
+        for predictor, scores in result["scores"].items():
+            if predictor.startswith(MODEL):
+                columns[f"{predictor.replace(MODEL, name, 1)}, over folds"] = plain(scores)
+        parts = [fold["scores"][MODEL] for fold in result["folds"]]
+        columns[f"{name} ({len(parts)} folds)"] = spread(parts)
+    first = next(iter(runs.values()))
+    for predictor, scores in first["scores"].items():
+        if not predictor.startswith(MODEL):
+            columns[predictor] = plain(scores)
+    if len(runs) == 1:
+        return render(title(first), columns, groups)
+    told = [f"{name}: {text}" for name, result in runs.items() for text in caveats(result)]
+    return "\n".join([render(scored(first), columns, groups), *told])
