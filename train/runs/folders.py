@@ -2,7 +2,8 @@
 
 config.json                     resolved settings (portable)
 features.json                   the cache's fingerprint, extraction settings and provenance
-record.json, trained_on.h5      by which code and when it was trained, on which label rows
+record.json, trained_on.h5      by which code and when it was trained, on which label rows;
+                                seen_before.h5: with --init, the clips that those weights have seen
 history.json                    one record per epoch
 best_model_with_attention.pth   the selected weights; last.pth: to go on from
 metrics_val.json, metrics_test.json, predictions_val.json, test_evaluations.jsonl
