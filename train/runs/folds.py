@@ -18,7 +18,6 @@ from train.runs.evaluate import (
     EventRow,
     Result,
     answered_events,
-    model_scores,
     rows_digest,
     training_events,
     true_events,
@@ -30,6 +29,8 @@ from train.score.predict import events
 from train.score.summary import baselines, mean_and_deviation, per_class, score
 
 T = TypeVar("T", Events, Predictions)
+Said = dict[str, tuple[Events, Predictions]]
+"""By name, what a predictor says of some events."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
     first = folds[0]
     clip_seconds, classes = first.dataset.clips.shapes.clip_seconds, first.dataset.classes
     truth = joined([fold.truth for fold in folds])
-    answer = _together([fold.answer for fold in folds])
+    guess = joined([fold.answer.predictions for fold in folds])
     rows: list[EventRow] = [
         {**row, "fold": fold.name}
         for fold in folds
@@ -70,6 +71,7 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
     ids = [str(row["id"]) for row in rows]
     results = [fold.result for fold in folds]
     known = _known(results)
+    said = {**_of_model(truth, guess, ids, known["seen"]), **_of_baselines(folds, truth)}
     own: list[Scores] = [result["scores"][MODEL] for result in results]
     return {
         **first.result,
@@ -78,13 +80,10 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
         "events_shorter_than_clip": int(np.sum(truth.end_s - truth.start_s < clip_seconds)),
         "classes_in_split": len(np.unique(truth.category)),
         "scored_rows": rows_digest(ids, truth, classes),
-        "decoding": answer.decoding,
-        "scores": {
-            **model_scores(truth, answer, ids, known["seen"], clip_seconds),
-            **_baselines(folds, truth, clip_seconds),
-        },
-        "per_class": per_class(truth, answer.predictions, classes, clip_seconds),
-        "confusion": confusion(truth, answer.predictions).tolist(),
+        "decoding": Counter(fold.answer.decoding for fold in folds).most_common(1)[0][0],
+        "scores": {name: score(*pair, clip_seconds) for name, pair in said.items()},
+        "per_class": per_class(truth, guess, classes, clip_seconds),
+        "confusion": confusion(truth, guess).tolist(),
         "folds": [
             {"fold": f.name, **{k: f.result[k] for k in ("events", "scores")}} for f in folds
         ],
@@ -117,21 +116,29 @@ def joined(parts: Sequence[T]) -> T:
     return type(parts[0])(**values)
 
 
-def _together(answers: Sequence[Answer]) -> Answer:
-    """Each fold's answer read off in its own way; the name is that of the way of most folds."""
-    decoding = Counter(answer.decoding for answer in answers).most_common(1)[0][0]
-    chosen = joined([answer.predictions for answer in answers])
-    return Answer({decoding: chosen}, decoding, answers[0].classes)
+def _of_model(
+    truth: Events, guess: Predictions, ids: Sequence[str], seen: Mapping[str, Sequence[str]]
+) -> Said:
+    """What the folds' models say, each read off in its own way; and without seen clips, if any.
+
+    Such are there where the models began from another run's weights.
+    """
+    found = {MODEL: (truth, guess)}
+    known = {clip_id for some in seen.values() for clip_id in some}
+    fresh = np.array([clip_id not in known for clip_id in ids])
+    if known and fresh.any():
+        found[f"{MODEL}, without {len(known)} seen"] = truth.of(fresh), guess.of(fresh)
+    return found
 
 
-def _baselines(folds: Sequence[Fold], truth: Events, clip_seconds: float) -> Mapping[str, Scores]:
+def _of_baselines(folds: Sequence[Fold], truth: Events) -> Said:
     """Those of `baselines`, each fold's from the rows that its model was trained on."""
     guesses = []
     for fold in folds:
         _, trained = training_events(fold.record.rows)
-        guesses.append(baselines(trained, len(fold.truth), len(fold.dataset.classes), clip_seconds))
+        shapes = fold.dataset.clips.shapes
+        guesses.append(
+            baselines(trained, len(fold.truth), len(fold.dataset.classes), shapes.clip_seconds)
+        )
     shared = [name for name in guesses[0] if all(name in guess for guess in guesses)]
-    return {
-        name: score(truth, joined([guess[name] for guess in guesses]), clip_seconds)
-        for name in shared
-    }
+    return {name: (truth, joined([guess[name] for guess in guesses])) for name in shared}

@@ -17,22 +17,26 @@ _Loss = Annotated[float, Field(ge=-1e100, le=1e100)]
 _Count = Annotated[int, Field(ge=0)]
 
 
-class StoredScores(Settings):
-    """What is taken out of the scores of a fold in `metrics_folds.json`."""
+class _OfModel(Settings):
+    """Scores by predictor, of which the model's are taken out."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    scores: dict[str, dict[str, _Score | None]]
-
-    @model_validator(mode="after")
-    def _has_the_model(self) -> StoredScores:
-        if "model" not in self.scores:
-            raise ValueError("scores: expected those of 'model' among them")
-        return self
+    model: dict[str, _Score | None]
 
 
-class StoredResult(StoredScores):
+class StoredFold(Settings):
+    """What is taken out of a fold in `metrics_folds.json`."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    scores: _OfModel
+
+
+class StoredResult(Settings):
     """What is taken out of `metrics_<split>.json`; other keys are left alone."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     split: Literal["train", "val", "test", "folds"]
     events: _Count
@@ -40,13 +44,20 @@ class StoredResult(StoredScores):
     classes_in_split: _Count
     clips_without_features: list[str]
     decoding: Literal["gate", "interval"]
+    scores: dict[str, dict[str, _Score | None]]
     test_looks: _Count = 1
     seen: dict[str, list[str]] = Field(default={})
     seen_known: bool = False
     other_cache: str | None = None
     code_differs: list[str] = Field(default=[])
     unknown_classes: dict[str, _Count] = Field(default={})
-    folds: list[StoredScores] = Field(default=[], max_length=1000)
+    folds: list[StoredFold] = Field(default=[], max_length=1000)
+
+    @model_validator(mode="after")
+    def _has_the_model(self) -> StoredResult:
+        if "model" not in self.scores:
+            raise ValueError("scores: expected those of 'model' among them")
+        return self
 
 
 class Epoch(Settings):
