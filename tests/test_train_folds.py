@@ -265,6 +265,7 @@ def test_seeds_in_folds_are_folders_of_seeds(
     [
         (["--folds", "25"], "has 24 clips with labels and features in train and val"),
         (["--folds", "2"], "expected 3 to 1000"),
+        (["--folds-of", "all"], "pass --folds as well"),
         (["--folds", "3", "--ablations"], "one at a time"),
     ],
 )

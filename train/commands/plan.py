@@ -148,6 +148,8 @@ def division(
 ) -> Division | None:
     """How the set is divided: as asked, or as it was for a run that is resumed."""
     if folds is None:
+        if of != "train+val":
+            raise ConfigError(f"--folds-of {of}: says what --folds divides; pass --folds as well")
         return None
     if not LEAST_FOLDS <= folds <= MOST_FOLDS:
         raise ConfigError(

@@ -99,10 +99,10 @@ class Division(Settings):
 
     def described(self, parts: Mapping[str, Rows], untouched: int) -> str:
         """What each fold has, for people; untouched: rows of test."""
-        sizes = {
-            name: "–".join(str(n) for n in sorted({len(one.kept[name]) for one in parts.values()}))
-            for name in ("train", "val", SCORED)
-        }
+        sizes = {}
+        for name in ("train", "val", SCORED):
+            counts = [len(one.kept[name]) for one in parts.values()]
+            sizes[name] = "–".join(str(n) for n in sorted({min(counts), max(counts)}))
         text = (
             f"{self.folds} folds of the rows of {self._which()}, divided by id with seed "
             f"{self.seed}: {sizes['train']} train, {sizes['val']} select, {sizes[SCORED]} are "
