@@ -30,6 +30,7 @@ from extract.__main__ import main as extract
 from extract.demo.__main__ import write_mp4
 from train import __main__ as cli
 from train.commands import fit as fitting
+from train.commands import fit_options
 from train.commands.predict import predict_cache
 from train.config import TrainConfig
 from train.report.drawing import FOLDER
@@ -376,9 +377,9 @@ class TestWhichRun:
 
 
 def test_seeds_may_come_in_one_word() -> None:
-    assert cli._numbers("3 1") == [3, 1]
+    assert fit_options.numbers("3 1") == [3, 1]
     with pytest.raises(ValueError, match="invalid literal"):
-        cli._numbers("5; touch x")
+        fit_options.numbers("5; touch x")
 
 
 def test_the_package_s_face_is_what_its_example_shows(

@@ -7,15 +7,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cache.common.cli import Options, Parser, count, exit_code, folder, say
-from cache.common.errors import ConfigError
-from cache.common.settings import add_settings, chosen_settings
+from cache.common.cli import Parser, count, exit_code, folder, say
+from cache.common.settings import add_settings
+from train.commands import fit_options
 from train.config import PRESETS, TrainConfig
 
 USAGE = """\
 Train from a feature cache, and look at what was learned. No media are needed.
 
-  python -m train fit      --cache DIR [--run DIR] [--seeds 5] [--ablations] [--resume] [settings]
+  python -m train fit      --cache DIR [--run DIR] [--seeds 5] [--ablations] [--folds 5]
+                           [--init RUN] [--resume] [settings]
   python -m train evaluate --cache DIR [--run DIR] [--split val|test]
   python -m train predict  --cache DIR [--run DIR]
   python -m train features [--run DIR] --out FILE
@@ -26,6 +27,8 @@ Examples:
   python -m train fit --cache cache-ave --seeds 5              (mean ± sd, and the ensemble)
   python -m train fit --cache cache-ave --ablations            (both, audio alone, video alone)
   python -m train fit --cache cache-ave --preset classic
+  python -m train fit --cache cache-own --folds 5              (a small set: every clip is scored)
+  python -m train fit --cache cache-own --init runs/ave        (begin from another run's weights)
   python -m train evaluate --cache cache-ave --split test        (the newest run)
   python -m train report runs/audio runs/video runs/both
   torchrun --nproc_per_node 4 -m train -- fit --cache cache-ave  (four processes, a GPU each)
@@ -34,9 +37,8 @@ Examples:
 explained in a line, 130 stopped with Ctrl-C (what is finished is kept).
 """
 
-_MAY_CHANGE = ("epochs", "patience", "device", "memory_gb")
 _DEVICES = ("auto", "cpu", "cuda", "mps")
-_RUN = "run, or folder of seeds (default: the newest)"
+_RUN = "run, or folder of seeds or folds (default: the newest)"
 
 
 def _fit(argv: Sequence[str]) -> None:
@@ -46,11 +48,11 @@ def _fit(argv: Sequence[str]) -> None:
         "Train, score on the validation split, draw.",
         usage="%(prog)s [-h] --cache CACHE [--OPTION ...] [--SETTING VALUE ...]",
     )
-    _fit_options(parser)
+    fit_options.add(parser)
     add_settings(parser, TrainConfig, PRESETS)
     options = parser.parse_args(argv)
-    seeds = _seeds([seed for numbers in options.seeds for seed in numbers])
-    config = _fit_config(parser, options, seeds)
+    seeds = fit_options.seeds(options)
+    config = fit_options.config(parser, options, seeds)
     if options.cache is None:
         parser.error("the following arguments are required: --cache")
     from train.commands.fit import fit
@@ -62,74 +64,11 @@ def _fit(argv: Sequence[str]) -> None:
         resume=options.resume,
         seeds=seeds,
         ablations=options.ablations,
+        folds=options.folds,
+        folds_of=options.folds_of,
+        init=options.init,
         pictures=options.pictures,
     )
-
-
-def _fit_options(parser: Parser) -> None:
-    """What `fit` takes beside the settings; --print-config needs none of it, not even --cache."""
-    parser.add_argument("--cache", type=Path, help="feature cache to train from (required)")
-    parser.add_argument("--run", type=folder, help="folder to make (default: runs/<date>-<time>)")
-    parser.add_argument(
-        "--seeds",
-        type=_numbers,
-        nargs="+",
-        default=[],
-        help="train once per seed, into RUN/seed-N: one number says how many (5 is 0 1 2 3 4), "
-        "several say which",
-    )
-    parser.add_argument(
-        "--ablations",
-        action="store_true",
-        help="train audio alone and video alone as well, the same way: RUN/both, audio, video",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with RUN after its last epoch")
-    _pictures(parser)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split()]
-
-
-def _seeds(named: list[int]) -> list[int]:
-    """Which seeds are meant: one number says how many."""
-    seeds = (list(range(named[0])) or named) if len(named) == 1 else named
-    if len(set(seeds)) < len(seeds):
-        raise ConfigError(
-            f"--seeds {' '.join(map(str, seeds))}: a seed is named twice, which would "
-            "count one model as two; name each once"
-        )
-    return seeds
-
-
-def _fit_config(parser: Parser, options: Options, seeds: Sequence[int]) -> TrainConfig:
-    """Settings of a new run, or of the run that is resumed: those may only be prolonged."""
-    if not options.resume:
-        return chosen_settings(parser, TrainConfig, options, PRESETS)
-    if options.run is None:
-        raise ConfigError("--resume needs --run: which run should go on?")
-    if options.preset:
-        raise ConfigError(f"--preset {options.preset}: a resumed run keeps its settings; drop it")
-    top = options.run / "both" if options.ablations else options.run
-    places = [top / f"seed-{seed}" for seed in seeds] or [top]
-    stored = next((p for place in places if (p := place / "config.json").exists()), None)
-    if stored is None and options.run.is_dir():  # stopped before training began
-        say(f"note      {options.run}: stopped before its settings were stored; these count now")
-        return chosen_settings(parser, TrainConfig, options, PRESETS)
-    stored = stored or places[0] / "config.json"
-    before = TrainConfig.from_json(stored)
-    config = chosen_settings(parser, TrainConfig, options, config=options.config or stored)
-    changed = [
-        name
-        for name, value in config.model_dump().items()
-        if value != getattr(before, name) and name not in _MAY_CHANGE
-    ]
-    if changed:
-        raise ConfigError(
-            f"{', '.join(changed)}: a resumed run keeps its settings ({stored}); only "
-            f"{', '.join(_MAY_CHANGE)} may change. Train anew without --resume for other settings"
-        )
-    return config
 
 
 def _evaluate(argv: Sequence[str]) -> None:
@@ -141,7 +80,7 @@ def _evaluate(argv: Sequence[str]) -> None:
     parser.add_argument("--cache", type=Path, required=True, help="cache with labels")
     _split(parser)
     parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
-    _pictures(parser)
+    fit_options.pictures(parser)
     options = parser.parse_args(argv)
     from train.commands.evaluate import evaluate_run
 
@@ -202,7 +141,7 @@ def _report(argv: Sequence[str]) -> None:
     parser = Parser(
         "python -m train report", "Scores of several runs side by side (mean ± sd over seeds)."
     )
-    parser.add_argument("runs", type=Path, nargs="+", help="runs, or folders of seeds")
+    parser.add_argument("runs", type=Path, nargs="+", help="runs, or folders of seeds or of folds")
     _split(parser)
     options = parser.parse_args(argv)
     from train.commands.report import report
@@ -213,15 +152,6 @@ def _report(argv: Sequence[str]) -> None:
 def _split(parser: Parser) -> None:
     parser.add_argument(
         "--split", choices=["val", "test"], default="val", help="rows to look at (default: val)"
-    )
-
-
-def _pictures(parser: Parser) -> None:
-    parser.add_argument(
-        "--pictures",
-        type=count,
-        default=4,
-        help="clips to draw beside the page (default: 4); 0: nothing is drawn",
     )
 
 

@@ -19,6 +19,7 @@ from cache.common.errors import ConfigError
 from cache.common.strict_json import read_json
 
 S = TypeVar("S", bound="Settings")
+NO_PRESET = ""
 
 
 class Settings(BaseModel):
@@ -124,13 +125,14 @@ def chosen_settings(
 ) -> S:
     """Settings from what `parser` read, on top of a JSON file (`config`, else that of --config).
 
-    Precedence: flags over the JSON file over the preset over the defaults. `--print-config`
+    Precedence: flags over the JSON file over the preset (that of NO_PRESET where none is named)
+    over the defaults. `--print-config`
     prints the result as JSON and ends. Flags that are missing, or don't go together, end the
     program with exit code 2; a bad file raises ConfigError.
     """
     below: dict[str, Any] = {}
-    if presets and options.preset:
-        below = presets[options.preset].model_dump()
+    if presets and (named := options.preset or NO_PRESET) in presets:
+        below = presets[named].model_dump()
     if path := config or options.config:
         # A link that somebody names on purpose is followed.
         below |= _json_object(Path(os.path.realpath(path)))

@@ -50,7 +50,7 @@ def evaluate_run(
     device: str | None = None,
     pictures: int = 4,
 ) -> list[Result]:
-    """Score a run (or each seed of it, and their ensemble) on a split; writes what it finds.
+    """Score a run (or each seed or fold, and their ensemble) on a split; writes what it finds.
 
     run: None takes the newest. pictures: how many clips are drawn one by one; with 0 nothing is
     drawn.
@@ -68,8 +68,10 @@ def evaluate_run(
         _print(scored[-1], pictures)
     if len(scored) > 1:
         together, written = score_ensemble(trained.folder, scored, dataset, split)
-        say(f"\n{seeds_table([one.result for one in scored], together)}")
-        say(f"runs: {trained.folder}/seed-*; the ensemble's scores: {written}")
+        kind = trained.models[0].folder.relative_to(trained.folder).parts[0].split("-")[0]
+        of = "seeds" if kind == "seed" else "models of folds"
+        say(f"\n{seeds_table([one.result for one in scored], together, of)}")
+        say(f"runs: {trained.folder}/{kind}-*; the ensemble's scores: {written}")
     return [one.result for one in scored]
 
 

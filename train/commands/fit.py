@@ -11,13 +11,17 @@ import torch
 
 from cache import Cache, open_cache
 from cache.common.atomic import replace_file
-from cache.common.cli import printable, say
-from cache.common.errors import ConfigError
+from cache.common.cli import say
+from train.commands import plan
 from train.commands.evaluate import Scored, score_ensemble, score_model
+from train.commands.folds import score_folds
+from train.commands.plan import Job, Plan
 from train.config import TrainConfig
-from train.data.dataset import Dataset, Rows, choose_rows, load_dataset, resolve
+from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.features import torch_device
+from train.data.folds import load_folds
 from train.distributed import ProcessGroup, process_group
+from train.fit.begin import described, starts
 from train.fit.loop import train_model
 from train.fit.normalize import normalize
 from train.fit.state import History
@@ -28,11 +32,8 @@ from train.report.page import FILE
 from train.report.tables import HEADLINE, Runs, comparison
 from train.runs import checkpoint, code, folders, record
 from train.runs.checkpoint import About
-from train.runs.clip_features import check_same_features
 from train.runs.evaluate import MODEL, Result
 from train.runs.trained import TrainedModel
-
-ABLATIONS = ("both", "audio", "video")
 
 
 def fit(
@@ -43,6 +44,9 @@ def fit(
     resume: bool = False,
     seeds: Sequence[int] = (),
     ablations: bool = False,
+    folds: int | None = None,
+    folds_of: str = "train+val",
+    init: Path | None = None,
     pictures: int = 4,
 ) -> list[Result]:
     """Train, evaluate on val, draw; one result (see `evaluate`) per model.
@@ -51,6 +55,10 @@ def fit(
     seeds and, with `ablations`, for the three models of both streams, of audio alone and of video
     alone, which are trained the same way. Of the processes that `torchrun` started all train
     together, and the first does the rest.
+
+    folds: into how many parts to divide the clips for cross-validation (see `Division`): a model
+    for each, or one for each seed; the results are those of `score_folds`. init: a run whose
+    weights to begin with (see `train.fit.begin`).
     """
     with ExitStack() as held:
         group = held.enter_context(process_group(torch_device(config.device)))
@@ -58,68 +66,40 @@ def fit(
         # When resumed, other classes are told by what they are, not by their number.
         config = config.revised(num_classes=None) if resume else config
         config = resolve(config, cache, cache.labels.classes)
-        models, rows = _models(config, seeds, ablations), choose_rows(cache, config)
-        _check_plan(cache, rows, config, group)
+        divided = plan.division(run, folds, folds_of, (*seeds, config.seed)[0], resume)
+        begin = [] if init is None else starts(init, cache, config)
+        todo = Plan.of(cache, config, seeds, ablations, divided, begin)
+        todo.check(group)
         if group.is_main_process:
-            run = held.enter_context(folders.claimed_run(run, list(models), resume))
-            for place in (run / name for name in models if resume):
-                _check_resumed(cache, place, rows)
-        top = run or folders.new_run()
-        dataset = load_dataset(cache, config, ("train", "val"), rows)
+            names = [job.name for job in todo.jobs]
+            run = held.enter_context(folders.claimed_run(run, names, resume))
+            if resume:
+                todo.check_resumed(run)
+        return _train_all(todo, run or folders.new_run(), resume, pictures, group)
+
+
+def _train_all(
+    todo: Plan, top: Path, resume: bool, pictures: int, group: ProcessGroup
+) -> list[Result]:
+    cache, config, divided = todo.cache, todo.config, todo.division
+    if divided is None:
+        whole = load_dataset(cache, config, ("train", "val"), todo.parts[plan.WHOLE])
+        datasets = {plan.WHOLE: whole}
+    else:
+        datasets = load_folds(cache, config, todo.parts)
+    if group.is_main_process:
+        say(f"{todo.described(next(iter(datasets.values())))}\n{_code()}")
+        if divided is not None:
+            replace_file(top / folders.FOLDS_FILE, divided.to_json().encode())
+    done = []
+    for job in todo.jobs:
+        narrowed = only(datasets[job.part], job.config.modality)
+        history = _train(cache, narrowed, top, job, resume, group)
         if group.is_main_process:
-            say(f"{_describe(cache, dataset)}\n{_code()}")
-        done = []
-        for name, settings in models.items():
-            narrowed, place = only(dataset, settings.modality), top / name
-            history = _train(cache, narrowed, place, settings, resume, group)
-            if group.is_main_process:
-                done.append(_score(cache, narrowed, place, history, pictures))
-        return _print_end(done, dataset, pictures) if done else []
-
-
-def _models(config: TrainConfig, seeds: Sequence[int], ablations: bool) -> dict[str, TrainConfig]:
-    """The settings of each model to train, by its folder in the run; "." is the run's own."""
-    if ablations and config.modality != "both":
-        raise ConfigError(
-            f"modality: --ablations trains all three; drop --modality {config.modality}"
-        )
-    parts = {name: config.revised(modality=name) for name in ABLATIONS if ablations}
-    return {
-        str(Path(part, name)): settings.revised(seed=seed)
-        for part, settings in (parts or {".": config}).items()
-        for name, seed in ({f"seed-{seed}": seed for seed in seeds} or {".": config.seed}).items()
-    }
-
-
-def _check_plan(cache: Cache, rows: Rows, config: TrainConfig, group: ProcessGroup) -> None:
-    """Refuse what can't be trained before anything is made or read."""
-    for name in ("train", "val"):
-        if not len(rows.kept[name]):
-            raise ConfigError(
-                f"{cache.path}: the split {name!r} has no rows with features; can't train. See "
-                "`python -m cache info`; `python -m cache relabel` gives the cache other labels"
-            )
-        if rows.labels.background[rows.kept[name]].all():
-            raise ConfigError(
-                f"{cache.path}: the split {name!r} has no event, only clips without one; can't "
-                "train. Give it some with `python -m cache relabel`"
-            )
-    if config.batch_size < group.size:
-        raise ConfigError(f"batch_size: {config.batch_size}, for {group.size} processes")
-
-
-def _check_resumed(cache: Cache, run: Path, rows: Rows) -> None:
-    """Refuse to go on with a run on other features, classes or label rows than it began with."""
-    path = run / checkpoint.LAST
-    if not path.exists():
-        say(f"{run}: no epoch was finished here; training begins anew", error=True)
-        return
-    _, about, _ = checkpoint.load(path)
-    check_same_features(cache, about, run)
-    found = record.read(run, about)
-    for text in record.cautions(run, found):
-        say(f"warning: {text}", error=True)
-    record.check_same_rows(run, about.classes, None if found is None else found.rows, rows.used())
+            done.append(_score(cache, narrowed, top / job.name, history, pictures))
+    if done and divided is not None:
+        return score_folds(top, cache, datasets, done)
+    return _print_end(done, datasets[plan.WHOLE], pictures) if done else []
 
 
 def _code() -> str:
@@ -140,27 +120,27 @@ def only(dataset: Dataset, modality: str) -> Dataset:
 
 
 def _train(
-    cache: Cache,
-    dataset: Dataset,
-    run: Path,
-    config: TrainConfig,
-    resume: bool,
-    group: ProcessGroup,
+    cache: Cache, dataset: Dataset, top: Path, job: Job, resume: bool, group: ProcessGroup
 ) -> History:
+    run, config, init = top / job.name, job.config, None
     about = About.of(config, dataset, cache)
     device = dataset.clips.device
     torch.manual_seed(config.seed)
     model = FusionModel(dataset.clips.shapes, config).to(device)
     normalize(model, dataset.clips, dataset.splits["train"], group)
     again = resume and (run / checkpoint.LAST).exists()
+    if job.start is not None and not again:
+        init = job.start.init(job.start.take_over(model, dataset.classes))
     if group.is_main_process:
         count = sum(parameter.numel() for parameter in model.parameters())
         where = device.type if group.size == 1 else f"{group.size} processes, {device.type}"
         say(f"run {run}: {count:,} parameters on {where}, seed {config.seed}")
+        if init is not None:
+            say(f"init: {described(*init, dataset)}")
         before = record.read(run, about) if again else None
         if before is not None or not again:  # a run of an older version stays without
             making = None if before is None else before.making
-            record.start(run, dataset.rows.used(), device, group.size, making)
+            record.start(run, dataset.rows.used(), device, group.size, making, init)
         replace_file(run / folders.CONFIG_FILE, config.to_json().encode())
         folders.write_json(run / folders.FEATURES_FILE, cache.identity.record())
     history = train_model(model, dataset, about, run, again, group)
@@ -200,28 +180,3 @@ def _print_end(done: Sequence[Scored], dataset: Dataset, pictures: int) -> list[
         pages = ", ".join(str(one.place / FILE) for one in done)
         say(f"pictures: {pages}; more in {FOLDER}/ beside {'it' if len(done) == 1 else 'them'}")
     return [one.result for one in done]
-
-
-def _describe(cache: Cache, dataset: Dataset) -> str:
-    """Which data a run sees, and what was left out, for people."""
-    sizes = ", ".join(
-        f"{name} {len(some)}"
-        + (f" ({empty} without an event)" if (empty := some.background_count()) else "")
-        for name, some in dataset.splits.items()
-    )
-    lines = [f"cache {cache.path}: {len(cache)} clips; rows: {sizes}", dataset.clips.mode]
-    rows = dataset.rows
-    lines += printable(rows.notes)
-    if rows.without_features:
-        named = ", ".join(rows.without_features[:10])
-        more = len(rows.without_features) - 10
-        lines.append(
-            f"{len(rows.without_features)} labelled clip(s) without features left out: {named}"
-            + (f" and {more} more" if more > 0 else "")
-        )
-    for (early, late), ids in rows.leaks.items():
-        lines.append(
-            f"{len(ids)} id(s) stand in both {early} and {late} "
-            "(--drop-leaks keeps them in the later split only)"
-        )
-    return "\n".join(lines)

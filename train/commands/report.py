@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cache.common.cli import say
 from cache.common.errors import AvelError, ConfigError
+from train.commands.folds import report_folds
 from train.report.tables import Runs, comparison, differences, of_ensemble, of_seeds
 from train.runs import folders
 from train.runs.paired import paired_scores
@@ -16,7 +17,10 @@ def report(paths: Sequence[Path], split: str) -> str:
     """The scores of runs, and of their seeds' ensembles; ConfigError where their data differ.
 
     Of several runs also each one minus the first, paired by clip, where their answers are stored.
+    Of runs that were divided into folds the scores over those, whatever the split.
     """
+    if (over_folds := report_folds(paths)) is not None:
+        return over_folds
     short = len({path.name for path in paths}) == len(paths)
     places = {path.name if short else str(path): path for path in paths}
     stored: Runs = {

@@ -69,7 +69,7 @@ Runs = dict[str, tuple[list[Result], Result | None]]
 def table(result: Result) -> str:
     """The scores of one evaluation, baselines beside each."""
     columns = {name: with_intervals(result, name) for name in result["scores"]}
-    return "\n".join([render(title(result), columns), *_how_sure(result)])
+    return "\n".join([render(title(result), columns), *how_sure(result)])
 
 
 def with_intervals(result: Result, predictor: str) -> dict[str, str]:
@@ -78,12 +78,12 @@ def with_intervals(result: Result, predictor: str) -> dict[str, str]:
     return beside(plain(result["scores"][predictor]), estimates)
 
 
-def seeds_table(results: list[Result], together: Result | None) -> str:
+def seeds_table(results: list[Result], together: Result | None, of: str = "seeds") -> str:
     """Mean ± sample standard deviation over seeds, their ensemble, and the baselines."""
-    return comparison({MODEL: (results, together)})
+    return comparison({MODEL: (results, together)}, of=of)
 
 
-def comparison(runs: Runs, groups: Groups = GROUPS) -> str:
+def comparison(runs: Runs, groups: Groups = GROUPS, of: str = "seeds") -> str:
     """Runs side by side: each one's seeds and their ensemble, if any; the baselines once.
 
     Of one run also by how much it beats the baselines.
@@ -94,7 +94,7 @@ def comparison(runs: Runs, groups: Groups = GROUPS) -> str:
         for predictor in [key for key in seeds[0]["scores"] if key.startswith(MODEL)]:
             if predictor.endswith("decoding") and brief:
                 continue
-            heading = of_seeds(predictor.replace(MODEL, name, 1), len(seeds))
+            heading = of_seeds(predictor.replace(MODEL, name, 1), len(seeds), of)
             scores = spread([result["scores"].get(predictor, {}) for result in seeds])
             estimates = _sure(seeds, together).get("intervals", {}).get(predictor, {})
             columns[heading] = beside(scores, estimates)
@@ -106,7 +106,7 @@ def comparison(runs: Runs, groups: Groups = GROUPS) -> str:
         if not name.startswith(MODEL):
             columns[name] = with_intervals(first, name)
     if len(runs) == 1:
-        sure = _how_sure(_sure(seeds, together))
+        sure = how_sure(_sure(seeds, together))
         return "\n".join([render(title(first), columns, groups), *sure])
     told = [f"{name}: {text}" for name, (seeds, _) in runs.items() for text in caveats(seeds[0])]
     brackets = legend(first.get("intervals", {}).get(MODEL, {}))
@@ -115,9 +115,9 @@ def comparison(runs: Runs, groups: Groups = GROUPS) -> str:
     )
 
 
-def of_seeds(name: str, seeds: int) -> str:
+def of_seeds(name: str, seeds: int, of: str = "seeds") -> str:
     """The heading of a run's models."""
-    return f"{name} ({seeds} seeds)" if seeds > 1 else name
+    return f"{name} ({seeds} {of})" if seeds > 1 else name
 
 
 def of_ensemble(name: str, seeds: int) -> str:
@@ -131,7 +131,7 @@ def _sure(seeds: Sequence[Result], together: Result | None) -> Mapping[str, Any]
     return found
 
 
-def _how_sure(found: Mapping[str, Any]) -> list[str]:
+def how_sure(found: Mapping[str, Any]) -> list[str]:
     """What the brackets mean, and by how much the model beats each baseline, where it is known."""
     brackets = legend(found.get("intervals", {}).get(MODEL, {}))
     ahead = {f"{MODEL} minus {name}": one for name, one in found.get("differences", {}).items()}
@@ -208,7 +208,7 @@ def caveats(result: Mapping[str, Any]) -> list[str]:
     """What makes scores other than they seem: seen clips, other code, another cache, many looks."""
     found = []
     if result.get("other_cache") is not None:
-        found.append(f"of another cache than the run's: {result['other_cache']}")
+        found.append(f"of other labels than the run's own, those of {result['other_cache']}")
     for split, what in (("train", "trained"), ("val", "selected")):
         ids = result.get("seen", {}).get(split, [])
         if ids:

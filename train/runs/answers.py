@@ -49,11 +49,12 @@ def clip_answers(run: TrainedRun, cache: Cache, answer: Answer) -> list[ClipAnsw
 
     `event` says whether there is one, None where the run doesn't decide that; the class, start and
     end are those that it would have. `not_looked_at_s` is what of the media lies beyond the clip,
-    None where that isn't known; `seen` is "train" where a model was trained on the clip, "val"
-    where one was selected on it, "no", or "unknown" where a model has no record.
+    None where that isn't known; `seen` is "train" where a model was trained on the clip, "val" where
+    one was selected on it, "no", or "unknown" where a model has no record, or begins from weights of one that has none.
     """
     records = [one.record for one in run.models if one.record is not None]
-    before = dict.fromkeys(cache.ids, "no" if len(records) == len(run.models) else "unknown")
+    known = len(records) == len(run.models) and all(record.knows_seen for record in records)
+    before = dict.fromkeys(cache.ids, "no" if known else "unknown")
     for split, ids in seen(records, cache.ids).items():
         before.update(dict.fromkeys(ids, split))
     unseen = unseen_s(cache)

@@ -59,9 +59,9 @@ def evaluate(
     }
     return {
         **_what_is_scored(dataset, split, truth),
-        **_presence(rows, answer),
+        **presence_of(rows, answer.event_threshold),
         "seen": before,
-        "seen_known": all(record.making is not None for record in records),
+        "seen_known": all(record.knows_seen for record in records),
         "code": one_digest(digests()),
         "code_differs": sorted({name for record in records for name in record.other_code()}),
         "fingerprint": about.fingerprint,
@@ -70,7 +70,7 @@ def evaluate(
         "epoch": about.epoch,
         "decoding": answer.decoding,
         "config": about.config.model_dump(mode="json"),
-        "scores": _scores(said, clip_seconds, answer.event_threshold),
+        "scores": scores_of(said, clip_seconds, answer.event_threshold),
         **how_sure(said, clip_seconds),
         "per_class": per_class(truth, guess, dataset.classes, clip_seconds),
         "confusion": confusion(truth, guess).tolist(),
@@ -104,11 +104,11 @@ def _what_is_scored(dataset: Dataset, split: str, truth: Events) -> Result:
     }
 
 
-def _presence(rows: Events, answer: Answer) -> Result:
-    """How many clips have an event or none, where there are such, and the answer's threshold."""
+def presence_of(rows: Events, threshold: float | None) -> Result:
+    """How many clips have an event or none, where there are such, and the answers' threshold."""
     if rows.real.all():
         return {}
-    return {**clip_counts(rows), "event_threshold": answer.event_threshold}
+    return {**clip_counts(rows), "event_threshold": threshold}
 
 
 def seen_before(records: Sequence[Record], ids: Iterable[str], split: str) -> dict[str, list[str]]:
@@ -152,7 +152,7 @@ def of_baselines(truth: Events, trained: Events, classes: int, clip_seconds: flo
     return {name: (truth, guess) for name, guess in found.items()}
 
 
-def _scores(said: Said, clip_seconds: float, threshold: float | None) -> dict[str, Scores]:
+def scores_of(said: Said, clip_seconds: float, threshold: float | None) -> dict[str, Scores]:
     """Every score of each predictor; a trivial one always says that there is an event."""
     return {
         name: score_all(*pair, clip_seconds, threshold if name.startswith(MODEL) else None)

@@ -2,7 +2,8 @@
 
 config.json                     resolved settings (portable)
 features.json                   the cache's fingerprint, extraction settings and provenance
-record.json, trained_on.h5      by which code and when it was trained, on which label rows
+record.json, trained_on.h5      by which code and when it was trained, on which label rows;
+                                seen_before.h5: with --init, the clips that those weights have seen
 history.json                    one record per epoch
 best_model_with_attention.pth   the selected weights; last.pth: to go on from
 metrics_val.json, metrics_test.json, predictions_val.json, test_evaluations.jsonl
@@ -10,7 +11,10 @@ report.html                     scores and clips, to look at
 attention_visualization/        pictures
 seed-0/ seed-1/ …               with --seeds: one such folder each, and the ensemble's scores
 both/ audio/ video/             with --ablations: one such run each
-on-1a2b3c4d/                    scores and pictures of the labels of another cache
+fold-1/ fold-2/ …               with --folds: one such run each, which may be a folder of seeds;
+                                folds.json (how the clips are divided), and metrics_folds.json,
+                                predictions_folds.json: each clip by the fold that hasn't seen it
+on-1a2b3c4d/                    scores and pictures of other labels than the run's own
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ from train.runs.checkpoint import BEST, LAST
 from train.runs.stored import read_scores
 
 ROOT = Path("runs")
+_KINDS: tuple[tuple[str, ...], ...] = ((), ("seed",), ("fold",), ("fold", "seed"))
+"""How models may stand in a run's folder."""
 _SAME = {
     "fingerprint": "the features (fingerprints)",
     "split": "the splits",
@@ -42,6 +48,7 @@ _SAME = {
     "training_rows": "the labels of the training rows (their digests)",
 }
 CONFIG_FILE, FEATURES_FILE, HISTORY_FILE = "config.json", "features.json", "history.json"
+FOLDS_FILE = "folds.json"
 RECORD_FILE, _RECORD_BYTES = "record.json", 1 << 20
 
 
@@ -53,10 +60,10 @@ def new_run() -> Path:
 def newest_run() -> Path:
     """The run under `runs/` that was trained last: the one rule of every command and of make.
 
-    Of ablations it is the model of both streams, of seeds their folder. What has no model yet
-    doesn't count.
+    Of ablations it is the model of both streams, of seeds and of folds their folder. What has no
+    model yet doesn't count.
     """
-    places = ("*", "*/seed-*", "*/both", "*/both/seed-*")
+    places = ("*", "*/seed-*", "*/both", "*/both/seed-*", "*/fold-*", "*/fold-*/seed-*")
     found = [path for place in places for path in ROOT.glob(f"{place}/{BEST}")]
     if not found:
         raise ConfigError(
@@ -64,7 +71,9 @@ def newest_run() -> Path:
             "one with --run"
         )
     newest = max(found, key=trained_at).parent
-    return newest.parent if newest.name.startswith("seed-") else newest
+    for kind in ("seed", "fold"):
+        newest = newest.parent if newest.name.startswith(f"{kind}-") else newest
+    return newest
 
 
 def trained_at(model: Path) -> float:
@@ -81,24 +90,40 @@ def trained_at(model: Path) -> float:
 
 
 def members(run: Path) -> list[Path]:
-    """The run itself, or its seeds where it is a folder of seeds."""
+    """The run itself, or the models in it where it is a folder of seeds or of folds."""
     if (run / BEST).exists():
         return [run]
-    seeds = sorted(
-        (path.parent for path in run.glob(f"seed-*/{BEST}")),
-        key=lambda path: (len(path.name), path.name),
-    )
-    if not seeds:
+    found = next((some for kind in _KINDS[1:] if (some := _of_kind(run, kind))), [])
+    if not found:
         inside = {*run.glob(f"*/{BEST}"), *run.glob(f"*/seed-*/{BEST}")}
+        inside |= {*run.glob(f"*/fold-*/{BEST}"), *run.glob(f"*/fold-*/seed-*/{BEST}")}
         names = sorted({str(run / path.relative_to(run).parts[0]) for path in inside})
         hint = f"; there are runs in it, name one: {', '.join(names)}" if names else ""
         raise ConfigError(
-            f"{run}: no trained run here; expected {BEST} in it or in its seed-* folders{hint}"
+            f"{run}: no trained run here; expected {BEST} in it or in its seed-* or fold-* "
+            f"folders{hint}"
         )
-    for seed in seeds:
-        if seed.is_symlink():
-            raise ConfigError(f"{seed}: a link, expected a folder; refused: it may lead anywhere")
-    return seeds
+    for model in found:
+        for place in (model, *model.parents):
+            if place != run and place.is_relative_to(run) and place.is_symlink():
+                raise ConfigError(
+                    f"{place}: a link, expected a folder; refused: it may lead anywhere"
+                )
+    return found
+
+
+def _of_kind(run: Path, kind: tuple[str, ...]) -> list[Path]:
+    """The models in a run's folder whose places are of a kind, in the order of their numbers."""
+    found = run.glob("/".join([*(f"{word}-*" for word in kind), BEST]))
+    return sorted(
+        (path.parent for path in found),
+        key=lambda path: [(len(part), part) for part in path.relative_to(run).parts],
+    )
+
+
+def kind_of(place: Path) -> tuple[str, ...]:
+    """The words of a model's place in its run: of `fold-1/seed-0` "fold" and "seed"."""
+    return tuple(part.split("-")[0] for part in place.parts)
 
 
 @contextlib.contextmanager
@@ -155,16 +180,20 @@ def _check_free(run: Path, places: Sequence[Path], resume: bool) -> None:
             raise ConfigError(
                 f"{place}: holds a run already; pass --resume to go on, or another --run"
             )
-    alone = run in places
-    inside = run.glob(f"seed-*/{BEST}") if alone else [run / BEST]
-    for path in inside:
-        if path.exists():
-            if resume and alone:
-                raise ConfigError(f"{run}: a folder of seeds; resume it with the --seeds it has")
-            raise ConfigError(
-                f"{path.parent}: holds a run already, which would stand "
-                f"{'inside' if alone else 'beside'} the new one; pass another --run"
-            )
+    kinds = {kind_of(place.relative_to(run)) for place in places}
+    if (run / FOLDS_FILE).exists() and not any("fold" in kind for kind in kinds):
+        raise ConfigError(
+            f"{run}: a folder of folds; "
+            + ("resume it with the --folds it has" if resume else "pass another --run")
+        )
+    others = [path for kind in _KINDS if kind not in kinds for path in _of_kind(run, kind)]
+    for path in others:
+        if resume and () in kinds:
+            raise ConfigError(f"{run}: a folder of seeds; resume it with the --seeds it has")
+        raise ConfigError(
+            f"{path}: holds a run already, which would stand "
+            f"{'inside' if () in kinds else 'beside'} the new one; pass another --run"
+        )
 
 
 def write_json(path: Path, value: object) -> None:

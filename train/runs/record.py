@@ -3,6 +3,8 @@
 record.json      for each time it was started: code, libraries, device, command, when
 trained_on.h5    the label rows that it was trained (train) and selected (val) on, stored like the
                  labels of a cache
+seen_before.h5   where it began from another run's weights: the clips that those have seen, stored
+                 likewise; their ids alone count
 
 Runs of older versions have neither: what they have seen, and by which code, can't be known.
 """
@@ -17,14 +19,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cache import Labels
 from cache.common.atomic import replace_file
 from cache.common.errors import CacheError, ConfigError
 from cache.common.plain import open_hdf5
-from cache.common.settings import Settings
-from cache.common.strict_json import read_json
 from cache.format.names import one_form
 from cache.format.schema import BACKGROUND
 from cache.format.sealed import check_seal, sealed_image
@@ -33,57 +34,41 @@ from train.runs import code
 from train.runs import folders as runs
 from train.runs.checkpoint import About
 from train.runs.folders import RECORD_FILE
+from train.runs.making import Init, Making, Session
 
-ROWS_FILE = "trained_on.h5"
-_AGAIN = "copy the run's folder again"
+ROWS_FILE, EARLIER_FILE = "trained_on.h5", "seen_before.h5"
 _LabelRow = tuple[str, str, float, float]
-
-
-class Session(Settings):
-    """One start of a training run: the first, or one that resumed it."""
-
-    started: str
-    """When, ISO 8601 in UTC."""
-    ended: str | None = None
-    """When it ended well; None while it runs, and where it was stopped."""
-    command: list[str]
-    """The command line."""
-    device: str
-    """What it ran on."""
-    processes: int
-    """How many processes trained together."""
-    version: str
-    """Version of this package."""
-    commit: str | None
-    """The git commit of its checkout; None where it is none."""
-    dirty: bool | None
-    """Whether tracked files of the checkout were changed."""
-    code: dict[str, str]
-    """A digest of each module that decides the numbers; see `train.runs.code`."""
-    libraries: dict[str, str]
-    """Versions of what it depends on."""
-
-
-class Making(Settings):
-    """How a run was made."""
-
-    sessions: list[Session]
-    """Each start, the first one first."""
 
 
 @dataclass(frozen=True)
 class Record:
     """What a run was trained on and how; `making` is None where that can't be known.
 
-    Then `rows` are those that a run on the cache at hand would be trained on.
+    Then `rows` are those that a run on the cache at hand would be trained on. earlier: ids (NFC) of
+    the clips that the weights it began from were trained or selected on.
     """
 
     rows: Labels
     making: Making | None
+    earlier: frozenset[str] = frozenset()
+
+    @property
+    def knows_seen(self) -> bool:
+        """Whether it is known which clips the run has seen."""
+        making = self.making
+        return making is not None and (making.init is None or making.init.seen_known)
 
     def ids(self, split: str) -> set[str]:
         """Ids (NFC) of the clips that the run was trained ("train") or selected ("val") on."""
         return {one_form(self.rows.ids[row]) for row in self.rows.rows(split)}
+
+    def seen(self, split: str) -> set[str]:
+        """The same; whatever the weights it began from have seen counts as trained on."""
+        return self.ids(split) | (self.earlier if split == "train" else frozenset())
+
+    def all_seen(self) -> frozenset[str]:
+        """Ids (NFC) of all clips that its weights depend on."""
+        return frozenset(self.seen("train") | self.seen("val"))
 
     def other_code(self) -> list[str]:
         """The modules that differ from those that the run was trained with."""
@@ -92,11 +77,21 @@ class Record:
 
 
 def start(
-    run: Path, rows: Labels, device: torch.device, processes: int, before: Making | None = None
+    run: Path,
+    rows: Labels,
+    device: torch.device,
+    processes: int,
+    before: Making | None = None,
+    init: tuple[Init, frozenset[str]] | None = None,
 ) -> None:
-    """Write the record of a run that begins, or add to that (`before`) of one that is resumed."""
+    """Write the record of a run that begins, or add to that (`before`) of one that is resumed.
+
+    init: whose weights it begins with, and the ids that those have seen.
+    """
     if before is None:
-        replace_file(run / ROWS_FILE, sealed_image(lambda file: fill_labels(file, rows, [])))
+        _write_rows(run / ROWS_FILE, rows)
+        if init is not None:
+            _write_rows(run / EARLIER_FILE, _as_rows(init[1], init[0].run))
     commit, dirty = code.commit()
     session = Session(
         started=_now(),
@@ -109,18 +104,21 @@ def start(
         code=code.digests(),
         libraries=code.libraries(),
     )
-    making = Making(sessions=[*(before.sessions if before else []), session])
+    making = Making(
+        sessions=[*(before.sessions if before else []), session],
+        init=before.init if before else init and init[0],
+    )
     runs.write_json(run / RECORD_FILE, making.model_dump(mode="json"))
 
 
 def end(run: Path) -> None:
     """Note that the run's last session ended well."""
-    path = run / RECORD_FILE
-    if not path.exists():
+    making = Making.of(run)
+    if making is None:
         return  # the run of an older version, resumed
-    *others, last = Making.parse(read_json(path, _AGAIN), str(path)).sessions
-    making = Making(sessions=[*others, last.revised(ended=_now())])
-    runs.write_json(path, making.model_dump(mode="json"))
+    *others, last = making.sessions
+    making = Making(sessions=[*others, last.revised(ended=_now())], init=making.init)
+    runs.write_json(run / RECORD_FILE, making.model_dump(mode="json"))
 
 
 def read(run: Path, about: About) -> Record | None:
@@ -134,22 +132,48 @@ def read(run: Path, about: About) -> Record | None:
             f"{rows_path if there[0] else path}: missing, though its other half is there; copy the "
             "run's folder again, or delete both to use it as a run whose making is not known"
         )
-    making = Making.parse(read_json(path, _AGAIN), str(path))
-    try:
-        check_seal(rows_path)
-        with open_hdf5(rows_path) as file:
-            rows = labels_of(file)
-    except (CacheError, OSError) as error:
-        raise ConfigError(f"{error}; copy the run's folder again") from None
+    making = Making.of(run)
+    assert making is not None
+    rows, earlier = _read_rows(rows_path), frozenset[str]()
+    if making.init is not None:
+        earlier = frozenset(map(one_form, _read_rows(run / EARLIER_FILE).ids))
     if rows.classes != about.classes or not making.sessions:
         raise ConfigError(f"{rows_path}: it is not of this run: its classes are others")
-    return Record(rows, making)
+    return Record(rows, making, earlier)
+
+
+def _write_rows(path: Path, rows: Labels) -> None:
+    replace_file(path, sealed_image(lambda file: fill_labels(file, rows, [])))
+
+
+def _read_rows(path: Path) -> Labels:
+    try:
+        check_seal(path)
+        with open_hdf5(path) as file:
+            return labels_of(file)
+    except (CacheError, OSError) as error:
+        raise ConfigError(f"{error}; copy the run's folder again") from None
+
+
+def _as_rows(ids: Iterable[str], source: str) -> Labels:
+    """Ids as a label table of one class."""
+    named = sorted(ids)
+    none = np.zeros(len(named))
+    return Labels(
+        ids=named,
+        classes=["seen"],
+        category=none.astype(np.int64),
+        start_s=none,
+        end_s=none,
+        split=none.astype(np.int8),
+        source=source,
+    )
 
 
 def seen(records: Sequence[Record], ids: Iterable[str]) -> dict[str, list[str]]:
     """Which of the ids any of the runs was trained on ("train"), or else selected on ("val")."""
     named = {clip_id: one_form(clip_id) for clip_id in ids}
-    before = {split: set().union(*(r.ids(split) for r in records)) for split in ("train", "val")}
+    before = {split: set().union(*(r.seen(split) for r in records)) for split in ("train", "val")}
     before["val"] -= before["train"]
     return {
         split: sorted(clip_id for clip_id, name in named.items() if name in known)

@@ -49,12 +49,28 @@ class StoredIntervals(Settings):
     differences: _Estimates = Field(default={})
 
 
+class _OfModel(Settings):
+    """Scores by predictor, of which the model's are taken out."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    model: dict[str, _Score | None]
+
+
+class StoredFold(Settings):
+    """What is taken out of a fold in `metrics_folds.json`."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    scores: _OfModel
+
+
 class StoredResult(StoredIntervals):
     """What is taken out of `metrics_<split>.json`; other keys are left alone."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    split: Literal["train", "val", "test"]
+    split: Literal["train", "val", "test", "folds"]
     epoch: _Count = 0
     events: _Count
     events_shorter_than_clip: _Count
@@ -71,6 +87,7 @@ class StoredResult(StoredIntervals):
     other_cache: str | None = None
     code_differs: list[str] = Field(default=[])
     unknown_classes: dict[str, _Count] = Field(default={})
+    folds: list[StoredFold] = Field(default=[], max_length=1000)
 
     @model_validator(mode="after")
     def _has_the_model(self) -> StoredResult:

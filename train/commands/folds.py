@@ -1,0 +1,88 @@
+"""Score what was trained in folds: each fold on its own part, then all parts as one set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cache import Cache
+from cache.common.cli import say
+from cache.common.errors import ConfigError
+from train.commands.evaluate import Scored, score_ensemble, score_model
+from train.data.dataset import Dataset
+from train.data.folds import SCORED
+from train.report.fold_tables import folds_table
+from train.report.tables import HEADLINE
+from train.runs import folders
+from train.runs.evaluate import MODEL, Result, write_result
+from train.runs.folds import Fold, over_folds
+from train.runs.trained import Answer
+
+
+def score_folds(
+    run: Path, cache: Cache, datasets: Mapping[str, Dataset], done: Sequence[Scored]
+) -> list[Result]:
+    """Score each fold's models on the part that they have not seen, then all parts together.
+
+    datasets: each fold's, by its name; done: all models. Writes `metrics_folds.json` and
+    `predictions_folds.json` into each model's folder, each fold's, and the run's. Returns the
+    result over all folds, then each fold's own.
+    """
+    folds = []
+    for name, dataset in datasets.items():
+        models = [one.trained for one in done if (run / name) in _with_parents(one.trained.folder)]
+        scored = [score_model(cache, dataset, one, SCORED, 0) for one in models]
+        result, answer = scored[0].result, scored[0].answer
+        if len(scored) > 1:
+            result, _ = score_ensemble(run / name, scored, dataset, SCORED)
+            answer = Answer.mean([s.answer for s in scored])
+        folds.append(Fold(name, dataset, scored[0].record, answer, result))
+    together, rows = over_folds(folds)
+    written = write_result(run, run, together, rows)
+    say(f"\n{folds_table({MODEL: together}, HEADLINE)}")
+    say(
+        "over folds: every clip answered by the fold that was neither trained nor selected on it; "
+        "baselines by each fold's own training rows"
+    )
+    say(f"all scores: {written}, {run}/fold-*; `python -m train report {run}` shows them")
+    return [together, *(fold.result for fold in folds)]
+
+
+def report_folds(paths: Sequence[Path]) -> str | None:
+    """The stored scores of runs of folds side by side; None where none of the runs is one.
+
+    ConfigError where only some are, where one isn't finished, or where their data differ.
+    """
+    divided = [path for path in paths if (path / folders.FOLDS_FILE).exists()]
+    if not divided:
+        return None
+    if len(divided) < len(paths):
+        other = next(path for path in paths if path not in divided)
+        raise ConfigError(
+            f"{divided[0]} and {other} can't be compared: the first was scored over folds, the "
+            "other on a split; name runs of one kind"
+        )
+    short = len({path.name for path in paths}) == len(paths)
+    stored = {path.name if short else str(path): _read(path) for path in paths}
+    folders.check_same_data({name: [result] for name, result in stored.items()})
+    if len({result.get("code") for result in stored.values()}) > 1:
+        say("warning: not all were scored by the same code; resume them to score again", error=True)
+    return folds_table(stored)
+
+
+def _read(run: Path) -> Result:
+    """The scores over a run's folds; ConfigError where there are none yet."""
+    path = run / f"metrics_{SCORED}.json"
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: not all folds of this run are trained; `python -m train fit --cache CACHE "
+            f"--run {run} --resume --folds K` goes on"
+        )
+    found = folders.read_result(run, SCORED)
+    if not found.get("folds"):
+        raise ConfigError(f"{path}: holds no scores of folds; resume the run to score it again")
+    return found
+
+
+def _with_parents(folder: Path) -> list[Path]:
+    return [folder, *folder.parents]

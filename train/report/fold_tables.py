@@ -1,0 +1,38 @@
+"""Scores over folds as text: all clips as one set, mean ± sd over folds, the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from train.report.tables import (
+    GROUPS,
+    Groups,
+    caveats,
+    how_sure,
+    render,
+    scored,
+    spread,
+    title,
+    with_intervals,
+)
+from train.runs.evaluate import MODEL, Result
+
+
+def folds_table(runs: Mapping[str, Result], groups: Groups = GROUPS) -> str:
+    """Runs that were divided into folds side by side, the baselines once; by name (see MODEL)."""
+    columns: dict[str, Mapping[str, str]] = {}
+    for name, result in runs.items():
+        for predictor in result["scores"]:
+            if predictor.startswith(MODEL):
+                heading = f"{predictor.replace(MODEL, name, 1)}, over folds"
+                columns[heading] = with_intervals(result, predictor)
+        parts = [fold["scores"][MODEL] for fold in result["folds"]]
+        columns[f"{name} ({len(parts)} folds)"] = spread(parts)
+    first = next(iter(runs.values()))
+    for predictor in first["scores"]:
+        if not predictor.startswith(MODEL):
+            columns[predictor] = with_intervals(first, predictor)
+    if len(runs) == 1:
+        return "\n".join([render(title(first), columns, groups), *how_sure(first)])
+    told = [f"{name}: {text}" for name, result in runs.items() for text in caveats(result)]
+    return "\n".join([render(scored(first), columns, groups), *told])
