@@ -49,8 +49,9 @@ def clip_answers(run: TrainedRun, cache: Cache, answer: Answer) -> list[ClipAnsw
 
     `event` says whether there is one, None where the run doesn't decide that; the class, start and
     end are those that it would have. `not_looked_at_s` is what of the media lies beyond the clip,
-    None where that isn't known; `seen` is "train" where a model was trained on the clip, "val" where
-    one was selected on it, "no", or "unknown" where a model has no record, or begins from weights of one that has none.
+    None where that isn't known; `seen` is "train" where a model was trained on the clip, "val"
+    where one was selected on it, "no", or "unknown" where a model has no record, or begins from
+    weights of one that has none.
     """
     records = [one.record for one in run.models if one.record is not None]
     known = len(records) == len(run.models) and all(record.knows_seen for record in records)
