@@ -1,6 +1,9 @@
 """Small caches in which some clips have no event, from the features on to the labels."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from synthetic_cache import make_cache
@@ -10,7 +13,7 @@ from cache import Labels
 from cache.format.schema import BACKGROUND
 
 
-def with_background(labels, clips, splits=(0, 0, 0, 1, 2)):
+def with_background(labels: Labels, clips: int, splits: Sequence[int] = (0, 0, 0, 1, 2)) -> Labels:
     """The labels and so many clips without an event more, split as `splits` says, over and over."""
     return Labels(
         ids=[*labels.ids, *(f"empty{n:03}" for n in range(clips))],
@@ -23,7 +26,7 @@ def with_background(labels, clips, splits=(0, 0, 0, 1, 2)):
     )
 
 
-def mixed_cache(folder, clips=30, empty=15, **changes):
+def mixed_cache(folder: Path, clips: int = 30, empty: int = 15, **changes: Any) -> Path:
     """A tiny cache of which the last clips have no event, and nothing in their features."""
     labels = with_background(tiny_labels(clips), empty)
     return make_cache(folder, labels=dataclasses.replace(labels, **changes), **TINY)

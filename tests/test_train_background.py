@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from background_runs import mixed_cache, with_background
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, drawable, score, tiny_labels
+from torch import Tensor
 
 from cache import CacheError, open_cache
 from cache.common.errors import ConfigError
@@ -33,7 +36,7 @@ from train.runs import record
 from train.runs.answers import as_table
 from train.runs.trained import Answer
 from train.score.decode import event_confidence
-from train.score.metrics import Events, Predictions
+from train.score.metrics import Array, Events, Predictions
 from train.score.presence import best_threshold, clip_counts, presence, score_all
 from train.score.summary import score as event_scores
 
@@ -50,17 +53,17 @@ SMALL = TrainConfig(
 )
 
 
-def array(*values):
+def array(*values: npt.ArrayLike) -> Array:
     return np.array(values, np.float64)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mixed_cache(tmp_path_factory.mktemp("mixed") / "cache")
 
 
 @pytest.fixture(scope="module")
-def run(folder, tmp_path_factory):
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("runs") / "run"
     argv = ["fit", "--cache", folder, "--run", place, *FLAGS, "--seed", "1"]
     assert main([str(word) for word in argv]) == 0
@@ -68,7 +71,7 @@ def run(folder, tmp_path_factory):
 
 
 class TestRows:
-    def test_they_are_rows_of_their_splits(self, folder):
+    def test_they_are_rows_of_their_splits(self, folder: Path) -> None:
         cache = open_cache(folder)
         config = resolve(SMALL, cache, cache.labels.classes)
         dataset = load_dataset(cache, config)
@@ -79,7 +82,7 @@ class TestRows:
             assert samples.background_count() == empty.sum() == {"train": 9}.get(name, 3)
             assert not samples.interval[empty].any()
 
-    def test_a_class_that_is_not_known_is_not_no_event(self, folder):
+    def test_a_class_that_is_not_known_is_not_no_event(self, folder: Path) -> None:
         rows = choose_rows(open_cache(folder), SMALL, ["Class 2", "Other"])
         kept = rows.labels.category[rows.kept["train"]]
         assert set(kept.tolist()) == {0, BACKGROUND}
@@ -87,7 +90,7 @@ class TestRows:
         assert rows.unknown["train"] == {"Class 0": 6, "Class 1": 6}
         assert (rows.labels.category == UNKNOWN).sum() == 20
 
-    def test_the_record_keeps_them(self, folder, run):
+    def test_the_record_keeps_them(self, folder: Path, run: Path) -> None:
         one = load_run(run).models[0]
         assert one.record.rows.background.sum() == 12
         assert "empty000" in one.record.ids("train")
@@ -103,7 +106,9 @@ class TestRows:
             record.check_same_rows(run, kept.classes, one.record.rows, kept)
 
     @pytest.mark.parametrize("split", [0, 1])
-    def test_a_split_without_an_event_can_not_be_trained_on(self, tmp_path, split):
+    def test_a_split_without_an_event_can_not_be_trained_on(
+        self, tmp_path: Path, split: int
+    ) -> None:
         labels = tiny_labels(12)
         labels.split[labels.split == split] = 2
         labels = with_background(labels, 6, [split])
@@ -111,7 +116,7 @@ class TestRows:
         with pytest.raises(ConfigError, match="has no event, only clips without one"):
             fit(cache, tmp_path / "run", SMALL, pictures=0)
 
-    def test_a_split_without_an_event_is_not_scored(self, run, tmp_path):
+    def test_a_split_without_an_event_is_not_scored(self, run: Path, tmp_path: Path) -> None:
         labels = tiny_labels(12)
         labels.split[labels.split == 2] = 0
         cache = make_cache(tmp_path / "c", labels=with_background(labels, 6, [2]), **TINY)
@@ -120,7 +125,7 @@ class TestRows:
 
 
 class TestLosses:
-    def output(self, count=5, classes=3, length=8):
+    def output(self, count: int = 5, classes: int = 3, length: int = 8) -> Output:
         torch.manual_seed(0)
         edge = torch.linspace(0, 1, length + 1)
         steps = torch.stack([edge[:-1], edge[1:]], dim=1).expand(count, -1, -1)
@@ -130,7 +135,7 @@ class TestLosses:
         )
 
     @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-    def test_class_and_interval_are_means_over_events(self, smoothing):
+    def test_class_and_interval_are_means_over_events(self, smoothing: float) -> None:
         config = SMALL.revised(label_smoothing=smoothing)
         output = self.output()
         category = torch.tensor([0, BACKGROUND, 2, BACKGROUND, 1])
@@ -150,12 +155,12 @@ class TestLosses:
         quiet = torch.nn.functional.softplus(output.gate_logits[~real]).sum()
         torch.testing.assert_close(found[3], (alone[3] * 24 + quiet) / 40)
 
-    def test_nothing_is_heard_or_seen_forwards_and_backwards(self):
+    def test_nothing_is_heard_or_seen_forwards_and_backwards(self) -> None:
         steps = self.output().steps
         for at in (0.0, 1.0):
             assert not gate_targets(steps, torch.full((5, 2), at)).any()
 
-    def test_a_batch_of_them_alone_teaches_the_gate_alone(self):
+    def test_a_batch_of_them_alone_teaches_the_gate_alone(self) -> None:
         output = self.output()
         output.logits.requires_grad_()
         category = torch.full((5,), BACKGROUND)
@@ -167,7 +172,7 @@ class TestLosses:
         assert not output.logits.grad.any()
         assert found[3] > 0
 
-    def test_shares_of_several_processes_sum_to_the_whole(self, folder):
+    def test_shares_of_several_processes_sum_to_the_whole(self, folder: Path) -> None:
         """Each process counts the events of its share; one may have none."""
         cache = open_cache(folder)
         config = resolve(SMALL.revised(reversed_share=0.0), cache, cache.labels.classes)
@@ -184,7 +189,7 @@ class TestLosses:
         chosen = torch.cat(shares)
         model.eval()
 
-        def losses(numbers, sizes):
+        def losses(numbers: Tensor, sizes: tuple[Tensor, int | Tensor]) -> Tensor:
             batch = dataset.clips.batch(rows.clip[numbers])
             output = model(batch)
             steps, events = sizes
@@ -198,7 +203,7 @@ class TestLosses:
         whole = losses(chosen, sizes)
         torch.testing.assert_close(sum(losses(share, sizes) for share in shares), whole)
 
-    def test_without_them_a_batch_is_counted_as_before(self, tmp_path):
+    def test_without_them_a_batch_is_counted_as_before(self, tmp_path: Path) -> None:
         cache = open_cache(make_cache(tmp_path / "c", labels=tiny_labels(), **TINY))
         config = resolve(SMALL, cache, cache.labels.classes)
         dataset = load_dataset(cache, config, ("train",))
@@ -213,7 +218,7 @@ class TestLosses:
         assert steps == model.step_count(batch)
 
 
-def guess_of(event, classes=2):
+def guess_of(event: npt.ArrayLike, classes: int = 2) -> Predictions:
     count = len(event)
     probability = np.tile(array(0.75, 0.25)[:classes], (count, 1))
     return Predictions(
@@ -221,14 +226,14 @@ def guess_of(event, classes=2):
     )
 
 
-def rows_of(*category, clip=None):
+def rows_of(*category: int, clip: npt.NDArray[np.int64] | None = None) -> Events:
     category = np.array(category)
     end = np.where(category == BACKGROUND, 0.0, 10.0)
     return Events(category, np.zeros(len(end)), end, np.arange(len(end)) if clip is None else clip)
 
 
 class TestPresence:
-    def test_by_hand(self):
+    def test_by_hand(self) -> None:
         truth = rows_of(0, 0, -1, -1, 1)
         guess = guess_of([0.9, 0.4, 0.6, 0.2, 0.8])
         found = presence(truth, guess, 10.0, 0.5)
@@ -239,20 +244,20 @@ class TestPresence:
         assert found["segment_accuracy_all"] == pytest.approx(20 / 50)
         assert clip_counts(truth) == {"clips_with_event": 3, "clips_without_event": 2}
 
-    def test_without_a_threshold_it_always_says_event(self):
+    def test_without_a_threshold_it_always_says_event(self) -> None:
         found = presence(rows_of(0, -1), guess_of([0.9, 0.1]), 10.0, None)
         assert (found["false_alarm_rate"], found["miss_rate"]) == (1.0, 0.0)
         assert found["segment_accuracy_all"] == 0.5
         plain = dataclasses.replace(guess_of([0.9, 0.1]), event=None)
         assert presence(rows_of(0, -1), plain, 10.0, 0.5)["event_auc"] == 0.5
 
-    def test_a_clip_of_several_rows_counts_once(self):
+    def test_a_clip_of_several_rows_counts_once(self) -> None:
         truth = rows_of(0, 1, 1, -1, clip=np.array([7, 7, 7, 2]))
         found = presence(truth, guess_of([0.1, 0.1, 0.1, 0.0]), 10.0, 0.5)
         assert found["miss_rate"] == 1.0
         assert clip_counts(truth) == {"clips_with_event": 1, "clips_without_event": 1}
 
-    def test_scores_of_events_are_those_of_the_events_alone(self):
+    def test_scores_of_events_are_those_of_the_events_alone(self) -> None:
         truth, guess = rows_of(0, 1, -1), guess_of([0.9, 0.1, 0.9])
         found = score_all(truth, guess, 10.0, 0.5)
         alone = event_scores(truth.of([0, 1]), guess.of([0, 1]), 10.0)
@@ -261,7 +266,7 @@ class TestPresence:
         assert score_all(truth.of([0, 1]), guess.of([0, 1]), 10.0, 0.5) == alone
 
     @pytest.mark.parametrize("seed", range(20))
-    def test_the_threshold_has_the_best_balanced_accuracy(self, seed):
+    def test_the_threshold_has_the_best_balanced_accuracy(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         has = rng.random(40) < 0.6
         confidence = np.round(rng.random(40) * 0.7 + 0.3 * has, 1)
@@ -277,18 +282,18 @@ class TestPresence:
         auc = presence(truth, guess, 10.0, threshold)["event_auc"]
         assert auc == roc_auc_score(has, confidence)
 
-    def test_a_confidence_that_says_nothing_is_not_used(self):
+    def test_a_confidence_that_says_nothing_is_not_used(self) -> None:
         assert best_threshold(rows_of(0, -1), guess_of([0.5, 0.5])) == 0.0
         assert best_threshold(rows_of(0, -1), guess_of([0.1, 0.9])) == 0.0
 
-    def test_the_lowest_of_equals(self):
+    def test_the_lowest_of_equals(self) -> None:
         assert best_threshold(rows_of(-1, 0, 0), guess_of([0.1, 0.3, 0.9])) == pytest.approx(0.2)
 
     @pytest.mark.parametrize("category", [(0, 1), (-1, -1)])
-    def test_no_threshold_without_both(self, category):
+    def test_no_threshold_without_both(self, category: tuple[int, ...]) -> None:
         assert best_threshold(rows_of(*category), guess_of([0.1, 0.9])) is None
 
-    def test_confidence_is_the_mean_over_what_was_read_off(self):
+    def test_confidence_is_the_mean_over_what_was_read_off(self) -> None:
         on = array([0.2, 0.8, 0.6, 0.0], [0.2, 0.8, 0.6, 0.0])
         found = event_confidence(on, array(1, 0.5), array(3, 2), 4.0)
         assert found == pytest.approx([0.7, (0.1 + 0.8) / 1.5])
@@ -296,7 +301,7 @@ class TestPresence:
 
 
 class TestRun:
-    def test_the_threshold_is_kept_and_scored_by(self, folder, run):
+    def test_the_threshold_is_kept_and_scored_by(self, folder: Path, run: Path) -> None:
         about = load_run(run).about
         assert about.event_threshold is not None
         result = json.loads((run / "metrics_val.json").read_text())
@@ -324,7 +329,9 @@ class TestRun:
         assert np.mean(missed) == scores["model"]["miss_rate"]
         assert all(row["predicted"] for row in others)
 
-    def test_it_is_printed_only_where_there_are_such_clips(self, folder, run, tmp_path):
+    def test_it_is_printed_only_where_there_are_such_clips(
+        self, folder: Path, run: Path, tmp_path: Path
+    ) -> None:
         text = table(score(run, folder))
         assert "6 events" in text
         assert "and 3 clips without an event" in text
@@ -336,7 +343,9 @@ class TestRun:
         assert not PRESENCE.keys() & result["scores"]["model"].keys()
         assert "event_threshold" not in result
 
-    def test_predict_says_whether_there_is_an_event(self, folder, run, tmp_path, capsys):
+    def test_predict_says_whether_there_is_an_event(
+        self, folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         argv = ["predict", "--run", run, "--cache", folder, "--out", tmp_path, "--pictures", 0]
         assert main([str(word) for word in argv]) == 0
         found = json.loads((tmp_path / "predictions.json").read_text())
@@ -349,7 +358,7 @@ class TestRun:
         undecided = [{**one, "event": None} for one in found]
         assert "event" not in as_table(undecided).splitlines()[0]
 
-    def test_an_ensemble_decides_by_the_mean_threshold(self):
+    def test_an_ensemble_decides_by_the_mean_threshold(self) -> None:
         guess = guess_of([0.5])
         members = [
             Answer({"gate": guess, "interval": guess}, "interval", ["a", "b"], threshold)
@@ -360,14 +369,14 @@ class TestRun:
         assert Answer.mean(members[:1], 10.0).entry(0)["event"] is True
         assert members[2].entry(0)["event"] is None
 
-    def test_everything_is_drawn(self, folder, run):
+    def test_everything_is_drawn(self, folder: Path, run: Path) -> None:
         evaluate_run(run, folder, "val", pictures=8)
         page = (run / "report.html").read_text()
         assert "All 6 events and 3 clips without an event" in page
         assert "no event: right" in page or "no event: wrong" in page
         assert list((run / "attention_visualization" / "val").glob("empty*timeline.png"))
 
-    def test_it_learns_to_tell_them_apart(self, tmp_path):
+    def test_it_learns_to_tell_them_apart(self, tmp_path: Path) -> None:
         """The features of such clips hold nothing, so a trained gate finds that."""
         folder = mixed_cache(tmp_path / "cache", 60, 30)
         fit(folder, tmp_path / "run", SMALL.revised(epochs=12, learning_rate=3e-3), pictures=0)
@@ -382,7 +391,7 @@ SAID = {"predicted_start_s": 0.0, "predicted_end_s": 4.0}
 
 
 class TestPictures:
-    def test_false_alarms_are_among_the_hardest(self):
+    def test_false_alarms_are_among_the_hardest(self) -> None:
         rows = [
             {**FULL, **SAID, "event": True},
             {**EMPTY, **SAID, "event": True},
@@ -393,7 +402,7 @@ class TestPictures:
         intervals_figure(rows, 10.0)
 
     @pytest.mark.parametrize("event", [True, False, None])
-    def test_a_card_of_no_event(self, event):
+    def test_a_card_of_no_event(self, event: bool | None) -> None:
         view = drawable("b", category=None, true_s=None, empty=True, event=event)
         found = truth_of(view)
         assert found["right"] is (event is False)

@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -237,14 +238,16 @@ def test_the_maps_that_are_kept_are_those_of_the_worst_answers(
             np.testing.assert_allclose(maps[number][name], found[name][number], atol=1e-6)
 
 
-def test_of_more_events_than_the_page_shows_the_best_are_drawn_too(seeds, tmp_path, monkeypatch):
+def test_of_more_events_than_the_page_shows_the_best_are_drawn_too(
+    seeds: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They have no maps: of them the gate is drawn alone."""
     for module in (views, pictures):
         monkeypatch.setattr(module, "GALLERY", 2)
     drawn = []
     original = run_plots.gates_figure
 
-    def watched(shown):
+    def watched(shown: Sequence[View]) -> Figure:
         drawn.extend(shown)
         return original(shown)
 
@@ -256,7 +259,9 @@ def test_of_more_events_than_the_page_shows_the_best_are_drawn_too(seeds, tmp_pa
     assert (run / page.FILE).read_text().count("<article") == 2
 
 
-def test_maps_that_memory_has_no_room_for_are_refused(seeds, tmp_path, capsys):
+def test_maps_that_memory_has_no_room_for_are_refused(
+    seeds: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["predict", "--run", seeds[1], "--cache", seeds[0], "--out", tmp_path / "out"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(views, "room", lambda device, memory_gb: 1000)

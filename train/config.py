@@ -24,8 +24,8 @@ class TrainConfig(Settings):
     """Label rows per optimizer step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """AdamW's step size before any plateau."""
-    epochs: int = Field(default=40, ge=1, le=1 << 40)
-    """Passes over the training rows at most; early stopping may end sooner."""
+    epochs: int = Field(default=60, ge=1, le=1 << 40)
+    """Passes over the training rows; the learning rate falls by their number."""
     selection: Literal["last", "best"] = "last"
     """Which weights are kept. last: of the last epoch; the learning rate falls on the way there,
     and nothing but the calibration follows the validation split. best: of the epoch with the best
@@ -49,22 +49,22 @@ class TrainConfig(Settings):
     spliced_share: float = Field(default=0.6, ge=0, le=1)
     """Share of the training rows whose event is surrounded by other clips' sound and frames, drawn
     anew for each batch (of events that fill their clip three tenths of it)."""
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     """Share of the class target that is spread over all classes."""
     scheduler_factor: float = Field(default=0.5, gt=0, lt=1)
     """ReduceLROnPlateau multiplies the learning rate by this (selection best)."""
     scheduler_patience: int = Field(default=3, ge=0, le=1 << 40)
     """Epochs without a better validation score before the learning rate falls (selection best)."""
 
-    audio_feat_dim: int = Field(default=128, ge=8, le=4096)
+    audio_feat_dim: int = Field(default=64, ge=8, le=4096)
     """Width of the audio stream."""
-    video_feat_dim: int = Field(default=128, ge=8, le=4096)
+    video_feat_dim: int = Field(default=64, ge=8, le=4096)
     """Width of the video stream."""
-    map_channels: int = Field(default=64, ge=8, le=4096)
+    map_channels: int = Field(default=32, ge=8, le=4096)
     """Channels that the wide frame maps are projected to before channel and spatial attention."""
     num_heads: int = Field(default=8, ge=1, le=1024)
     """Heads of every temporal and cross-modal attention; divides both widths."""
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
     """Dropout after every attention, feed-forward and pooled vector."""
     input_dropout: float = Field(default=0.5, ge=0, lt=1)
     """Dropout on the normalized audio features and on the pooled channels of each frame."""
@@ -103,7 +103,10 @@ PRESETS = {
         num_frames=8,
         audio_feat_dim=256,
         video_feat_dim=256,
+        map_channels=64,
         num_heads=8,
+        dropout=0.2,
+        label_smoothing=0.1,
         selection="best",
         patience=10,
         gate_weight=0.0,

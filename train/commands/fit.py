@@ -25,6 +25,7 @@ from train.fit.begin import described, starts
 from train.fit.loop import train_model
 from train.fit.normalize import normalize
 from train.fit.state import History
+from train.fit.validate import calibration_notes
 from train.model.fusion import FusionModel
 from train.report import run_plots
 from train.report.drawing import FOLDER, save_figures
@@ -154,8 +155,10 @@ def _score(cache: Cache, dataset: Dataset, run: Path, history: History, pictures
     folders.write_json(run / folders.HISTORY_FILE, history)
     one = TrainedModel.load(run)
     trained = one.about.config.gate_weight > 0
-    why = "which scored higher on val at the best epoch" if trained else "as the gate has no loss"
+    why = "which scored higher on val" if trained else "as the gate has no loss"
     say(f"start and end: by the {one.about.decoding}, {why}")
+    for text in calibration_notes(one.about.calibration, dataset):
+        say(text)
     if pictures:
         curves = run_plots.curves_figure(history, one.about.epoch)
         save_figures(run / FOLDER, {"curves": curves})

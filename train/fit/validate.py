@@ -28,6 +28,9 @@ from train.score.metrics import (
 from train.score.predict import events, predict
 from train.score.presence import best_threshold
 
+ENOUGH = 50
+"""Validation events shorter than the clip from which on they tell how such are placed."""
+
 
 def validate(
     model: FusionModel, dataset: Dataset, group: ProcessGroup = SINGLE_PROCESS
@@ -78,6 +81,26 @@ def calibrate(said: Evidence, rows: Events, trained: Events, clip_seconds: float
     overlap = tiou(truth.start_s, truth.end_s, guess.start_s, guess.end_s)
     whole = (truth.end_s - truth.start_s) / clip_seconds
     return plain.revised(whole_clip=bool(overlap.mean() < whole.mean()))
+
+
+def calibration_notes(calibration: Calibration, dataset: Dataset) -> list[str]:
+    """What a person should know of it: how it reads off, and whether val has enough to tell."""
+    clip_seconds = dataset.clips.shapes.clip_seconds
+    rows = events(dataset.splits["val"], clip_seconds)
+    short = int(np.sum(rows.real & (rows.end_s - rows.start_s < clip_seconds)))
+    notes = [
+        f"calibrated on {len(rows)} rows of val: class temperature "
+        f"{calibration.class_temperature:.2f}, gate {calibration.gate_scale:.2f} × logit "
+        f"{calibration.gate_shift:+.2f}, boundaries on {calibration.grid_s:g} s"
+    ]
+    if calibration.whole_clip:
+        notes.append("on val the whole clip scores higher than the gate's intervals: it is said")
+    if short < ENOUGH:
+        notes.append(
+            f"{short} events of val are shorter than the clip, fewer than {ENOUGH}: too few to "
+            "tell, so the calibration keeps near none; --folds lets every clip count"
+        )
+    return notes
 
 
 def shares_of_seconds(truth: Events, clip_seconds: float) -> Array:
