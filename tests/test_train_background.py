@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +37,8 @@ from train.report.views import events_to_draw, hardest, truth_of
 from train.runs import record
 from train.runs.answers import as_table
 from train.runs.trained import Answer
-from train.score.decode import event_confidence
+from train.score.calibrate import Calibration
+from train.score.decode import Evidence, event_confidence
 from train.score.metrics import Array, Events, Predictions
 from train.score.presence import best_threshold, clip_counts, presence, score_all
 from train.score.summary import score as event_scores
@@ -91,19 +94,20 @@ class TestRows:
         assert (rows.labels.category == UNKNOWN).sum() == 20
 
     def test_the_record_keeps_them(self, folder: Path, run: Path) -> None:
-        one = load_run(run).models[0]
-        assert one.record.rows.background.sum() == 12
-        assert "empty000" in one.record.ids("train")
+        kept_of_it = load_run(run).models[0].record
+        assert kept_of_it is not None
+        assert kept_of_it.rows.background.sum() == 12
+        assert "empty000" in kept_of_it.ids("train")
         cache = open_cache(folder)
-        assert record.is_own(one.record, cache.labels)
+        assert record.is_own(kept_of_it, cache.labels)
         fewer = with_background(tiny_labels(), 14)
-        assert record.is_own(one.record, fewer), "of the last clip, in test, it knows nothing"
-        assert not record.is_own(one.record, with_background(tiny_labels(), 13))
+        assert record.is_own(kept_of_it, fewer), "of the last clip, in test, it knows nothing"
+        assert not record.is_own(kept_of_it, with_background(tiny_labels(), 13))
         kept = choose_rows(cache, SMALL).used()
         assert kept.ids[-1] == "empty013"
         kept.split[-1] = 2
         with pytest.raises(ConfigError, match=r"1 row\(s\) gone \(empty013: no event\)"):
-            record.check_same_rows(run, kept.classes, one.record.rows, kept)
+            record.check_same_rows(run, kept.classes, kept_of_it.rows, kept)
 
     @pytest.mark.parametrize("split", [0, 1])
     def test_a_split_without_an_event_can_not_be_trained_on(
@@ -167,8 +171,9 @@ class TestLosses:
         found = compute_losses(
             output, category, torch.zeros(5, 2), SMALL, torch.tensor(1), torch.tensor(40)
         )
-        found[0].backward()
+        torch.autograd.backward(found[0])
         assert found[1] == found[2] == 0
+        assert output.logits.grad is not None
         assert not output.logits.grad.any()
         assert found[3] > 0
 
@@ -201,7 +206,8 @@ class TestLosses:
         sizes = trainer._sizes(batch, rows.category[chosen], len(chosen))
         assert sizes[1] == 5
         whole = losses(chosen, sizes)
-        torch.testing.assert_close(sum(losses(share, sizes) for share in shares), whole)
+        parts = torch.stack([losses(share, sizes) for share in shares])
+        torch.testing.assert_close(parts.sum(dim=0), whole)
 
     def test_without_them_a_batch_is_counted_as_before(self, tmp_path: Path) -> None:
         cache = open_cache(make_cache(tmp_path / "c", labels=tiny_labels(), **TINY))
@@ -218,7 +224,7 @@ class TestLosses:
         assert steps == model.step_count(batch)
 
 
-def guess_of(event: npt.ArrayLike, classes: int = 2) -> Predictions:
+def guess_of(event: Sequence[float] | Array, classes: int = 2) -> Predictions:
     count = len(event)
     probability = np.tile(array(0.75, 0.25)[:classes], (count, 1))
     return Predictions(
@@ -227,9 +233,9 @@ def guess_of(event: npt.ArrayLike, classes: int = 2) -> Predictions:
 
 
 def rows_of(*category: int, clip: npt.NDArray[np.int64] | None = None) -> Events:
-    category = np.array(category)
-    end = np.where(category == BACKGROUND, 0.0, 10.0)
-    return Events(category, np.zeros(len(end)), end, np.arange(len(end)) if clip is None else clip)
+    number = np.array(category)
+    end = np.where(number == BACKGROUND, 0.0, 10.0)
+    return Events(number, np.zeros(len(end)), end, np.arange(len(end)) if clip is None else clip)
 
 
 class TestPresence:
@@ -258,12 +264,12 @@ class TestPresence:
         assert clip_counts(truth) == {"clips_with_event": 1, "clips_without_event": 1}
 
     def test_scores_of_events_are_those_of_the_events_alone(self) -> None:
-        truth, guess = rows_of(0, 1, -1), guess_of([0.9, 0.1, 0.9])
+        truth, guess, events = rows_of(0, 1, -1), guess_of([0.9, 0.1, 0.9]), np.arange(2)
         found = score_all(truth, guess, 10.0, 0.5)
-        alone = event_scores(truth.of([0, 1]), guess.of([0, 1]), 10.0)
+        alone = event_scores(truth.of(events), guess.of(events), 10.0)
         assert {name: found[name] for name in alone} == alone
         assert found.keys() - alone.keys() == PRESENCE.keys()
-        assert score_all(truth.of([0, 1]), guess.of([0, 1]), 10.0, 0.5) == alone
+        assert score_all(truth.of(events), guess.of(events), 10.0, 0.5) == alone
 
     @pytest.mark.parametrize("seed", range(20))
     def test_the_threshold_has_the_best_balanced_accuracy(self, seed: int) -> None:
@@ -272,6 +278,7 @@ class TestPresence:
         confidence = np.round(rng.random(40) * 0.7 + 0.3 * has, 1)
         truth, guess = rows_of(*np.where(has, 0, -1)), guess_of(confidence)
         threshold = best_threshold(truth, guess)
+        assert threshold is not None
         tried = [
             balanced_accuracy_score(has, confidence >= level)
             for level in np.concatenate([confidence, confidence + 0.05])
@@ -320,13 +327,13 @@ class TestRun:
         empty = [row for row in rows if row["category"] is None]
         assert len(empty) == 3
         said = [row["event_confidence"] >= about.event_threshold for row in empty]
-        assert np.mean(said) == scores["model"]["false_alarm_rate"]
+        assert np.mean(said) == pytest.approx(scores["model"]["false_alarm_rate"])
         for row, alarm in zip(empty, said, strict=True):
             assert row["event"] == alarm == (row["predicted"] is not None)
             assert row["start_s"] is row["end_s"] is None
         others = [row for row in rows if row["category"] is not None]
         missed = [row["event_confidence"] < about.event_threshold for row in others]
-        assert np.mean(missed) == scores["model"]["miss_rate"]
+        assert np.mean(missed) == pytest.approx(scores["model"]["miss_rate"])
         assert all(row["predicted"] for row in others)
 
     def test_it_is_printed_only_where_there_are_such_clips(
@@ -359,14 +366,17 @@ class TestRun:
         assert "event" not in as_table(undecided).splitlines()[0]
 
     def test_an_ensemble_decides_by_the_mean_threshold(self) -> None:
-        guess = guess_of([0.5])
+        half = np.full((1, 10), 0.5), np.full((1, 100), 0.5)
+        said = Evidence(array([0.75, 0.25]), array(0), array(10), *half)
         members = [
-            Answer({"gate": guess, "interval": guess}, "interval", ["a", "b"], threshold)
+            Answer(said, Calibration(), "interval", ["a", "b"], 10.0, threshold)
             for threshold in (0.2, 0.4, None)
         ]
-        assert Answer.mean(members[:2], 10.0).event_threshold == pytest.approx(0.3)
-        assert Answer.mean(members, 10.0).event_threshold is None
-        assert Answer.mean(members[:1], 10.0).entry(0)["event"] is True
+        assert Answer.mean(members[:2]).event_threshold == pytest.approx(0.3)
+        assert Answer.mean(members[:2]).entry(0)["event"] is True
+        assert Answer.mean(members).event_threshold is None
+        assert Answer.mean(members[:1]).entry(0)["event"] is True
+        assert members[0].entry(0)["event_confidence"] == pytest.approx(0.5)
         assert members[2].entry(0)["event"] is None
 
     def test_everything_is_drawn(self, folder: Path, run: Path) -> None:
@@ -385,8 +395,14 @@ class TestRun:
         assert found["false_alarm_rate"] <= 0.34
 
 
-EMPTY = {"id": "b", "category": None, "start_s": None, "end_s": None, "predicted": None}
-FULL = {"id": "a", "category": "x", "start_s": 0.0, "end_s": 4.0, "predicted": "x"}
+EMPTY: dict[str, Any] = {
+    "id": "b",
+    "category": None,
+    "start_s": None,
+    "end_s": None,
+    "predicted": None,
+}
+FULL: dict[str, Any] = {"id": "a", "category": "x", "start_s": 0.0, "end_s": 4.0, "predicted": "x"}
 SAID = {"predicted_start_s": 0.0, "predicted_end_s": 4.0}
 
 

@@ -312,7 +312,8 @@ def test_a_strangers_scores_of_folds_are_checked(
     run = copied(made / "run", tmp_path)
     path = run / "metrics_folds.json"
     good = read_json(path)
-    for bad in ([], [{"scores": {}}], [{"scores": {"model": {"top1": "x"}}}], "x", [1]):
+    wrong: list[Any] = [[], [{"scores": {}}], [{"scores": {"model": {"top1": "x"}}}], "x", [1]]
+    for bad in wrong:
         path.write_text(json.dumps({**good, "folds": bad}))
         assert cli.main(["report", str(run)]) == 2
         assert "folds" in capsys.readouterr().err

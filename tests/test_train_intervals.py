@@ -45,6 +45,7 @@ def edges(one: Estimate) -> tuple[float, float]:
 @pytest.mark.parametrize("seconds", [True, False])
 def test_the_mean_over_events_is_the_score_of_that_name(seconds: bool) -> None:
     truth, guess = answered(80, seconds=seconds)
+    assert truth.clip is not None
     found, whole = EventScores.of(truth, guess, SECONDS).estimates(), score(truth, guess, SECONDS)
     assert set(found) == {"top1", "segment_accuracy", "miou", "localized_iou", "short_miou"}
     for name, one in found.items():

@@ -30,6 +30,7 @@ from train.runs import code, record
 from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import training_events
 from train.runs.folders import RECORD_FILE
+from train.runs.making import Session
 from train.score.metrics import Array
 
 CONFIG = TrainConfig(
@@ -78,7 +79,7 @@ def recorded(run: Path) -> record.Record:
     return found
 
 
-def sessions_of(run: Path) -> list[record.Session]:
+def sessions_of(run: Path) -> list[Session]:
     making = recorded(run).making
     assert making is not None
     return making.sessions

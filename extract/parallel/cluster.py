@@ -73,6 +73,7 @@ def _results(
 
 def _result(future: Any, address: str, client: Any) -> Done | None:
     from distributed import CancelledError, KilledWorker
+    from distributed.comm import CommClosedError
 
     try:
         done: Done = future.result()
@@ -80,7 +81,9 @@ def _result(future: Any, address: str, client: Any) -> Done | None:
     except KilledWorker:
         return None
     except (CancelledError, OSError) as error:
-        if isinstance(error, OSError) and client.status == "running":
+        # The client may not know yet that the line is dead which has just said so.
+        ours = isinstance(error, OSError) and not isinstance(error, CommClosedError)
+        if ours and client.status == "running":
             raise
         raise CacheError(
             f"--dask {address}: the scheduler is gone; what is finished is kept. Start it again "
