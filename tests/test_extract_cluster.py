@@ -30,7 +30,7 @@ from cache.format.lock import part_lock, writer_lock
 from cache.format.shard import Clip, Written
 from extract.__main__ import main
 from extract.features.extractor import Extractor
-from extract.parallel.cluster import _results, _watch_workers
+from extract.parallel.cluster import _result, _results, _watch_workers
 from extract.parallel.guard import Patience
 from extract.parallel.job import Done, Workers
 from extract.plan import ids_of_part, parse_part
@@ -255,6 +255,24 @@ def test_the_scheduler_holds_a_bounded_number_of_shards(monkeypatch: pytest.Monk
             assert len(submitted) <= len(names) - 1 + 3
     assert sorted(names) == [f"clip {number}" for number in range(10)]
     assert len(set(submitted)) == 10
+
+
+@pytest.mark.parametrize("status", ["running", "closed"])
+def test_a_line_that_closes_while_a_result_is_fetched_is_a_scheduler_that_is_gone(
+    status: str,
+) -> None:
+    core = pytest.importorskip("distributed.comm.core")
+
+    class Lost:
+        def result(self) -> None:
+            raise core.CommClosedError("in <TCP (closed) …>: Stream is closed")
+
+    class Client:
+        def __init__(self) -> None:
+            self.status = status
+
+    with pytest.raises(CacheError, match="the scheduler is gone; what is finished is kept"):
+        _result(Lost(), "tcp://a", Client())
 
 
 def test_it_is_told_each_time_that_the_last_worker_goes(

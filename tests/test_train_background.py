@@ -276,7 +276,7 @@ class TestPresence:
         rng = np.random.default_rng(seed)
         has = rng.random(40) < 0.6
         confidence = np.round(rng.random(40) * 0.7 + 0.3 * has, 1)
-        truth, guess = rows_of(*np.where(has, 0, -1)), guess_of(confidence)
+        truth, guess = rows_of(*np.where(has, 0, -1)), guess_of(confidence.tolist())
         threshold = best_threshold(truth, guess)
         assert threshold is not None
         tried = [

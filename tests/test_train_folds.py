@@ -22,6 +22,7 @@ from cache.labels.store import write_labels
 from train import __main__ as cli
 from train.commands import fit as fitting
 from train.config import TrainConfig
+from train.data import dataset, features
 from train.data.dataset import Rows, choose_rows
 from train.data.folds import SCORED, Division, divide
 from train.fit import loop
@@ -322,9 +323,7 @@ def test_a_strangers_scores_of_folds_are_checked(
 def test_features_are_read_once(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from train.data import dataset
-
-    read, original = [], dataset.load_features
+    read, original = [], features.load_features
 
     def counting(*words: Any) -> Any:
         read.append(words)

@@ -244,7 +244,7 @@ def test_of_more_events_than_the_page_shows_the_best_are_drawn_too(
     """They have no maps: of them the gate is drawn alone."""
     for module in (views, pictures):
         monkeypatch.setattr(module, "GALLERY", 2)
-    drawn = []
+    drawn: list[View] = []
     original = run_plots.gates_figure
 
     def watched(shown: Sequence[View]) -> Figure:

@@ -18,8 +18,8 @@ from torch import Tensor
 from cache import Cache, open_cache
 from cache.common.errors import CacheError, ConfigError
 from train.commands import fit as fitting
-from train.commands import plan
 from train.commands.evaluate import evaluate_run
+from train.commands.plan import ABLATIONS, WHOLE, Job
 from train.commands.predict import predict_cache
 from train.config import TrainConfig
 from train.data import features, reader
@@ -215,7 +215,7 @@ def test_the_command_streams_ablations_seeds_and_pictures(
     config = CONFIG.revised(epochs=1)
     fitting.fit(cache.path, run, config, seeds=[0], ablations=True, pictures=1)
     assert "streamed" in capsys.readouterr().out
-    for name in plan.ABLATIONS:
+    for name in ABLATIONS:
         assert (run / name / "seed-0" / "report.html").exists()
     assert evaluate_run(run / "both", cache.path, "test", pictures=0)
     assert len(predict_cache(run / "both", cache.path, pictures=1)) == len(cache)
@@ -227,7 +227,7 @@ def test_a_resumed_streamed_run_equals_an_uninterrupted_one(
     for name, epochs, resume in (("whole", 2, False), ("parts", 1, False), ("parts", 2, True)):
         config, dataset = prepare(cache, epochs=epochs)
         (tmp_path / name).mkdir(exist_ok=True)
-        job = plan.Job(name, config, plan.WHOLE, None)
+        job = Job(name, config, WHOLE, None)
         fitting._train(cache, dataset, tmp_path, job, resume, SINGLE_PROCESS)
     paths = [tmp_path / name / BEST for name in ("whole", "parts")]
     models = [torch.load(path, weights_only=True)["model"] for path in paths]

@@ -73,7 +73,7 @@ def _results(
 
 def _result(future: Any, address: str, client: Any) -> Done | None:
     from distributed import CancelledError, KilledWorker
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     try:
         done: Done = future.result()
