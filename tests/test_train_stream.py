@@ -222,13 +222,27 @@ def test_the_command_streams_ablations_seeds_and_pictures(
 
 
 def test_a_resumed_streamed_run_equals_an_uninterrupted_one(
-    cache: Cache, tight: None, tmp_path: Path
+    cache: Cache, tight: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, epochs, resume in (("whole", 2, False), ("parts", 1, False), ("parts", 2, True)):
-        config, dataset = prepare(cache, epochs=epochs)
+    def train(name: str, resume: bool = False) -> None:
+        config, dataset = prepare(cache)
         (tmp_path / name).mkdir(exist_ok=True)
         job = Job(name, config, WHOLE, None)
         fitting._train(cache, dataset, tmp_path, job, resume, SINGLE_PROCESS)
+
+    original = loop.Trainer.train_epoch
+
+    def stopped(self: loop.Trainer, epoch: int) -> list[float]:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return original(self, epoch)
+
+    train("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "train_epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train("parts")
+    train("parts", resume=True)
     paths = [tmp_path / name / BEST for name in ("whole", "parts")]
     models = [torch.load(path, weights_only=True)["model"] for path in paths]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
