@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from cache.common.settings import Settings
+
+_EPOCHS, _LEAST_STEPS = 60, 400
 
 
 class TrainConfig(Settings):
@@ -24,8 +27,9 @@ class TrainConfig(Settings):
     """Label rows per optimizer step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """AdamW's step size before any plateau."""
-    epochs: int = Field(default=60, ge=1, le=1 << 40)
-    """Passes over the training rows; the learning rate falls by their number."""
+    epochs: int | None = Field(default=None, ge=1, le=1 << 40)
+    """Passes over the training rows; the learning rate falls by their number. None: 60, and over
+    few rows as many as make 400 steps."""
     selection: Literal["last", "best"] = "last"
     """Which weights are kept. last: of the last epoch; the learning rate falls on the way there,
     and nothing but the calibration follows the validation split. best: of the epoch with the best
@@ -82,6 +86,12 @@ class TrainConfig(Settings):
     """Most memory that features may take, in 10⁹ bytes, on the device and (where they don't fit
     there) in the host; None takes 90 % of what is free. What doesn't fit is streamed, and the
     order of rows then depends on it."""
+
+    def epochs_over(self, rows: int) -> int:
+        """Passes over so many training rows."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(_EPOCHS, math.ceil(_LEAST_STEPS / math.ceil(rows / self.batch_size)))
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TrainConfig:

@@ -60,12 +60,13 @@ def train_model(
     if resume:
         restore(run / LAST, state, about)
     trainer, history = Trainer(state, config, dataset.clips, train, group), state.history
+    epochs = config.epochs_over(len(train))
     silent = None if group.is_main_process else True
-    with tqdm(total=config.epochs, initial=len(history), unit="epoch", disable=silent) as bar:
-        while len(history) < config.epochs and not stopped_early(history, config):
+    with tqdm(total=epochs, initial=len(history), unit="epoch", disable=silent) as bar:
+        while len(history) < epochs and not stopped_early(history, config):
             number, best = len(history) + 1, max(_scores(history), default=-1.0)
             if state.scheduler is None:
-                state.learning_rate = falling_rate(config, number)
+                state.learning_rate = config.learning_rate * falling_share(number / epochs)
             started, rate = time.perf_counter(), state.learning_rate
             try:
                 losses = trainer.train_epoch(number)
@@ -84,7 +85,10 @@ def train_model(
                     save(run / BEST, state.ema.model, now)
                 save(run / LAST, model, now, **stored(state))
                 bar.update()
-                tqdm.write(_line(history[-1], config, kept), file=sys.stderr)
+                tqdm.write(
+                    _line(history[-1], epochs, kept and state.scheduler is not None),
+                    file=sys.stderr,
+                )
     return history
 
 
@@ -231,10 +235,9 @@ def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
     return ((end - begin).clamp_min(0.0) / width).clamp_max(1.0)
 
 
-def falling_rate(config: TrainConfig, epoch: int) -> float:
-    """The learning rate of an epoch (from 1), where it falls by FALLS."""
-    part = epoch / config.epochs
-    return config.learning_rate * next((share for until, share in FALLS if part <= until), 0.0)
+def falling_share(part: float) -> float:
+    """Which share of its first value the learning rate has when `part` of the epochs are done."""
+    return next((share for until, share in FALLS if part <= until), FALLS[-1][1])
 
 
 def kept_epoch(history: Sequence[dict[str, float]], config: TrainConfig) -> int:
@@ -260,9 +263,9 @@ def _diverged(run: Path, number: int, error: TrainingError) -> str:
     return f"{run}: epoch {number}: {error}; {kept}"
 
 
-def _line(entry: dict[str, float], config: TrainConfig, is_best: bool) -> str:
+def _line(entry: dict[str, float], epochs: int, is_best: bool) -> str:
     return (
-        f"epoch {entry['epoch']:>3}/{config.epochs}  loss {entry['train_loss']:.4f}  "
+        f"epoch {entry['epoch']:>3}/{epochs}  loss {entry['train_loss']:.4f}  "
         f"val top-1 {entry['val_top1']:.3f}  mIoU {entry['val_miou']:.3f}  "
         f"{CRITERION} {entry[f'val_{CRITERION}']:.3f}{' *' if is_best else ''}  "
         f"lr {entry['learning_rate']:.1e}  {entry['seconds']:.2f} s"
