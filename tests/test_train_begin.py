@@ -161,7 +161,7 @@ def test_a_clip_seen_earlier_is_warned_of_where_it_selects(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--num-heads", "2"], "pass --num-heads 4"),
+        (["--num-heads", "4"], "pass --num-heads 2"),
         (["--audio-feat-dim", "32", "--audio-rate-hz", "1"], "pass --audio-feat-dim 16 --audio-ra"),
         (["--modality", "video", "--map-channels", "16"], "pass --map-channels 8"),
     ],
