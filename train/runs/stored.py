@@ -71,7 +71,7 @@ class StoredResult(StoredIntervals):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     split: Literal["train", "val", "test", "folds"]
-    epoch: _Count = 0
+    epoch: _Count | Annotated[list[_Count], Field(max_length=1000)] = 0
     events: _Count
     events_shorter_than_clip: _Count
     classes_in_split: _Count
