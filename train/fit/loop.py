@@ -53,7 +53,8 @@ def train_model(
     """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
 
     With `resume` it goes on after the last finished epoch, exactly as if never stopped (where the
-    learning rate falls by the number of epochs, if that is still the same). Of several processes the first writes and speaks.
+    learning rate falls by the number of epochs, if that is still the same). Of several processes the first
+    writes and speaks.
     """
     config, train = about.config, dataset.splits["train"]
     state = TrainState.begin(model, config, len(train))
