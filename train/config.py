@@ -50,9 +50,9 @@ class TrainConfig(Settings):
     the last step's."""
     reversed_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the training rows that run backwards in time, drawn anew in each epoch."""
-    spliced_share: float = Field(default=0.6, ge=0, le=1)
-    """Share of the training rows whose event is surrounded by other clips' sound and frames, drawn
-    anew for each batch (of events that fill their clip three tenths of it)."""
+    spliced_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the training rows with an event shorter than the clip around which other clips'
+    sound and frames are put, drawn anew for each batch."""
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     """Share of the class target that is spread over all classes."""
     scheduler_factor: float = Field(default=0.5, gt=0, lt=1)

@@ -52,9 +52,9 @@ def train_model(
 ) -> History:
     """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
 
-    With `resume` it goes on after the last finished epoch, exactly as if never stopped (where the
-    learning rate falls by the number of epochs, if that is still the same). Of several processes the first
-    writes and speaks.
+    With `resume` it goes on after the last finished epoch, exactly as if never stopped (if the
+    learning rate falls by the number of epochs, and that is still the same). Of several processes
+    the first writes and speaks.
     """
     config, train = about.config, dataset.splits["train"]
     state = TrainState.begin(model, config, len(train))
@@ -158,7 +158,7 @@ class Trainer:
         category, interval = self.samples.category[chosen], self.samples.interval[chosen]
         clip_seconds = self.clips.shapes.clip_seconds
         if config.spliced_share:
-            batch, interval = splice(batch, category, interval, config.spliced_share, clip_seconds)
+            batch = splice(batch, category, interval, config.spliced_share, clip_seconds)
         if config.reversed_share:
             batch, interval = reverse_time(batch, interval, self.backwards[chosen], clip_seconds)
         steps, events = self._sizes(batch, category, count)
