@@ -94,12 +94,12 @@ def test_nothing_is_spliced_without_a_share_or_strangers() -> None:
 
 def test_a_stranger_s_missing_sound_goes_with_it() -> None:
     torch.manual_seed(0)
-    category = torch.arange(8)
-    batch = numbered(8)
+    category = torch.arange(32)
+    batch = numbered(32)
     assert batch.sound is not None
-    batch.sound.valid[4:] = False
-    found = splice(batch, category, torch.tensor([[0.4, 0.6]]).expand(8, 2), 1.0, 10.0).sound
+    batch.sound.valid[16:] = False
+    found = splice(batch, category, torch.tensor([[0.4, 0.6]]).expand(32, 2), 1.0, 10.0).sound
     assert found is not None
     of = found.features[:, :, 0]
-    assert ((of >= 4) & (of != category[:, None]) & (category < 4)[:, None]).any()
-    assert torch.equal(found.valid, of < 4)
+    assert ((of >= 16) & (of != category[:, None]) & (category < 16)[:, None]).any()
+    assert torch.equal(found.valid, of < 16)
