@@ -36,9 +36,6 @@ from train.runs.checkpoint import BEST, LAST, About, save
 from train.score.metrics import CRITERION
 from train.score.predict import TrainingError
 
-FALLS = ((0.4, 1.0), (0.6, 0.5), (0.8, 0.25), (1.0, 0.1))
-"""Until which share of the epochs the learning rate is which share of its first value. It falls in
-a few steps, not in each epoch: a captured CUDA graph holds its rate."""
 LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
 
@@ -52,44 +49,35 @@ def train_model(
 ) -> History:
     """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
 
-    With `resume` it goes on after the last finished epoch, exactly as if never stopped (if the
-    learning rate falls by the number of epochs, and that is still the same). Of several processes
-    the first writes and speaks.
+    With `resume` it goes on after the last finished epoch, exactly as if never stopped (of so many
+    epochs: the learning rate may depend on that). Of several processes the first writes and speaks.
     """
     config, train = about.config, dataset.splits["train"]
-    state = TrainState.begin(model, config, len(train))
+    state, epochs = TrainState.begin(model, config, len(train)), config.epochs_over(len(train))
     if resume:
         restore(run / LAST, state, about)
     trainer, history = Trainer(state, config, dataset.clips, train, group), state.history
-    epochs = config.epochs_over(len(train))
-    silent = None if group.is_main_process else True
+    silent = not group.is_main_process or None
     with tqdm(total=epochs, initial=len(history), unit="epoch", disable=silent) as bar:
         while len(history) < epochs and not stopped_early(history, config):
             number, best = len(history) + 1, max(_scores(history), default=-1.0)
-            if state.scheduler is None:
-                state.learning_rate = config.learning_rate * falling_share(number / epochs)
-            started, rate = time.perf_counter(), state.learning_rate
+            started, rate = time.perf_counter(), state.rate_of(number, epochs)
             try:
                 losses = trainer.train_epoch(number)
                 values, chosen = validate(state.ema.model, dataset, group)
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
             score, seconds = values[f"val_{CRITERION}"], time.perf_counter() - started
-            entry = {"epoch": number, **dict(zip(LOSSES, losses, strict=True)), **values}
-            history.append({**entry, "learning_rate": rate, "seconds": seconds})
-            kept = config.selection == "last" or score > best
-            if state.scheduler is not None:
-                state.scheduler.step(score)
+            told = dict(zip(LOSSES, losses, strict=True)) | values
+            history.append({"epoch": number, **told, "learning_rate": rate, "seconds": seconds})
+            state.scored(score)
             if group.is_main_process:
                 now = about.revised(epoch=number, score=score, **chosen)
-                if kept:
+                if config.selection == "last" or score > best:
                     save(run / BEST, state.ema.model, now)
                 save(run / LAST, model, now, **stored(state))
                 bar.update()
-                tqdm.write(
-                    _line(history[-1], epochs, kept and state.scheduler is not None),
-                    file=sys.stderr,
-                )
+                tqdm.write(_line(history[-1], epochs, score > best), file=sys.stderr)
     return history
 
 
@@ -234,11 +222,6 @@ def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
     end = torch.minimum(steps[..., 1], interval[:, 1:])
     width = (steps[..., 1] - steps[..., 0]).clamp_min(1e-9)
     return ((end - begin).clamp_min(0.0) / width).clamp_max(1.0)
-
-
-def falling_share(part: float) -> float:
-    """Which share of its first value the learning rate has when `part` of the epochs are done."""
-    return next((share for until, share in FALLS if part <= until), FALLS[-1][1])
 
 
 def kept_epoch(history: Sequence[dict[str, float]], config: TrainConfig) -> int:

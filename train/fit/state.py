@@ -15,6 +15,9 @@ from train.config import TrainConfig
 from train.model.fusion import FusionModel
 
 History = list[dict[str, float]]
+FALLS = ((0.4, 1.0), (0.6, 0.5), (0.8, 0.25), (1.0, 0.1))
+"""Until which share of the epochs the learning rate is which share of its first value. It falls in
+a few steps, not in each epoch: a captured CUDA graph holds its rate."""
 
 
 class ModelEma:
@@ -88,10 +91,19 @@ class TrainState:
         """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    @learning_rate.setter
-    def learning_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def rate_of(self, epoch: int, epochs: int) -> float:
+        """Set the learning rate for an epoch (from 1) of so many, and say it."""
+        if self.scheduler is None:
+            part = epoch / epochs
+            share = next((share for until, share in FALLS if part <= until), FALLS[-1][1])
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.model.config.learning_rate * share
+        return self.learning_rate
+
+    def scored(self, score: float) -> None:
+        """Tell the scheduler, if there is one, how good the epoch was."""
+        if self.scheduler is not None:
+            self.scheduler.step(score)
 
 
 def make_optimizer(model: FusionModel, config: TrainConfig) -> torch.optim.AdamW:
