@@ -264,10 +264,7 @@ def _lines(path: Path) -> int:
 
 
 def true_events(dataset: Dataset, split: str) -> list[EventRow]:
-    """One readable record per row of the split: what is true of it, times in seconds.
-
-    Of a clip without an event `category`, `start_s` and `end_s` are None.
-    """
+    """A readable record per row: what is true of it (s); None of a clip without an event."""
     samples = dataset.splits[split]
     truth = events(samples, dataset.clips.shapes.clip_seconds)
     return [
@@ -284,9 +281,8 @@ def true_events(dataset: Dataset, split: str) -> list[EventRow]:
 def answered_events(dataset: Dataset, split: str, answer: Answer) -> list[EventRow]:
     """The same with what was answered beside it, and the share of its seconds that was right.
 
-    What is predicted in a clip without an event is None where the answer is that there is none;
-    no share is told of it. Which event was predicted in one that has one is told (and scored)
-    whatever that answer is.
+    In a clip without an event what is predicted is None if the answer is that there is none. In
+    one that has an event it is told, and scored, whatever that answer is.
     """
     clip_seconds = dataset.clips.shapes.clip_seconds
     rows = events(dataset.splits[split], clip_seconds)
@@ -295,9 +291,9 @@ def answered_events(dataset: Dataset, split: str, answer: Answer) -> list[EventR
     found = []
     for number, event in enumerate(true_events(dataset, split)):
         said = answer.entry(number)
-        if event["category"] is None:
-            said["predicted"] = None if said["event"] is False else said["predicted"]
-            found.append({**event, **said})
-        else:
-            found.append({**event, **said, "segment_accuracy": next(right)})
+        if event["category"] is not None:
+            said["segment_accuracy"] = next(right)
+        elif said["event"] is False:
+            said["predicted"] = None
+        found.append({**event, **said})
     return found
