@@ -71,8 +71,7 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
         for row in answered_events(fold.dataset, SCORED, fold.answer)
     ]
     ids = [str(row["id"]) for row in rows]
-    results = [fold.result for fold in folds]
-    known = _known(results)
+    known = _known(results := [fold.result for fold in folds])
     said = {**_of_model(labelled, answered, ids, known["seen"]), **_of_baselines(folds, labelled)}
     threshold = _mean_threshold([fold.answer for fold in folds])
     own: list[Scores] = [result["scores"][MODEL] for result in results]
