@@ -351,7 +351,7 @@ class TestLabels:
         ("name", "values", "why"),
         [
             ("category", [0, 1, 2], "out of range"),
-            ("category", [0, -1, 1], "out of range"),
+            ("category", [0, -2, 1], "out of range"),
             ("category", [0, 1], "different lengths"),
             ("start_s", [0.0], "different lengths"),
             ("split", [[0, 1, 2]], "different lengths"),
