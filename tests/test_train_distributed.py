@@ -22,7 +22,7 @@ from train.runs.checkpoint import BEST, LAST
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = """
     --device cpu --epochs 2 --batch-size 8 --audio-feat-dim 32 --video-feat-dim 32
-    --map-channels 16 --dropout 0 --input-dropout 0 --pictures 0
+    --map-channels 16 --dropout 0 --input-dropout 0 --spliced-share 0 --pictures 0
 """.split()  # noqa: SIM905
 
 pytestmark = [
