@@ -102,6 +102,7 @@ def test_http_cut_again_and_again_keeps_what_arrived(
     assert_same(home.folder, back)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("kind", ["file", "ssh"])
 def test_push_killed_shows_no_cache_and_goes_on(
     kind: str, many: Path, tmp_path: Path, request: pytest.FixtureRequest, counted: Counted
@@ -121,6 +122,7 @@ def test_push_killed_shows_no_cache_and_goes_on(
     assert_same(many, far)
 
 
+@pytest.mark.system
 def test_pull_killed_goes_on(
     many: Path, tmp_path: Path, request: pytest.FixtureRequest, counted: Counted
 ) -> None:

@@ -235,6 +235,7 @@ class TestResume:
         assert run()[0] == 0
         assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
 
+    @pytest.mark.system
     def test_two_workers_give_the_same_rows(self, run: Run, cache: Path, whole: Cache) -> None:
         assert run(jobs=2)[0] == 0
         assert_same_rows(open_cache(cache), whole)

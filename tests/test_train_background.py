@@ -379,6 +379,7 @@ class TestRun:
         assert members[0].entry(0)["event_confidence"] == pytest.approx(0.5)
         assert members[2].entry(0)["event"] is None
 
+    @pytest.mark.system
     def test_everything_is_drawn(self, folder: Path, run: Path) -> None:
         evaluate_run(run, folder, "val", pictures=8)
         page = (run / "report.html").read_text()

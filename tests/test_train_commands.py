@@ -198,6 +198,7 @@ def test_a_run_normalizes_by_its_training_rows_alone(run: Path, cache_path: Path
     torch.testing.assert_close(model.audio.mean, heard.mean(0), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("modality", ["audio", "video"])
 def test_one_modality_runs_to_the_end(cache_path: Path, tmp_path: Path, modality: str) -> None:
     config = SMALL.revised(modality=modality, epochs=1)
@@ -271,6 +272,7 @@ def test_seeds_and_report_give_mean_and_deviation(
         assert by_id[row["id"]]["confidence"] == pytest.approx(row["confidence"], abs=1e-4)
 
 
+@pytest.mark.system
 def test_one_number_says_how_many_seeds_and_ablations_train_three_models(
     cache_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -245,6 +245,7 @@ def test_a_stopped_cross_validation_goes_on_with_the_folds_that_are_left(
     assert ours == theirs
 
 
+@pytest.mark.system
 def test_seeds_in_folds_are_folders_of_seeds(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -546,6 +546,7 @@ def test_a_rate_that_is_far_too_high_ends_well_or_with_a_sentence(
     assert cli.main(argv) in (0, 2)
 
 
+@pytest.mark.system
 def test_one_class_alone_trains_and_is_scored_drawn_and_predicted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

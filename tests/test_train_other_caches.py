@@ -209,6 +209,7 @@ def test_report_tells_of_each_run_what_was_seen(
     assert "not all were scored by the same code" in capsys.readouterr().err
 
 
+@pytest.mark.system
 def test_pictures_of_another_cache_do_not_replace_the_runs_own(run: Path, cache: Path) -> None:
     score(run, cache, pictures=1)
     own = {path: path.stat().st_mtime_ns for path in (run / FOLDER).rglob("*")}

@@ -192,6 +192,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
+@pytest.mark.system
 def test_each_clip_goes_through_a_model_once_pictures_or_not(
     seeds: tuple[Path, Path], tmp_path: Path, passes: Counter[str]
 ) -> None:

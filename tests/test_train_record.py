@@ -107,6 +107,7 @@ def test_the_baselines_know_the_training_rows_alone(run: Path) -> None:
     assert len(known) == len(ids)
 
 
+@pytest.mark.system
 def test_train_and_test_swapped_are_told_and_the_own_scores_stay(
     run: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

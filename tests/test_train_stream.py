@@ -203,6 +203,7 @@ def test_statistics_and_answers_are_those_of_memory(
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.system
 def test_the_command_streams_ablations_seeds_and_pictures(
     cache: Cache,
     tight: None,

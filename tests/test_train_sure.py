@@ -224,6 +224,7 @@ def test_odd_intervals_are_refused(seeds: Path, odd: dict[str, Any], where: str)
         read_scores(path)
 
 
+@pytest.mark.system
 def test_the_page_shows_them(seeds: Path, made: Path) -> None:
     argv = ["evaluate", "--run", str(seeds / "seed-0"), "--cache", str(made / "cache")]
     assert cli.main([*argv, "--pictures", "1"]) == 0

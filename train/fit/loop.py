@@ -36,6 +36,7 @@ from train.runs.checkpoint import BEST, LAST, About, save
 from train.score.metrics import CRITERION
 from train.score.predict import TrainingError
 
+_LINES = 60
 LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
 
@@ -77,7 +78,7 @@ def train_model(
                     save(run / BEST, state.ema.model, now)
                 save(run / LAST, model, now, **stored(state))
                 bar.update()
-                tqdm.write(_line(history[-1], epochs, score > best), file=sys.stderr)
+                _tell(history[-1], epochs, score > best)
     return history
 
 
@@ -247,10 +248,15 @@ def _diverged(run: Path, number: int, error: TrainingError) -> str:
     return f"{run}: epoch {number}: {error}; {kept}"
 
 
-def _line(entry: dict[str, float], epochs: int, is_best: bool) -> str:
-    return (
-        f"epoch {entry['epoch']:>3}/{epochs}  loss {entry['train_loss']:.4f}  "
+def _tell(entry: dict[str, float], epochs: int, is_best: bool) -> None:
+    """A line of an epoch for people; of many short ones, of some 60."""
+    number = int(entry["epoch"])
+    if number % max(1, epochs // _LINES) and number not in (1, epochs):
+        return
+    line = (
+        f"epoch {number:>3}/{epochs}  loss {entry['train_loss']:.4f}  "
         f"val top-1 {entry['val_top1']:.3f}  mIoU {entry['val_miou']:.3f}  "
         f"{CRITERION} {entry[f'val_{CRITERION}']:.3f}{' *' if is_best else ''}  "
         f"lr {entry['learning_rate']:.1e}  {entry['seconds']:.2f} s"
     )
+    tqdm.write(line, file=sys.stderr)
