@@ -120,9 +120,10 @@ def _how(path: Path, obeyed: Counter[str], asked: str) -> dict[str, Any]:
         return {}
     if not asked.endswith(order["only"]):
         return {}
-    obeyed[order["id"]] += 1
     how: dict[str, Any] = order["how"]
-    return how if obeyed[order["id"]] <= order["times"] else {}
+    counted = order["id"] + (asked if "each_path" in how else "")
+    obeyed[counted] += 1
+    return how if obeyed[counted] <= order["times"] else {}
 
 
 if __name__ == "__main__":

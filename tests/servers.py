@@ -121,6 +121,7 @@ class HttpServer(Server):
         endless=1, drip=1: never end, fast or a byte at a time; with says=n as a file of n bytes,
             with packed=1 as a packed one
         wrong_range=1: answer every range with the file's beginning
+        each_path=1 beside one of these: `times` for each path
         """
         order = self.state / "how.writing"
         order.write_text(
