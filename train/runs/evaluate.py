@@ -130,20 +130,23 @@ def training_events(rows: Labels) -> tuple[list[str], Events]:
 def of_model(
     truth: Events, answer: Answer, ids: Sequence[str], before: Mapping[str, Sequence[str]]
 ) -> Said:
-    """What the model says, what by its other decoding, and what of the clips that are not seen.
-
-    ids: the clip of each event; before: the seen ones among them. The last only if there are such.
-    """
+    """What the model says, what by its other decoding, and `without_seen`."""
     found = {MODEL: (truth, answer.predictions)}
     for name, other in answer.by_decoding.items():
         if name != answer.decoding:
             found[f"{MODEL}, {name} decoding"] = truth, other
+    return found | without_seen(truth, answer.predictions, ids, before)
+
+
+def without_seen(
+    truth: Events, guess: Predictions, ids: Sequence[str], before: Mapping[str, Sequence[str]]
+) -> Said:
+    """What it says of rows whose clips (ids) are not in `before`, where some are and not all."""
     known = {clip_id for some in before.values() for clip_id in some}
     fresh = np.array([clip_id not in known for clip_id in ids])
-    if known and fresh.any():
-        name = f"{MODEL}, without {len(known)} seen"
-        found[name] = truth.of(fresh), answer.predictions.of(fresh)
-    return found
+    if not known or not fresh.any():
+        return {}
+    return {f"{MODEL}, without {len(known)} seen": (truth.of(fresh), guess.of(fresh))}
 
 
 def of_baselines(truth: Events, trained: Events, classes: int, clip_seconds: float) -> Said:
@@ -177,8 +180,8 @@ def of_seeds(answers: Sequence[Answer], dataset: Dataset, split: str, record: Re
     clip_seconds = dataset.clips.shapes.clip_seconds
     truth = events(dataset.splits[split], clip_seconds)
     each = [EventScores.of(truth, one.predictions, clip_seconds) for one in answers]
-    trained = training_events(record.rows)[1]
-    trivial = of_baselines(truth, trained, len(dataset.classes), clip_seconds)
+    trained, classes = training_events(record.rows)[1], len(dataset.classes)
+    trivial = of_baselines(truth, trained, classes, clip_seconds)
     found = {name: EventScores.of(*pair, clip_seconds) for name, pair in trivial.items()}
     mean = EventScores.mean(each)
     return {"intervals": {MODEL: mean.stored()}, "differences": _ahead(mean, found)}
@@ -186,11 +189,8 @@ def of_seeds(answers: Sequence[Answer], dataset: Dataset, split: str, record: Re
 
 def _ahead(model: EventScores, others: Mapping[str, EventScores]) -> Result:
     """The model minus each baseline among the others, paired: both on the same resamples."""
-    return {
-        name: (model - other).stored()
-        for name, other in others.items()
-        if not name.startswith(MODEL)
-    }
+    trivial = {name: other for name, other in others.items() if not name.startswith(MODEL)}
+    return {name: (model - other).stored() for name, other in trivial.items()}
 
 
 def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -24,9 +24,10 @@ from train.runs.evaluate import (
     rows_digest,
     scores_of,
     training_events,
+    without_seen,
 )
 from train.runs.record import Record
-from train.runs.trained import Answer
+from train.runs.trained import Answer, mean_threshold
 from train.score.metrics import Events, Predictions, Scores, confusion
 from train.score.predict import events
 from train.score.summary import baselines, mean_and_deviation, per_class
@@ -56,9 +57,8 @@ class Fold:
 def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
     """The scores of all folds' parts as one set, and each event with what was answered.
 
-    Baselines are computed for each fold from its own training rows. The result has, beside what
-    `evaluate` gives, each fold's own scores (`folds`), and their means and sample standard
-    deviations (`mean_and_deviation`).
+    Each fold has its own training rows' baselines. The result has, beside what `evaluate` gives,
+    each fold's own scores (`folds`), and their `mean_and_deviation` (of a sample).
     """
     first = folds[0]
     clip_seconds, classes = first.dataset.clips.shapes.clip_seconds, first.dataset.classes
@@ -72,8 +72,9 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
     ]
     ids = [str(row["id"]) for row in rows]
     known = _known(results := [fold.result for fold in folds])
-    said = {**_of_model(labelled, answered, ids, known["seen"]), **_of_baselines(folds, labelled)}
-    threshold = _mean_threshold([fold.answer for fold in folds])
+    said = {MODEL: (labelled, answered)} | without_seen(labelled, answered, ids, known["seen"])
+    said |= _of_baselines(folds, labelled)
+    threshold = mean_threshold(answers := [fold.answer for fold in folds])
     own: list[Scores] = [result["scores"][MODEL] for result in results]
     return {
         **first.result,
@@ -83,7 +84,7 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
         "classes_in_split": len(np.unique(truth.category)),
         "scored_rows": rows_digest(ids, labelled, classes),
         **presence_of(labelled, threshold),
-        "decoding": Counter(fold.answer.decoding for fold in folds).most_common(1)[0][0],
+        "decoding": Counter(one.decoding for one in answers).most_common(1)[0][0],
         "scores": scores_of(said, clip_seconds, threshold),
         **how_sure(said, clip_seconds),
         "per_class": per_class(truth, guess, classes, clip_seconds),
@@ -93,12 +94,6 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
         ],
         "mean_and_deviation": {name: [*pair] for name, pair in mean_and_deviation(own).items()},
     }, rows
-
-
-def _mean_threshold(answers: Sequence[Answer]) -> float | None:
-    """The mean of the folds' thresholds; None where not all have one."""
-    known = [one.event_threshold for one in answers if one.event_threshold is not None]
-    return float(np.mean(known)) if len(known) == len(answers) else None
 
 
 def _known(results: Sequence[Result]) -> Result:
@@ -124,21 +119,6 @@ def joined(parts: Sequence[T]) -> T:
         missing = any(column is None for column in columns)
         values[field.name] = None if missing else np.concatenate(columns)
     return type(parts[0])(**values)
-
-
-def _of_model(
-    truth: Events, guess: Predictions, ids: Sequence[str], seen: Mapping[str, Sequence[str]]
-) -> Said:
-    """What the folds' models say, each read off in its own way; and without seen clips, if any.
-
-    Such are there where the models began from another run's weights.
-    """
-    found = {MODEL: (truth, guess)}
-    known = {clip_id for some in seen.values() for clip_id in some}
-    fresh = np.array([clip_id not in known for clip_id in ids])
-    if known and fresh.any():
-        found[f"{MODEL}, without {len(known)} seen"] = truth.of(fresh), guess.of(fresh)
-    return found
 
 
 def _of_baselines(folds: Sequence[Fold], truth: Events) -> Said:

@@ -56,7 +56,7 @@ class Answer:
         """The answers with start and end read off in each way."""
         return self.evidence.read_off(self.calibration, self.clip_seconds)
 
-    @property
+    @cached_property
     def chance(self) -> Array:
         """(N, G) probability of each part of a clip that the event is heard and seen in it."""
         return self.evidence.on_grid(self.calibration.grid_s, self.clip_seconds)
@@ -109,10 +109,14 @@ class Answer:
         decoding = Counter(one.decoding for one in answers).most_common(1)[0][0]
         evidence = Evidence.mean([one.evidence for one in answers])
         calibration = Calibration.mean([one.calibration for one in answers])
-        known = [one.event_threshold for one in answers if one.event_threshold is not None]
-        threshold = sum(known) / len(known) if len(known) == len(answers) else None
-        clip_seconds = first.clip_seconds
+        threshold, clip_seconds = mean_threshold(answers), first.clip_seconds
         return cls(evidence, calibration, decoding, first.classes, clip_seconds, threshold)
+
+
+def mean_threshold(answers: Sequence[Answer]) -> float | None:
+    """The mean of the answers' event thresholds; None where not all have one."""
+    known = [one.event_threshold for one in answers if one.event_threshold is not None]
+    return sum(known) / len(known) if len(known) == len(answers) else None
 
 
 @dataclass(frozen=True)
