@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from background_runs import mixed_cache, with_background
+from four_events import array
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, drawable, score, tiny_labels
@@ -54,10 +55,6 @@ SMALL = TrainConfig(
     dropout=0.0,
     input_dropout=0.0,
 )
-
-
-def array(*values: npt.ArrayLike) -> Array:
-    return np.array(values, np.float64)
 
 
 @pytest.fixture(scope="module")

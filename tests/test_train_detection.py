@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
+from four_events import array
 
 from train.score.detection import (
     average_precision,
@@ -14,12 +15,7 @@ from train.score.detection import (
     expected_error,
     segment_scores,
 )
-from train.score.metrics import Array, Events, Predictions
-
-
-def array(*values: npt.ArrayLike) -> Array:
-    return np.array(values, np.float64)
-
+from train.score.metrics import Events, Predictions
 
 TRUTH = Events(np.array([0, 1, 1, 0]), array(0, 2, 5, 0), array(10, 6, 7, 4))
 

@@ -1,15 +1,12 @@
 """Scores against hand-computed cases; baselines; corner cases."""
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
-import numpy.typing as npt
 import pytest
+from four_events import TRUTH, array, predictions
 from hypothesis import given
 from hypothesis import strategies as st
 
 from train.score.metrics import (
-    Array,
     Events,
     Predictions,
     classification,
@@ -17,22 +14,6 @@ from train.score.metrics import (
     localization,
     tiou,
 )
-
-
-def array(*values: npt.ArrayLike) -> Array:
-    return np.array(values, np.float64)
-
-
-TRUTH = Events(np.array([0, 1, 1, 2]), array(0, 2, 5, 0), array(10, 6, 7, 10))
-
-
-def predictions(
-    category: Sequence[int] | npt.NDArray[np.int64],
-    start: Iterable[float],
-    end: Iterable[float],
-    classes: int = 4,
-) -> Predictions:
-    return Predictions(np.eye(classes)[category], array(*start), array(*end))
 
 
 def test_tiou_by_hand() -> None:

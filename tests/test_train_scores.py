@@ -2,35 +2,18 @@
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+from four_events import TRUTH, array, predictions
 
 from train.runs.trained import Answer
 from train.score.calibrate import Calibration
 from train.score.decode import Evidence
-from train.score.metrics import Array, Events, Predictions, segments
+from train.score.metrics import Events, Predictions, segments
 from train.score.summary import baselines, mean_and_deviation, per_class, score
 
 ERRORS = ("mae", "ece")  # names of scores whose best is 0
-
-
-def array(*values: npt.ArrayLike) -> Array:
-    return np.array(values, np.float64)
-
-
-TRUTH = Events(np.array([0, 1, 1, 2]), array(0, 2, 5, 0), array(10, 6, 7, 10))
-
-
-def predictions(
-    category: Sequence[int] | npt.NDArray[np.int64],
-    start: Iterable[float],
-    end: Iterable[float],
-    classes: int = 4,
-) -> Predictions:
-    return Predictions(np.eye(classes)[category], array(*start), array(*end))
 
 
 def number(value: float | None) -> float:
