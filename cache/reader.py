@@ -25,6 +25,7 @@ from cache.format.row_table import RowPlace
 from cache.format.rows import RowFile, proved_clips, read_jpegs
 from cache.format.schema import SHARD_FOLDER
 from cache.format.shard import Clip, Origin
+from cache.format.windows import Window, window_of
 from cache.labels.annotations import Labels
 from cache.labels.store import read_label_history, read_labels
 from cache.pack_file import read_pack, read_pack_labels
@@ -154,6 +155,21 @@ class Cache:
         if problem:
             raise CacheError(f"{file.path}: the clip {clip_id!r}: {problem}; refused")
         return pictures
+
+    @cached_property
+    def windows(self) -> list[Window]:
+        """Each clip's recording and offset in it, in id order."""
+        if self.declaration.hop_s is None:
+            return [Window(clip_id) for clip_id in self.ids]
+        return [window_of(clip_id) for clip_id in self.ids]
+
+    @cached_property
+    def recordings(self) -> dict[str, list[int]]:
+        """The rows of each recording that has any, in the order of their offsets."""
+        found: dict[str, list[int]] = {}
+        for row in sorted(range(len(self)), key=self.windows.__getitem__):
+            found.setdefault(self.windows[row].recording, []).append(row)
+        return found
 
     @cached_property
     def row_digests(self) -> list[bytes]:

@@ -28,6 +28,9 @@ class ExtractConfig(Settings):
 
     clip_seconds: float = Field(10.0, gt=0, le=3600)
     """Length of a clip; longer media is cut here, shorter media keeps its true length."""
+    hop_seconds: float | None = Field(None, gt=0, le=3600)
+    """Recordings longer than a clip give a clip every so many seconds; none: their beginning
+    alone."""
     modalities: Literal["both", "audio", "video"] = "both"
     """What a clip must have. A missing one is a failure, unless only the other is asked for."""
     sample_rate_hz: int = Field(22050, gt=12800, le=192000)
@@ -59,6 +62,12 @@ class ExtractConfig(Settings):
             raise ValueError(
                 f"frame_size_px {self.frame_size_px} is larger than "
                 f"resize_px {self.shorter_side_px}"
+            )
+        hop_s = self.hop_seconds
+        if hop_s is not None and (hop_s > self.clip_seconds or round(hop_s, 3) != hop_s):
+            raise ValueError(
+                f"hop_seconds {hop_s:g}: expected whole milliseconds, at most clip_seconds "
+                f"({self.clip_seconds:g}): seconds between windows would be looked at by none"
             )
         if self.hop_samples > self.n_fft_samples:
             raise ValueError(
@@ -94,6 +103,8 @@ class ExtractConfig(Settings):
     def resolved(self, weights_sha256: str) -> dict[str, Any]:
         """The settings as stored and fingerprinted; `weights_sha256` is "" without video."""
         values = self.model_dump(mode="json")
+        if self.hop_seconds is None:
+            del values["hop_seconds"]  # caches without windows are what they always were
         return {**values, "resize_px": self.shorter_side_px, "weights_sha256": weights_sha256}
 
     @classmethod

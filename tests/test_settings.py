@@ -200,7 +200,9 @@ class TestExtractConfig:
     def test_every_field_is_in_the_identity_and_back(self) -> None:
         config = ExtractConfig.parse({"n_mels": 80, "backbone": "large"})
         resolved = config.resolved("abc")
-        assert set(resolved) == {*ExtractConfig.model_fields, "weights_sha256"}
+        assert set(resolved) == {*ExtractConfig.model_fields, "weights_sha256"} - {"hop_seconds"}
+        windows = config.revised(hop_seconds=5.0).resolved("abc")
+        assert windows == {**resolved, "hop_seconds": 5.0}
         assert resolved["weights_sha256"] == "abc"
         again = ExtractConfig.of(new_identity(config, "random:0", "abc"))
         assert again.resolved("abc") == resolved

@@ -75,9 +75,13 @@ class Declaration:
     clip_seconds: float
     fields: tuple[Field, ...]
     pictures: Pictures | None = None
+    hop_s: float | None = None
+    """Seconds from window to window of a recording; None where clips are no windows."""
 
     def __post_init__(self) -> None:
         check_number("clip_seconds", self.clip_seconds, 0, MAX_CLIP_S)
+        if self.hop_s is not None:
+            check_number("hop_s", self.hop_s, 0, self.clip_seconds)
         if not 0 < len(self.fields) <= MAX_FIELDS:
             raise ValueError(f"expected 1 to {MAX_FIELDS} fields, found {len(self.fields)}")
         for field in self.fields:
@@ -137,6 +141,7 @@ class Declaration:
             "clip_seconds": self.clip_seconds,
             "fields": [field.record() for field in self.fields],
             "pictures": None if self.pictures is None else dict(vars(self.pictures)),
+            **({} if self.hop_s is None else {"hop_s": self.hop_s}),
         }
 
     @classmethod
@@ -149,6 +154,7 @@ class Declaration:
             record["clip_seconds"],
             tuple(map(Field.parse, fields)),
             None if pictures is None else Pictures(**pictures),
+            record.get("hop_s"),
         )
 
 

@@ -22,7 +22,7 @@ def declare(config: ExtractConfig) -> Declaration:
     video = video_fields(config) if config.modalities != "audio" else []
     pictures = Pictures(config.num_frames, config.frame_size_px) if video else None
     try:
-        return Declaration(config.clip_seconds, (*audio, *video), pictures)
+        return Declaration(config.clip_seconds, (*audio, *video), pictures, config.hop_seconds)
     except ValueError as error:
         raise ConfigError(
             f"these settings can't be stored: {error}; choose shorter clips, or fewer or smaller "
