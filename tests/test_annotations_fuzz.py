@@ -148,4 +148,4 @@ def test_labels_or_one_clear_error(tmp_path: Path, name: str) -> None:
                 stored = read_labels(tmp_path)
                 assert stored is not None
                 assert stored.equals(labels)
-    assert min(told.values()) > ROUNDS / 20
+    assert min(told.values()) > ROUNDS / 40

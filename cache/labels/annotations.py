@@ -130,7 +130,7 @@ def read_annotations(
         called = ", ".join(found.files.get(name, name) for name in divided)
         parts.append(f"{called}, divided 70/15/15 by id with seed {split_seed}")
         parts[-1] += f", but {elsewhere} ids keep an earlier split" if elsewhere else ""
-    return _labels(rows, "; ".join(filter(None, parts)), notes + _counts(rows))
+    return labels_of_rows(rows, "; ".join(filter(None, parts)), notes + counts(rows))
 
 
 def _divided(rows: list[Row], seed: int, before: Labels | None) -> tuple[list[Row], list[str], int]:
@@ -144,13 +144,13 @@ def _divided(rows: list[Row], seed: int, before: Labels | None) -> tuple[list[Ro
 
     own = {listed(row) for row in rows if row.split != NO_SPLIT}
     loose = [row for row in rows if listed(row) not in own]
-    splits, elsewhere = divide(loose, seed, _rows(before) if before and loose else [])
+    splits, elsewhere = divide(loose, seed, rows_of(before) if before and loose else [])
     found = iter(splits)
     rows = [row if listed(row) in own else replace(row, split=next(found)) for row in rows]
     return rows, list(dict.fromkeys(row.file for row in loose)), elsewhere
 
 
-def _counts(rows: Sequence[Row]) -> list[str]:
+def counts(rows: Sequence[Row]) -> list[str]:
     """What a person should know of rows without a split, a time, or an event."""
     loose = Counter(bool(row.category) for row in rows if row.split == NO_SPLIT)
     notes = [f"{loose[True]} event(s) are in no split"] if loose[True] else []
@@ -218,12 +218,13 @@ def _once(rows: list[Row], notes: list[str]) -> list[Row]:
     return list(found.values())
 
 
-def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
-    """The table, its classes numbered in order of first appearance."""
-    number: dict[str, int] = {}
-    for row in rows:
-        if row.category:
-            number.setdefault(row.category, len(number))
+def labels_of_rows(
+    rows: Sequence[Row], source: str, notes: list[str], order: Sequence[str] = ()
+) -> Labels:
+    """The table; classes as in `order`, and in order of first appearance behind these."""
+    used = dict.fromkeys(row.category for row in rows if row.category)
+    first = dict.fromkeys(name for name in order if name in used)
+    number = {name: place for place, name in enumerate(first | used)}
     return Labels(
         ids=[row.id for row in rows],
         classes=list(number),
@@ -236,7 +237,8 @@ def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
     )
 
 
-def _rows(labels: Labels) -> list[Row]:
+def rows_of(labels: Labels) -> list[Row]:
+    """The rows of a label table, names in NFC."""
     columns = (labels.start_s, labels.end_s, labels.split)
     return [
         Row(one_form(clip_id), one_form(name), start_s, end_s, split)
@@ -248,7 +250,7 @@ def _rows(labels: Labels) -> list[Row]:
 
 def _splits_of_ids(labels: Labels | None) -> dict[str, set[int]]:
     found: dict[str, set[int]] = defaultdict(set)
-    for row in _rows(labels) if labels else []:
+    for row in rows_of(labels) if labels else []:
         found[row.id].add(row.split)
     return found
 
