@@ -64,7 +64,7 @@ class TestTables:
             "\nRecording;Label;Start_S;End Time\nr.1.MP4;Bark;1,25;3\n",
             "audio_filename,class,start_time,end_time,extra\nC:\\a\\r.1.flac,Bark,1.250,3.0,x\n",
             "Start (s),End (s),Scientific name,Common name,Confidence,File\n"
-            "1.25,3.0,Canis,Bark,0.9,/home/me/r.1.wav\n",  # BirdNET
+            "1.25,3.0,Canis,Bark,0.9,/data/r.1.wav\n",  # BirdNET
             "filepath,start,end,scientific_name,common_name,confidence\n/x/r.1.wav,1.25,3,C,Bark,1\n",
             f"{RAVEN}\tCommon Name\tSpecies Code\tConfidence\tBegin Path\tFile Offset (s)\n"
             "1\tSpectrogram 1\t1\t61.25\t63\t0\t15000\tBark\tb\t0.9\t/x/r.1.wav\t1.25\n",

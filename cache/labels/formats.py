@@ -102,9 +102,10 @@ def _kind_of_text(path: Path) -> _Kind | None:
     """The format by the first line with anything in it; None for AVE's, or for an empty file."""
     with opened_lines(path) as lines:
         line = next((line for line in lines if line.strip()), "")
-    if "\t" not in line or "&" in line:
-        return None
-    return _TABLE if number(line.split("\t")[0].strip(), comma=True) is None else _LABELS
+    first, tab, _ = line.partition("\t")
+    if tab and number(first.strip(), comma=True) is not None:
+        return _LABELS
+    return _TABLE if tab and line.count("&") != 4 else None
 
 
 def _read_folder(folder: Path) -> Annotations:
