@@ -228,6 +228,18 @@ class TestRoundTrip:
             if labels := _unless_alike(written(folder / name, data), events):
                 assert rows(labels) == wanted("r 1", events)
 
+    @given(LISTS)
+    @settings(max_examples=30, deadline=None)
+    def test_label_studio(
+        self, tmp_path_factory: pytest.TempPathFactory, events: list[Found]
+    ) -> None:
+        """As people export it who have accepted the predictions."""
+        (task,) = json.loads(label_studio_bytes("x/r 1.mp4", 9.0, events))
+        task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+        path = tmp_path_factory.mktemp("one") / "export.json"
+        if labels := _unless_alike(written(path, json.dumps([task]).encode()), events):
+            assert rows(labels) == wanted("r 1", events)
+
     def test_an_empty_elan_file_is_background(self, tmp_path: Path) -> None:
         labels = read_annotations(written(tmp_path / "a.eaf", elan_bytes("a.wav", [])), None)
         assert rows(labels) == [("a", "", 0, 0)]
