@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from cache.common.errors import AnnotationError
-from cache.labels.files import MAX_LINE, Places, Row, event_row, text_row, whole_file
+from cache.labels.files import MAX_LINE, Places, Row, event_row, whole_file
 from cache.labels.media_names import recording_of
 
 MAX_XML_BYTES = 1 << 26
@@ -113,15 +113,14 @@ def elan_rows(path: Path, notes: list[str]) -> Places:
 
 
 def _row(document: _Document, recording: str, one: _Annotation) -> Row | str:
-    times = [document.slots.get(slot) for slot in (one.begin, one.end)]
-    if None in times:
+    begin, end = document.slots.get(one.begin), document.slots.get(one.end)
+    if begin is None or end is None:
         slots = f"{one.begin[:40]!r} and {one.end[:40]!r}"
         return f"expected two time slots with a TIME_VALUE, found {slots}; align it in ELAN"
     category = "".join(one.value).strip() or one.tier.strip()
     if not category:
         return "expected a value, or a tier with a name: which class is it?"
-    begin, end = (f"{(ms or 0) / 1000:.3f}" for ms in times)
-    return text_row(recording, category, begin, end)
+    return event_row(recording, category, (begin / 1000, end / 1000))
 
 
 def _ms(text: str | None) -> int | None:
