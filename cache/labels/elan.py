@@ -47,7 +47,7 @@ class _Document:
         self.found: list[_Annotation] = []
         self.depending = 0
         self._open: list[str] = []
-        self._tier = ""
+        self._tier, self._depends = "", False
         self._characters = 0
 
     def parse(self, data: bytes) -> None:
@@ -77,18 +77,20 @@ class _Document:
             self.slots[attributes.get("TIME_SLOT_ID", "")] = _ms(attributes.get("TIME_VALUE"))
         elif name == "TIER":
             self._tier = attributes.get("TIER_ID", "")
+            self._depends = "PARENT_REF" in attributes
+        elif name == "REF_ANNOTATION" or (name == "ALIGNABLE_ANNOTATION" and self._depends):
+            self.depending += 1
         elif name == "ALIGNABLE_ANNOTATION":
             keys = ("ANNOTATION_ID", "TIME_SLOT_REF1", "TIME_SLOT_REF2")
             annotation, begin, end = (attributes.get(key, "") for key in keys)
             self.found.append(_Annotation(annotation, self._tier, begin, end))
             self._characters = 0
-        self.depending += name == "REF_ANNOTATION"
 
     def _finish(self, name: str) -> None:
         self._open.pop()
 
     def _text(self, text: str) -> None:
-        if self._open[-2:] == ["ALIGNABLE_ANNOTATION", "ANNOTATION_VALUE"]:
+        if self._open[-2:] == ["ALIGNABLE_ANNOTATION", "ANNOTATION_VALUE"] and not self._depends:
             self._characters += len(text)
             if self._characters > MAX_LINE:
                 raise _Refused(f"a value of more than {MAX_LINE:,} characters, which no class has")
