@@ -24,7 +24,8 @@ def drawn(
 ) -> tuple[EventList, EventList, np.ndarray[tuple[int], np.dtype[np.float64]]]:
     """True events, found ones that are near some of them, and the recordings' lengths.
 
-    Times are multiples of 0.1 s, confidences differ, and the last recording has no event.
+    True times are multiples of 0.1 s, found ones of 1 ms; confidences differ; the last recording
+    has no event.
     """
     rng = np.random.default_rng(seed)
     lengths_s = np.round(rng.uniform(20, 60, recordings), 1)
@@ -37,12 +38,12 @@ def drawn(
             end = round(start + rng.uniform(0.5, 10), 1)
             true.append((number, category, start, end))
             if rng.random() < 0.7:
-                moved = np.round(np.array([start, end]) + rng.normal(0, 0.7, 2), 1)
+                moved = np.round(np.array([start, end]) + rng.normal(0, 0.7, 2), 3)
                 left, right = sorted(moved.clip(0, lengths_s[number]).tolist())
                 other = category if rng.random() < 0.8 else int(rng.integers(classes))
                 said.append((number, other, left, right + 0.1, rng.random()))
     for _ in range(recordings):
-        number, start = int(rng.integers(recordings)), round(rng.uniform(0, 15), 1)
+        number, start = int(rng.integers(recordings)), round(rng.uniform(0, 15), 3)
         said.append((number, int(rng.integers(classes)), start, start + 2.5, rng.random()))
     return rows(*true), rows(*said), lengths_s
 
