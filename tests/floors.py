@@ -9,10 +9,10 @@ FLOORS: dict[str, list[list[str]]] = {
         ["common"],
         ["format"],
         ["labels"],
-        ["pack_file", "reader"],
+        ["pack_file", "reader", "writer"],
         ["check"],
         ["remote"],
-        ["share"],
+        ["imports", "share"],
         ["__main__"],
     ],
     "extract": [

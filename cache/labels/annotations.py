@@ -117,7 +117,7 @@ def read_annotations(
     if divided:
         parts.append(f"{', '.join(divided)}, divided 70/15/15 by id with seed {split_seed}")
         parts[-1] += f", but {elsewhere} ids keep an earlier split" if elsewhere else ""
-    return _labels(rows, "; ".join(filter(None, parts)), notes + _counts(rows))
+    return labels_of_rows(rows, "; ".join(filter(None, parts)), notes + _counts(rows))
 
 
 def _divided(rows: list[Row], seed: int, before: Labels | None) -> tuple[list[Row], list[str], int]:
@@ -195,7 +195,7 @@ def _within(path: Path, rows: list[Row], clip_seconds: float, notes: list[str]) 
     return once
 
 
-def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
+def labels_of_rows(rows: Sequence[Row], source: str, notes: list[str]) -> Labels:
     """The table, its classes numbered in order of first appearance."""
     number: dict[str, int] = {}
     for row in rows:
