@@ -74,7 +74,6 @@ class CacheWriter:
         declared = Declaration(clip_seconds, tuple(fields))
         config = {"imported": True, **(about or {})}
         self.identity = Identity(IMPORT_VERSION, config, declared, {"made_by": "cache.writer"})
-        self.failed = 0
         self._open = contextlib.ExitStack()
         self._clips: list[Clip] = []
         self._failures: list[Failure] = []
@@ -144,7 +143,6 @@ class CacheWriter:
         self._failures.append(
             Failure(clip_id, "import", message, attempt, made.size, made.mtime_ns)
         )
-        self.failed += 1
         if len(self._failures) >= SHARD_CLIPS:
             self.flush()
 

@@ -19,7 +19,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["config", "sources"],
         ["media", "features"],
         ["finding", "identity", "plan", "parallel"],
-        ["one_clip"],
+        ["one_clip", "yamnet"],
         ["demo", "__main__"],
     ],
     "train": [

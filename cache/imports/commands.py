@@ -101,7 +101,8 @@ def _import(arguments: Options) -> int:
         todo = [item for item in items if not writer.has(item.id, item.origin)]
         say(f"clips     {len(items)}: done {len(items) - len(todo)}, to do {len(todo)}")
         _copy(writer, todo)
-    return _conclude(arguments.into, len(items), writer.failed)
+        failed = sum(item.id not in writer for item in items)
+    return _conclude(arguments.into, len(items), failed)
 
 
 def _keys(fields: Sequence[Field]) -> list[str]:
@@ -189,8 +190,9 @@ def _import_ave(arguments: Options) -> int:
     with CacheWriter(arguments.into, found.fields, about=about) as writer:
         write_labels(arguments.into, labels)
         _copy_ave(writer, found)
+        failed = sum(clip_id not in writer for clip_id, _, _ in clips)
     _tell_again(found)
-    return _conclude(arguments.into, len(clips), writer.failed)
+    return _conclude(arguments.into, len(clips), failed)
 
 
 def _copy_ave(writer: CacheWriter, found: Published) -> None:
