@@ -9,7 +9,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["common"],
         ["format"],
         ["labels"],
-        ["pack_file", "reader", "writer"],
+        ["joined", "pack_file", "reader", "writer"],
         ["check"],
         ["remote"],
         ["imports", "share"],
