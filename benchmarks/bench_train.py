@@ -149,7 +149,7 @@ def floor(trainer: Trainer, data: Loaded) -> dict[str, float]:
     assert frames is not None
     assert video is not None
     dtype = torch.bfloat16 if trainer.device.type == "cuda" else torch.float32
-    maps = frames.maps.to(dtype).flatten(0, 2)
+    maps = frames.cells().to(dtype).flatten(0, 1)
     weight = video.project.weight.detach().to(dtype)
     out = maps @ weight.T
 
@@ -213,7 +213,7 @@ def plain_epoch(trainer: Trainer, data: Loaded, cache: Cache, clips: int) -> flo
             maps = on["maps"].flatten(3).transpose(2, 3)
             span_s = torch.full((len(maps),), 10.0 / maps.shape[1], device=device)
             sound = Sound(on["audio"], on["valid"], data.clips.step_time_s, data.clips.step_s)
-            batch = Batch(sound, Frames(maps, on["time_s"], span_s))
+            batch = Batch(sound, Frames.of(maps, on["time_s"], span_s))
             plain_step(trainer, batch, on["category"], on["interval"])
 
     return timed(device, work)
