@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cache import CacheError
+from train.data.maps import FrameMaps
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,29 @@ class Sound:
 
 @dataclass(frozen=True)
 class Frames:
-    """The video input: maps (N, F, S, C), float16 on CUDA, else float32; time_s (N, F) float32;
-    span_s (N,) float32, the time that one frame stands for.
+    """The video input: the frames of the N clips are those of `maps` that are numbered `rows`
+    (N, F) int64; time_s (N, F) float32; span_s (N,) float32, the time that one frame stands for.
     """
 
-    maps: Tensor
+    maps: FrameMaps
+    rows: Tensor
     time_s: Tensor
     span_s: Tensor
+
+    @classmethod
+    def of(cls, cells: Tensor, time_s: Tensor, span_s: Tensor) -> Frames:
+        """Of the maps themselves, (N, F, S, C)."""
+        maps = FrameMaps(cells)
+        return cls(maps, maps.rows(torch.arange(len(cells), device=cells.device)), time_s, span_s)
+
+    def means(self) -> Tensor:
+        """The mean over the cells of each frame: (N, F, C) float32."""
+        return self.maps.means.flatten(0, 1)[self.rows]
+
+    def cells(self, which: Tensor | None = None) -> Tensor:
+        """The maps of all N × F frames, or of those numbered `which`: as FrameMaps.of."""
+        rows = self.rows.flatten()
+        return self.maps.of(rows if which is None else rows[which])
 
 
 @dataclass(frozen=True)

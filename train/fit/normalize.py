@@ -45,7 +45,7 @@ def normalize(
         if batch.sound is not None:
             sound.add(batch.sound.features[batch.sound.valid])
         if batch.frames is not None:
-            maps.add(batch.frames.maps.flatten(0, 2).float())
+            maps.add(batch.frames.cells().flatten(0, 1).float())
     if model.audio is not None:
         _store(model.audio, *sound.mean_and_std(group))
     if model.video is not None:
