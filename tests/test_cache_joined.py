@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,15 @@ import numpy as np
 import pytest
 from synthetic_cache import make_cache
 
-from cache import CacheError, open_cache
+from cache import Cache, CacheError, open_cache
 from cache.format.fields import Field, Rate
 from cache.joined import JoinedCache, open_caches
 from cache.writer import CacheWriter
+
+
+def opened(*paths: Path) -> Cache:
+    return open_caches(shlex.join(map(str, paths)))
+
 
 CLAP = Field("audio/clap", (10, 4), "float32", "1", Rate(1.0, 0.5))
 
@@ -32,7 +38,7 @@ def other(path: Path, ids: list[str], **more: Any) -> Path:
 def test_the_clips_that_all_have(features: Path, tmp_path: Path) -> None:
     ids = open_cache(features).ids
     clap = other(tmp_path / "clap", [*ids[3:], "zz"])
-    joined = open_caches([features, clap])
+    joined = opened(features, clap)
     assert isinstance(joined, JoinedCache)
     assert joined.ids == ids[3:]
     assert joined.lacking == {features: ["zz"], clap: ids[:3]}
@@ -44,7 +50,7 @@ def test_the_clips_that_all_have(features: Path, tmp_path: Path) -> None:
 def test_rows_are_read_from_the_cache_that_has_them(features: Path, tmp_path: Path) -> None:
     whole = open_cache(features)
     clap = other(tmp_path / "clap", whole.ids[3:])
-    joined = open_caches([features, clap])
+    joined = opened(features, clap)
     rows = [5, 0, 36]
     ids = [joined.ids[row] for row in rows]
     assert [joined.row(clip_id) for clip_id in ids] == rows
@@ -65,32 +71,32 @@ def test_the_order_of_the_caches_decides_nothing_but_whose_labels(
 ) -> None:
     whole = open_cache(features)
     clap = other(tmp_path / "clap", whole.ids)
-    joined = open_caches([clap, features])
+    joined = opened(clap, features)
     assert joined.labels.equals(whole.labels)
     np.testing.assert_array_equal(joined.read("audio/mel"), whole.read("audio/mel"))
 
 
 def test_one_cache_is_itself(features: Path) -> None:
-    assert open_caches([features]).fingerprint == open_cache(features).fingerprint
+    assert opened(features).fingerprint == open_cache(features).fingerprint
 
 
 def test_what_does_not_belong_together_is_refused(features: Path, tmp_path: Path) -> None:
     ids = open_cache(features).ids
     clap, again = other(tmp_path / "clap", ids), other(tmp_path / "again", ids)
     with pytest.raises(CacheError, match="audio/clap stands in"):
-        open_caches([features, clap, again])
+        opened(features, clap, again)
     short = other(tmp_path / "short", ids, clip_seconds=5.0)
     with pytest.raises(CacheError, match="clip_seconds"):
-        open_caches([features, short])
+        opened(features, short)
     none = other(tmp_path / "none", ["x", "y"])
     with pytest.raises(CacheError, match="no clip in common"):
-        open_caches([features, none])
+        opened(features, none)
 
 
 def test_a_clip_that_one_lacks_is_named_with_it(features: Path, tmp_path: Path) -> None:
     ids = open_cache(features).ids
     clap = other(tmp_path / "clap", ids[1:])
-    joined = open_caches([features, clap])
+    joined = opened(features, clap)
     with pytest.raises(CacheError, match="clap: no features of the clip"):
         joined.row(ids[0])
     with pytest.raises(CacheError, match="no features"):
