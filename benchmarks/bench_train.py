@@ -50,12 +50,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
 from cache import Cache, open_cache  # noqa: E402
+from cache.format.fields import Rate  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.batch import Batch, Frames, Sound  # noqa: E402
 from train.data.dataset import Dataset as Loaded  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
-from train.data.fields import audio_of, rate_of  # noqa: E402
-from train.data.reader import pool_steps  # noqa: E402
+from train.data.fields import inputs_of  # noqa: E402
+from train.data.pooling import pool_steps  # noqa: E402
 from train.fit.loop import Trainer, compute_losses  # noqa: E402
 from train.fit.normalize import normalize  # noqa: E402
 from train.fit.state import TrainState  # noqa: E402
@@ -174,7 +175,8 @@ class PlainClips(Dataset[dict[str, Any]]):
 
     def __init__(self, cache: Cache, data: Loaded) -> None:
         self.folder = cache.path / "shards"
-        self.clock, self.audio = rate_of(cache), [field.name for field in audio_of(cache)]
+        sound = inputs_of(cache, TrainConfig()).sound
+        self.clock, self.audio = sound[0].clock, [field.name for field in sound]
         self.entries = [cache.index.clips[clip_id] for clip_id in data.clips.ids]
         self.step_s, self.steps = data.clips.step_s, len(data.clips.step_time_s)
         self.train = data.splits["train"]
@@ -190,6 +192,7 @@ class PlainClips(Dataset[dict[str, Any]]):
             time_s = file["video/frame_time_s"][entry.row].astype(np.float32)
             steps = file["rows/audio_steps"][entry.row]
         parts = [values[None] for values in audio]
+        assert isinstance(self.clock, Rate)
         pooled, valid = pool_steps(parts, np.array([steps]), self.clock, self.step_s, self.steps)
         return {
             "audio": pooled[0],

@@ -17,7 +17,7 @@ from cache.labels.store import write_labels
 from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
 from train.data.features import load_features, torch_device
-from train.data.reader import pool_steps
+from train.data.pooling import pool_steps
 from train.fit.normalize import normalize
 from train.model.fusion import FusionModel
 

@@ -39,7 +39,7 @@ class FeatureStore:
     audio: (slots, T, D) float32 means, then deviations, of the cached steps in each window, 0
         where none is valid; None for a video-only model.
     audio_valid: (slots, T) bool.
-    maps: of each slot, float16 (see FrameMaps); None for an audio-only model.
+    maps: of each slot (see FrameMaps); None for an audio-only model.
     frame_time_s: (slots, F) float32.
     frame_span_s: (slots,) float32, the time a frame stands for: valid seconds / F.
     stream: what brings the clips to their slots; None where clip n is in slot n for good.
@@ -74,8 +74,8 @@ class FeatureStore:
         if "audio" in reader.streams:
             audio = torch.zeros(slots, steps, shapes.audio_features, device=device)
         if "video" in reader.streams:
-            size = (frames, shapes.cells**2, shapes.map_channels)
-            maps = FrameMaps.allocate(slots, *size, like=torch.empty(0, device=device))
+            like = torch.empty(0, dtype=reader.map_dtype, device=device)
+            maps = FrameMaps.allocate(slots, frames, shapes, like)
         return cls(
             ids=list(ids),
             shapes=shapes,
@@ -141,8 +141,9 @@ class FeatureStore:
             self.audio[at], self.audio_valid[at] = audio, valid
         if self.maps is not None:
             assert part.video is not None
-            maps, time_s, span_s = (v.to(self.device, non_blocking=True) for v in part.video)
-            self.maps.put(at, maps)
+            parts = (v.to(self.device, non_blocking=True) for v in part.video)
+            maps, time_s, span_s, beside = parts
+            self.maps.put(at, maps, beside)
             self.frame_time_s[at], self.frame_span_s[at] = time_s, span_s
 
 
@@ -184,7 +185,9 @@ def load_features(
     reader = FeatureReader.of(cache, config, ids, pin=device.type == "cuda")
     shapes = reader.shapes(classes)
     one = reader.steps * shapes.audio_features * 4
-    one += reader.frames * shapes.map_channels * (shapes.cells**2 * 2 + 4)
+    rows, columns = shapes.grid
+    one += reader.frames * shapes.map_channels * rows * columns * reader.map_dtype.itemsize
+    one += reader.frames * (shapes.map_channels + shapes.beside) * 4
     slots, mode, keep = _where(cache, config, device, len(ids), one)
     store = FeatureStore.allocate(ids, reader, classes, device, slots, mode)
     if slots < len(ids):

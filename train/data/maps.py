@@ -6,8 +6,13 @@ beside the maps, and maps are fetched of those frames alone in which a model loo
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from train.data.batch import Shapes
 
 
 class FrameMaps:
@@ -16,7 +21,7 @@ class FrameMaps:
     Attributes
     ----------
     cells: (M, F, S, C) float16 or float32, channels last.
-    means: (M, F, C) float32, over the S cells.
+    means: (M, F, C + E) float32, over the S cells, and what else is seen beside each frame.
     """
 
     def __init__(self, cells: Tensor, means: Tensor | None = None) -> None:
@@ -26,17 +31,18 @@ class FrameMaps:
         self._half = self._single = torch.empty(0, 0, 0)
 
     @classmethod
-    def allocate(
-        cls, clips: int, frames: int, cells: int, channels: int, like: Tensor
-    ) -> FrameMaps:
-        """Room for the float16 maps of so many clips, on the device of `like`."""
-        maps = like.new_empty((clips, frames, cells, channels), dtype=torch.float16)
-        return cls(maps, like.new_empty((clips, frames, channels), dtype=torch.float32))
+    def allocate(cls, clips: int, frames: int, shapes: Shapes, like: Tensor) -> FrameMaps:
+        """Room for so many clips, for maps of the dtype and on the device of `like`."""
+        rows, columns = shapes.grid
+        maps = like.new_empty((clips, frames, rows * columns, shapes.map_channels))
+        width = shapes.map_channels + shapes.beside
+        return cls(maps, maps.new_empty((clips, frames, width), dtype=torch.float32))
 
-    def put(self, at: Tensor | slice, maps: Tensor) -> None:
-        """Store the maps of clips, (n, F, C, √S, √S) on the device, at (n,) places."""
+    def put(self, at: Tensor | slice, maps: Tensor, beside: Tensor) -> None:
+        """Store clips, (n, F, C, H, W) and (n, F, E) on the device, at (n,) places."""
         flat = maps.flatten(3)
-        self.cells[at], self.means[at] = flat.transpose(2, 3), flat.mean(dim=3, dtype=torch.float32)
+        means = torch.cat([flat.mean(dim=3, dtype=torch.float32), beside], dim=2)
+        self.cells[at], self.means[at] = flat.transpose(2, 3), means
 
     def rows(self, clips: Tensor) -> Tensor:
         """The numbers of the frames of clips (N,): (N, F) int64."""

@@ -139,6 +139,9 @@ class AudioStream(nn.Module):
 class VideoStream(nn.Module):
     """Frame maps → channel, then spatial attention → + time → temporal self-attention.
 
+    Vectors in the place of maps have no spatial attention; features beside the frames join behind
+    it.
+
     The attentions follow CBAM (Woo et al. 2018). The wide maps are projected once, C → P, and
     both work on the P channels: that product is most of the model's arithmetic. Where to look
     decided, the C channels of the cells are averaged with those weights; even weights give the
@@ -152,19 +155,21 @@ class VideoStream(nn.Module):
     def __init__(self, shapes: Shapes, config: TrainConfig) -> None:
         super().__init__()
         inner, width = config.map_channels, config.video_feat_dim
-        self.cells = shapes.cells
-        self.register_buffer("mean", torch.zeros(shapes.map_channels))
-        self.register_buffer("deviation", torch.ones(shapes.map_channels))
-        self.project = nn.Linear(shapes.map_channels, inner)
-        self.channel = nn.Sequential(
-            nn.Linear(inner, inner // 4), nn.ReLU(), nn.Linear(inner // 4, inner)
-        )
-        self.spatial = nn.Conv2d(2, 1, kernel_size=3, padding=1, bias=False)
-        self.seek = nn.Parameter(torch.zeros(inner))
-        self.listen = nn.Linear(config.audio_feat_dim, inner, bias=False)
-        if config.modality != "both":
-            del self.listen
-        self.widen = nn.Linear(shapes.map_channels, width)
+        self.grid, self.channels = shapes.grid, shapes.map_channels
+        wide = shapes.map_channels + shapes.beside
+        self.register_buffer("mean", torch.zeros(wide))
+        self.register_buffer("deviation", torch.ones(wide))
+        if self.grid != (1, 1):  # in vectors there is nowhere to look around
+            self.project = nn.Linear(shapes.map_channels, inner)
+            self.channel = nn.Sequential(
+                nn.Linear(inner, inner // 4), nn.ReLU(), nn.Linear(inner // 4, inner)
+            )
+            self.spatial = nn.Conv2d(2, 1, kernel_size=3, padding=1, bias=False)
+            self.seek = nn.Parameter(torch.zeros(inner))
+            self.listen = nn.Linear(config.audio_feat_dim, inner, bias=False)
+            if config.modality != "both":
+                del self.listen
+        self.widen = nn.Linear(wide, width)
         self.norm = nn.LayerNorm(width)
         self.input_dropout = Dropout(config.input_dropout)
         self.dropout = Dropout(config.dropout)
@@ -173,28 +178,39 @@ class VideoStream(nn.Module):
     def forward(
         self, frames: Frames, heard: Tensor | None, weights: bool = False
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """The stream (N, F, d) and, if asked for, its maps; heard (N, F, d_audio) or None.
+        """The stream (N, F, d) and, if asked for, its maps; heard (N, F, d_audio) or None."""
+        wide, maps = frames.means(), dict[str, Tensor | None]()
+        if self.grid != (1, 1):
+            mean, beside = wide[..., : self.channels], wide[..., self.channels :]
+            seen, maps = self._looked_around(frames, mean, heard, weights)
+            wide = torch.cat([seen, beside], dim=-1) if beside.shape[-1] else seen
+        wide = (wide - self.mean) / self.deviation
+        x = self.norm(self.dropout(F.gelu(self.widen(self.input_dropout(wide)))))
+        x = x + time_encoding(frames.time_s, x.shape[-1]).to(x.dtype)
+        stream, temporal = self.time(x, None, weights)
+        return stream, {**maps, "video": temporal} if weights else {}
 
-        Where to look is mixed half and half with even weights, whose average is the frame's mean.
-        In training a frame gets the one or the other (see `_chosen`).
+    def _looked_around(
+        self, frames: Frames, mean: Tensor, heard: Tensor | None, weights: bool
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """What is seen (N, F, C) where the attention looks, and if asked for, its maps.
+
+        Where to look is mixed half and half with even weights, whose average is the frame's mean
+        (N, F, C). In training a frame gets the one or the other (see `_chosen`).
         """
-        mean = frames.means().flatten(0, 1)
-        which = None if weights else self._chosen(mean)
+        flat = mean.flatten(0, 1)
+        which = None if weights else self._chosen(flat)
         cells = frames.cells(which)
         if heard is not None:
             heard = heard.flatten(0, 1) if which is None else heard.flatten(0, 1)[which]
         look, channel = self._look(cells, heard)
         seen = (look.unsqueeze(1).to(cells.dtype) @ cells).squeeze(1).float()
-        wide = (mean + seen) / 2 if which is None else mean.index_copy(0, which, seen)
-        wide = ((wide - self.mean) / self.deviation).view(*frames.rows.shape, -1)
-        x = self.norm(self.dropout(F.gelu(self.widen(self.input_dropout(wide)))))
-        x = x + time_encoding(frames.time_s, x.shape[-1]).to(x.dtype)
-        stream, temporal = self.time(x, None, weights)
+        seen = (flat + seen) / 2 if which is None else flat.index_copy(0, which, seen)
         if not weights:
-            return stream, {}
-        spatial = ((look + 1 / look.shape[-1]) / 2).view(*frames.rows.shape, self.cells, self.cells)
-        channel = channel.view(*frames.rows.shape, -1)
-        return stream, {"channel": channel, "spatial": spatial, "video": temporal}
+            return seen.view_as(mean), {}
+        spatial = ((look + 1 / look.shape[-1]) / 2).view(*mean.shape[:2], *self.grid)
+        channel = channel.view(*mean.shape[:2], -1)
+        return seen.view_as(mean), {"channel": channel, "spatial": spatial}
 
     def _chosen(self, frames: Tensor) -> Tensor | None:
         """In training, the numbers of the random half of the frames (n, ·) that are looked around
@@ -213,14 +229,14 @@ class VideoStream(nn.Module):
         maps (n, S, C); heard (n, d_audio) or None. Also the channels' attention (n, P).
         """
         # Normalizing is folded into the projection, so that the maps are read once.
-        weight = self.project.weight / self.deviation
-        bias = self.project.bias - weight @ self.mean
+        weight = self.project.weight / self.deviation[: self.channels]
+        bias = self.project.bias - weight @ self.mean[: self.channels]
         cells = F.gelu(F.linear(maps, weight, bias))
         average, largest = cells.mean(dim=1), cells.max(dim=1).values
         channel = (self.channel(average) + self.channel(largest)).sigmoid()
         cells = cells * channel.unsqueeze(1)
         summary = torch.stack([cells.mean(dim=-1), cells.max(dim=-1).values], dim=1)
-        near = self.spatial(summary.unflatten(-1, (self.cells, self.cells))).flatten(1)  # type: ignore[no-untyped-call]
+        near = self.spatial(summary.unflatten(-1, self.grid)).flatten(1)  # type: ignore[no-untyped-call]
         sought = self.seek.expand(len(cells), -1)
         if heard is not None:
             sought = sought + self.listen(heard)
