@@ -58,15 +58,15 @@ def cache_of(
         for n in range(clips):
             writer.add(f"c{n:02d}", {field.name: values(field, n) for field in fields})
     if labelled:
-        n = np.arange(CLIPS)
-        start = np.where(n % 3, n % 5, 0).astype(np.float64)
+        at = np.arange(CLIPS)
+        start = np.where(at % 3, at % 5, 0).astype(np.float64)
         labels = Labels(
             ids=[f"c{k:02d}" for k in range(CLIPS)],
             classes=["a", "b", "c", "d"],
-            category=(n % 4).astype(np.int64),
+            category=(at % 4).astype(np.int64),
             start_s=start,
-            end_s=np.where(n % 3, start + 4, 10.0),
-            split=np.where(n < 24, 0, np.where(n < 32, 1, 2)).astype(np.int8),
+            end_s=np.where(at % 3, start + 4, 10.0),
+            split=np.where(at < 24, 0, np.where(at < 32, 1, 2)).astype(np.int8),
         )
         write_labels(path, labels)
     return path
