@@ -10,16 +10,17 @@ plainest path of all, is timed by bench_extract.py.
 What a clip costs at the defaults, forward (the backward pass costs the same again for the wide
 projection, whose input needs no gradient, and twice that for everything else):
 
-    part                            multiply-adds      bytes read
-    maps, 8 × 49 × 576 → 64         14.5 M             0.45 MB float16, 0.90 MB as float32
-    channel + spatial attention      0.1 M             0.10 MB, a few passes
-    audio CNN, 20 × 3 × (209+128) × 128   2.6 M        17 kB
-    temporal blocks, 28 × 8 × 128²   3.7 M
-    cross-modal, both ways           1.8 M
-    fusion and heads                 0.7 M
+    part                                          multiply-adds      bytes read
+    maps of half of 8 frames, 4 × 49 × 576 → 32   3.6 M              0.23 MB float16
+    channel + spatial attention, mean             0.2 M              0.45 MB float32
+    means of 8 frames, 8 × 576 → 64               0.3 M              0.02 MB
+    audio CNN, 20 × 3 × (418 + 64) × 64           1.9 M              33 kB
+    temporal blocks, 28 × 8 × 64²                 0.9 M
+    cross-modal, both ways                        0.5 M
+    fusion and heads                              0.2 M
 
-so an epoch of 3,339 clips is about 2 × 3339 × (2 × 14.5 + 3 × 8.9) M ≈ 0.37 TFLOP and moves
-at least 1.5 GB of float16 maps; on one core at 60 GFLOP/s the arithmetic alone takes 6 s. The
+so an epoch of 3,339 clips is about 2 × 3339 × (2 × 3.6 + 3 × 4.0) M ≈ 0.13 TFLOP and moves
+at least 0.75 GB of float16 maps; on one core at 60 GFLOP/s the arithmetic alone takes 2 s. The
 "floor" below is measured, not assumed: the wide projection's two products alone, on data that are
 already selected and converted, plus the select-and-convert pass.
 """
@@ -49,12 +50,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from synthetic_cache import labels_for, make_cache  # noqa: E402
 
 from cache import Cache, open_cache  # noqa: E402
+from cache.format.fields import Rate  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.batch import Batch, Frames, Sound  # noqa: E402
 from train.data.dataset import Dataset as Loaded  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
-from train.data.fields import audio_of, rate_of  # noqa: E402
-from train.data.reader import pool_steps  # noqa: E402
+from train.data.fields import inputs_of  # noqa: E402
+from train.data.pooling import pool_steps  # noqa: E402
 from train.fit.loop import Trainer, compute_losses  # noqa: E402
 from train.fit.normalize import normalize  # noqa: E402
 from train.fit.state import TrainState  # noqa: E402
@@ -141,15 +143,16 @@ def stages(trainer: Trainer, data: Loaded) -> dict[str, float]:
 
 
 def floor(trainer: Trainer, data: Loaded) -> dict[str, float]:
-    """Seconds per epoch of the select-and-convert pass, and of the wide products alone."""
+    """Seconds per epoch of fetching the maps of half of the frames, and of their wide products."""
     clips, train, video = data.clips, data.splits["train"], trainer.state.model.video
     size = min(trainer.config.batch_size, len(train))
     batches = len(train) / size
     frames = clips.batch(train.clip[:size]).frames
     assert frames is not None
     assert video is not None
+    half = torch.randperm(frames.rows.numel(), device=trainer.device)[: frames.rows.numel() // 2]
     dtype = torch.bfloat16 if trainer.device.type == "cuda" else torch.float32
-    maps = frames.maps.to(dtype).flatten(0, 2)
+    maps = frames.cells(half).to(dtype).flatten(0, 1)
     weight = video.project.weight.detach().to(dtype)
     out = maps @ weight.T
 
@@ -157,12 +160,13 @@ def floor(trainer: Trainer, data: Loaded) -> dict[str, float]:
         torch.mm(maps, weight.T, out=out)
         torch.mm(out.T, maps)
 
-    rows = train.clip[:size]
+    def fetch() -> None:
+        frames.cells(half)
+
+    work = {"select_convert": fetch, "wide_products": products}
     return {
-        "select_convert": batches
-        * statistics.median(timed(trainer.device, lambda: clips.batch(rows)) for _ in range(5)),
-        "wide_products": batches
-        * statistics.median(timed(trainer.device, products) for _ in range(5)),
+        name: batches * statistics.median(timed(trainer.device, one) for _ in range(5))
+        for name, one in work.items()
     }
 
 
@@ -171,7 +175,8 @@ class PlainClips(Dataset[dict[str, Any]]):
 
     def __init__(self, cache: Cache, data: Loaded) -> None:
         self.folder = cache.path / "shards"
-        self.clock, self.audio = rate_of(cache), [field.name for field in audio_of(cache)]
+        sound = inputs_of(cache, TrainConfig()).sound
+        self.clock, self.audio = sound[0].clock, [field.name for field in sound]
         self.entries = [cache.index.clips[clip_id] for clip_id in data.clips.ids]
         self.step_s, self.steps = data.clips.step_s, len(data.clips.step_time_s)
         self.train = data.splits["train"]
@@ -187,6 +192,7 @@ class PlainClips(Dataset[dict[str, Any]]):
             time_s = file["video/frame_time_s"][entry.row].astype(np.float32)
             steps = file["rows/audio_steps"][entry.row]
         parts = [values[None] for values in audio]
+        assert isinstance(self.clock, Rate)
         pooled, valid = pool_steps(parts, np.array([steps]), self.clock, self.step_s, self.steps)
         return {
             "audio": pooled[0],
@@ -213,7 +219,7 @@ def plain_epoch(trainer: Trainer, data: Loaded, cache: Cache, clips: int) -> flo
             maps = on["maps"].flatten(3).transpose(2, 3)
             span_s = torch.full((len(maps),), 10.0 / maps.shape[1], device=device)
             sound = Sound(on["audio"], on["valid"], data.clips.step_time_s, data.clips.step_s)
-            batch = Batch(sound, Frames(maps, on["time_s"], span_s))
+            batch = Batch(sound, Frames.of(maps, on["time_s"], span_s))
             plain_step(trainer, batch, on["category"], on["interval"])
 
     return timed(device, work)

@@ -17,6 +17,7 @@ from cache.format.identity import read_identity
 from cache.format.index import shard_files
 from cache.format.lock import writer_lock
 from cache.format.shard import DAMAGED
+from cache.imports.commands import add_import_commands
 from cache.reader import open_cache
 from cache.share.commands import add_join_commands, add_transfer_commands
 from cache.share.diff import describe_difference, difference
@@ -65,6 +66,7 @@ def _parser() -> Parser:
         "--limit", type=count, default=10, help="clips shown of each kind (default 10)"
     )
     add_join_commands(command)
+    add_import_commands(command)
     add_relabel(command)
     add_transfer_commands(command)
     return parser

@@ -5,7 +5,7 @@ Readers never write, never lock, and open files lazily.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from cache.format.index_file import load_index
 from cache.format.row_table import RowPlace
 from cache.format.rows import RowFile, proved_clips, read_jpegs
 from cache.format.schema import SHARD_FOLDER
-from cache.format.shard import Clip, Origin
+from cache.format.shard import Clip, Failure, Origin
 from cache.format.windows import Window, window_of
 from cache.labels.annotations import Labels
 from cache.labels.store import read_label_history, read_labels
@@ -170,6 +170,17 @@ class Cache:
         for row in sorted(range(len(self)), key=self.windows.__getitem__):
             found.setdefault(self.windows[row].recording, []).append(row)
         return found
+
+    @cached_property
+    def lengths_s(self) -> tuple[Array, Array]:
+        """Seconds of each clip that exist, and that its media declares (NaN: it doesn't)."""
+        rows = self.index.live.rows
+        return rows["valid_s"], rows["media_s"]
+
+    @property
+    def failures(self) -> Mapping[str, Failure]:
+        """The clips that have no features, and why."""
+        return self.index.failures
 
     @cached_property
     def row_digests(self) -> list[bytes]:

@@ -114,6 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["clip"]:
         return exit_code(lambda: one_clip(arguments[1:]))
+    if arguments[:1] == ["yamnet"]:
+        from extract.yamnet import yamnet
+
+        return exit_code(lambda: yamnet(arguments[1:]))
     return exit_code(lambda: extract(command_line(Command, arguments, prog="python -m extract")))
 
 

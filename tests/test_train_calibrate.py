@@ -99,10 +99,12 @@ def test_start_and_end_are_read_off_on_the_grid(grid_s: float) -> None:
 def test_a_model_worse_than_the_whole_clip_says_the_whole_clip() -> None:
     truth = drawn_events(60, whole=0.7)
     good = said_of(truth, 1.0)
-    assert not calibrate(good, truth, truth, 10.0).whole_clip
+    assert not calibrate(good, truth, 1.0, 10.0)[0].whole_clip
     turned = dataclasses.replace(good, on=1 - good.on, cells=1 - good.cells)
-    calibration = calibrate(turned, truth, truth, 10.0)
+    calibration, answers = calibrate(turned, truth, 1.0, 10.0)
     guess = turned.calibrated(calibration).read_off(calibration, 10.0)["gate"]
+    assert np.array_equal(guess.start_s, answers["gate"].start_s)
+    assert np.array_equal(guess.end_s, answers["gate"].end_s)
     overlap = (truth.end_s - truth.start_s) / 10
     found = np.minimum(guess.end_s, truth.end_s) - np.maximum(guess.start_s, truth.start_s)
     assert np.mean(np.maximum(found, 0) / 10) >= overlap.mean() - 0.02

@@ -17,7 +17,7 @@ from cache.labels.store import write_labels
 from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
 from train.data.features import load_features, torch_device
-from train.data.reader import pool_steps
+from train.data.pooling import pool_steps
 from train.fit.normalize import normalize
 from train.model.fusion import FusionModel
 
@@ -74,10 +74,11 @@ def test_features_arrive_as_cached(cache: Cache) -> None:
     maps = cache.read("video/maps", [row])[0]
     assert clips.maps is not None
     assert clips.audio is not None
-    assert clips.maps.dtype == torch.float16
-    np.testing.assert_array_equal(
-        clips.maps[row].numpy(), maps.reshape(8, 576, 49).transpose(0, 2, 1)
-    )
+    assert clips.maps.cells.dtype == torch.float16
+    flat = maps.reshape(8, 576, 49)
+    np.testing.assert_array_equal(clips.maps.cells[row].numpy(), flat.transpose(0, 2, 1))
+    means = flat.astype(np.float32).mean(2)
+    np.testing.assert_allclose(clips.maps.means[row].numpy(), means, rtol=1e-5, atol=1e-6)
     width = 120 + 64 + 12 + 7 + 6
     assert clips.audio.shape == (30, 20, 2 * width)
     hop_s = CONFIG["hop_samples"] / CONFIG["sample_rate_hz"]
@@ -113,12 +114,14 @@ def test_batches_are_selections_and_reuse_one_buffer(cache: Cache) -> None:
     assert clips.audio is not None
     assert batch.frames is not None
     assert batch.sound is not None
-    assert batch.frames.maps.dtype == torch.float32
-    assert torch.equal(batch.frames.maps, clips.maps[rows].float())
+    cells = batch.frames.cells()
+    assert cells.dtype == torch.float32
+    assert torch.equal(cells, clips.maps.cells[rows].flatten(0, 1).float())
+    assert torch.equal(batch.frames.means(), clips.maps.means[rows])
     assert torch.equal(batch.sound.features, clips.audio[rows])
-    again = clips.batch(torch.tensor([1, 2, 3])).frames
-    assert again is not None
-    assert again.maps.data_ptr() == batch.frames.maps.data_ptr()
+    some = batch.frames.cells(torch.tensor([9, 2]))
+    assert torch.equal(some, clips.maps.cells[[0, 5], [1, 2]].float())
+    assert some.data_ptr() == cells.data_ptr()
 
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
@@ -188,7 +191,7 @@ def test_normalizing_uses_the_training_rows_alone(cache: Cache) -> None:
     audio = dataset.clips.audio[train].flatten(0, 1)
     torch.testing.assert_close(model.audio.mean, audio.mean(0))
     torch.testing.assert_close(model.audio.deviation, audio.std(0, correction=0))
-    cells = dataset.clips.maps[train].float().flatten(0, 2)
+    cells = dataset.clips.maps.cells[train].float().flatten(0, 2)
     torch.testing.assert_close(model.video.mean, cells.mean(0), atol=1e-4, rtol=1e-4)
 
 

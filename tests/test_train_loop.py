@@ -265,13 +265,15 @@ def test_validation_chooses_the_decoding(
 
     for name, other in (("gate", "interval"), ("interval", "gate")):
         monkeypatch.setattr(validation, "predict", lambda *_, n=name: said(n == "gate"))
-        values, chosen = validate(model, dataset)
+        values, chosen = validate(model, dataset, 1.0)
         assert chosen["decoding"] == name
         assert values[f"val_{name}_{CRITERION}"] == values[f"val_{CRITERION}"]
         assert values[f"val_{name}_{CRITERION}"] > 0.9 > values[f"val_{other}_{CRITERION}"]
     monkeypatch.setattr(validation, "predict", lambda *_: said(True))
     model.config = model.config.revised(gate_weight=0.0)
-    assert validate(model, dataset)[1]["decoding"] == "interval", "an untrained gate is not asked"
+    assert validate(model, dataset, 1.0)[1]["decoding"] == "interval", (
+        "an untrained gate is not asked"
+    )
 
 
 def test_gradients_are_clipped(cache: Cache) -> None:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from train.config import PRESETS, TrainConfig
 from train.data.batch import Batch, Frames, Shapes, Sound
+from train.data.maps import FrameMaps
 from train.fit.loop import compute_losses
 from train.model.fusion import FusionModel, at_frames, at_steps
 from train.model.fusion import gated_interval as interval_of
-from train.model.layers import Attention, InputDropout
+from train.model.layers import Attention, Dropout
 
 SHAPES = Shapes(audio_features=20, map_channels=24, cells=7, classes=5, clip_seconds=10.0)
 CONFIG = TrainConfig(
@@ -31,7 +32,8 @@ def make_batch(seed: int = 0, steps_valid: int = T) -> Batch:
     time_s = (torch.arange(T) + 0.5) * step_s
     frame_time_s = ((torch.arange(F) + 0.5) * 10.0 / F).expand(N, F)
     return Batch(
-        Sound(features, valid, time_s, step_s), Frames(maps, frame_time_s, torch.full((N,), 10 / F))
+        Sound(features, valid, time_s, step_s),
+        Frames.of(maps, frame_time_s, torch.full((N,), 10 / F)),
     )
 
 
@@ -50,9 +52,13 @@ def frames_of(batch: Batch) -> Frames:
     return batch.frames
 
 
-def changed(batch: Batch, stream: str, **values: Tensor) -> Batch:
+def changed(batch: Batch, stream: str, **values: Tensor | FrameMaps) -> Batch:
     part = dataclasses.replace(getattr(batch, stream), **values)
     return dataclasses.replace(batch, **{stream: part})
+
+
+def rescaled(batch: Batch, factor: float, shift: float) -> FrameMaps:
+    return FrameMaps(frames_of(batch).maps.cells * factor + shift)
 
 
 @pytest.mark.parametrize("modality", ["both", "audio", "video"])
@@ -147,8 +153,10 @@ def test_padded_steps_get_no_weight_and_change_nothing() -> None:
 def test_a_modality_uses_exactly_its_streams(modality: str, stream: str, used: bool) -> None:
     model = make_model(modality=modality).eval()
     batch = make_batch()
-    name = {"sound": "features", "frames": "maps"}[stream]
-    other = changed(batch, stream, **{name: getattr(getattr(batch, stream), name) * -2 + 1})
+    if stream == "sound":
+        other = changed(batch, stream, features=sound_of(batch).features * -2 + 1)
+    else:
+        other = changed(batch, stream, maps=rescaled(batch, -2, 1))
     one, two = model(batch), model(other)
     assert torch.equal(one.logits, two.logits) is not used
     assert torch.equal(one.interval, two.interval) is not used
@@ -220,7 +228,7 @@ def test_normalizing_is_folded_into_the_projection() -> None:
     assert model.video is not None
     model.video.mean.fill_(3.0)
     model.video.deviation.fill_(2.0)
-    moved = model(changed(batch, "frames", maps=frames_of(batch).maps * 2 + 3)).logits
+    moved = model(changed(batch, "frames", maps=rescaled(batch, 2, 3))).logits
     torch.testing.assert_close(plain, moved, atol=1e-4, rtol=1e-4)
 
 
@@ -258,7 +266,7 @@ def test_losses_are_cross_entropy_weighted_l1_and_the_gates_own() -> None:
 
 
 def test_input_dropout_keeps_the_mean_and_drops_its_share() -> None:
-    layer = InputDropout(0.3)
+    layer = Dropout(0.3)
     torch.manual_seed(0)
     found = layer(torch.ones(200, 500))
     kept = found > 0
@@ -267,14 +275,32 @@ def test_input_dropout_keeps_the_mean_and_drops_its_share() -> None:
     assert torch.equal(layer.eval()(found), found)
 
 
-def test_spatial_attention_is_half_even_and_in_training_one_or_the_other() -> None:
-    stream = make_model().video
+def test_maps_are_looked_at_in_half_of_the_frames_in_training_and_half_in_evaluation() -> None:
+    model, batch = make_model(modality="video", input_dropout=0.0), make_batch()
+    stream, frames = model.video, frames_of(batch)
     assert stream is not None
-    weights = torch.rand(40, F, 49).softmax(dim=-1)
-    even = torch.full_like(weights, 1 / 49)
-    torch.testing.assert_close(stream.eval()._partly_even(weights), (weights + even) / 2)
-    torch.manual_seed(0)
-    found = stream.train()._partly_even(weights)
-    is_even = torch.isclose(found, even).all(dim=-1)
-    assert torch.equal(found[~is_even], weights[~is_even])
-    assert 0.4 < is_even.float().mean() < 0.6
+    seen: list[Tensor] = []
+    stream.widen.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(0, 1)))
+    mean = frames.means().flatten(0, 1)
+    spatial = stream.eval()(frames, None, weights=True)[1]["spatial"].flatten(2)
+    expected = (spatial.flatten(0, 1).unsqueeze(1) @ frames.cells()).squeeze(1)
+    torch.testing.assert_close(seen[0], expected)
+    stream.train()(frames, None)
+    is_even = torch.isclose(seen[1], mean).all(dim=-1)
+    assert is_even.sum() == N * F // 2
+    torch.testing.assert_close((seen[1][~is_even] + mean[~is_even]) / 2, expected[~is_even])
+
+
+def test_training_reads_maps_of_no_other_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    plain = FrameMaps.of
+
+    def of(maps: FrameMaps, rows: Tensor) -> Tensor:
+        read.append(len(rows))
+        return plain(maps, rows)
+
+    monkeypatch.setattr(FrameMaps, "of", of)
+    model, batch = make_model(), make_batch()
+    model.train()(batch)
+    model.eval()(batch)
+    assert read == [N * F // 2, N * F]

@@ -51,7 +51,7 @@ def batch(shapes: Shapes) -> Batch:
     maps = normal(3, 2, shapes.cells**2, shapes.map_channels).abs()
     time_s = ((torch.arange(2) + 0.5) * span_s).expand(3, 2)
     sound = Sound(features, valid, (torch.arange(4) + 0.5) * step_s, step_s)
-    return Batch(sound, Frames(maps, time_s, torch.full((3,), span_s)))
+    return Batch(sound, Frames.of(maps, time_s, torch.full((3,), span_s)))
 
 
 def test_its_model_says_what_it_said() -> None:

@@ -151,7 +151,8 @@ def test_a_wav_gives_the_numbers_of_the_cache(trained: Path, tmp_path: Path) -> 
     (one, *_) = predict_cache(run, trained / "cache", out=tmp_path / "o", pictures=0)
     file = trained / "set" / "audio_wav" / f"{one['id']}.wav"
     own = answer(run, file, tmp_path)
-    assert own == {**one, "confidence": pytest.approx(one["confidence"], abs=1e-5)}
+    rounded = {n: pytest.approx(one[n], abs=1e-5) for n in ("confidence", "event_confidence")}
+    assert own == {**one, **rounded}
     small, whole = open_cache(tmp_path / "cache"), open_cache(trained / "cache")
     for name in small.fields:
         row = whole.read(name, [whole.row(str(one["id"]))])

@@ -22,7 +22,7 @@ def numbered(clips: int = CLIPS) -> Batch:
     valid = torch.ones(clips, STEPS, dtype=torch.bool)
     frame_time_s = ((torch.arange(FRAMES) + 0.5) * 10 / FRAMES).expand(clips, FRAMES).clone()
     maps = number[:, None, None, None].expand(clips, FRAMES, 4, 2).clone()
-    frames = Frames(maps, frame_time_s, torch.full((clips,), 10 / FRAMES))
+    frames = Frames.of(maps, frame_time_s, torch.full((clips,), 10 / FRAMES))
     return Batch(Sound(features, valid, time_s, 10 / STEPS), frames)
 
 
@@ -39,7 +39,7 @@ def parts(batch: Batch) -> tuple[Tensor, Tensor]:
     """Which clip each step (N, T) and each frame (N, F) is of."""
     assert batch.sound is not None
     assert batch.frames is not None
-    return batch.sound.features[:, :, 0], batch.frames.maps[:, :, 0, 0]
+    return batch.sound.features[:, :, 0], batch.frames.means()[:, :, 0]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -75,7 +75,7 @@ def test_one_stream_alone_is_spliced_as_often(stream: str) -> None:
     both = numbered()
     alone = dataclasses.replace(both, **{"frames" if stream == "sound" else "sound": None})
     found = splice(alone, category, interval, 1.0, 10.0)
-    values = found.sound.features if found.sound is not None else found.frames.maps  # type: ignore[union-attr]
+    values = found.sound.features if found.sound is not None else found.frames.means()  # type: ignore[union-attr]
     changed = (values.flatten(1) != torch.arange(CLIPS)[:, None]).any(dim=1)
     assert changed.sum() > CLIPS // 4
 

@@ -283,7 +283,7 @@ def test_the_mode_follows_from_the_budget_and_is_told(
         config = resolve(CONFIG.revised(**changes), cache, cache.labels.classes)
         return load_features(cache, config, cache.ids, 3)
 
-    one = 4 * 2 * 35 * 4 + 2 * 576 * 4 * 2
+    one = 4 * 2 * 35 * 4 + 2 * 576 * (4 * 2 + 4)
     assert "which fit" in load().mode
     assert "all are in memory" in load().mode
     cached = sum(spec.bytes_per_clip for spec in cache.fields.values())
@@ -292,7 +292,7 @@ def test_the_mode_follows_from_the_budget_and_is_told(
     assert clips.stream
     assert clips.maps is not None
     assert clips.audio is not None
-    assert clips.stream.slots == len(clips.maps) == len(clips.audio) == 40
+    assert clips.stream.slots == len(clips.maps.cells) == len(clips.audio) == 40
     assert "--memory-gb" in clips.mode
     assert "streamed from the disk, 40 clips at a time" in clips.mode
     with pytest.raises(ConfigError, match="raise --memory-gb"):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cache.common.cli import Parser, count, exit_code, folder, say
+from cache.common.cli import Caches, Parser, count, exit_code, folder, say
 from cache.common.settings import add_settings
 from train.commands import fit_options
 from train.config import PRESETS, TrainConfig
@@ -27,6 +27,7 @@ Examples:
   python -m train fit --cache cache-ave --seeds 5              (mean ± sd, and the ensemble)
   python -m train fit --cache cache-ave --ablations            (both, audio alone, video alone)
   python -m train fit --cache cache-ave --preset classic
+  python -m train fit --cache features --cache clap            (clips that both have, joined by id)
   python -m train fit --cache cache-own --folds 5              (a small set: every clip is scored)
   python -m train fit --cache cache-own --init runs/ave        (begin from another run's weights)
   python -m train evaluate --cache cache-ave --split test        (the newest run)
@@ -77,7 +78,9 @@ def _evaluate(argv: Sequence[str]) -> None:
         "python -m train evaluate", "Score a run on a split, beside trivial baselines; draw it."
     )
     parser.add_argument("--run", type=folder, help=_RUN)
-    parser.add_argument("--cache", type=Path, required=True, help="cache with labels")
+    parser.add_argument(
+        "--cache", type=Path, action=Caches, required=True, help="cache with labels; as in fit"
+    )
     _split(parser)
     parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
     fit_options.pictures(parser)
@@ -100,7 +103,9 @@ def _predict(argv: Sequence[str]) -> None:
         "Class, start and end of every clip of a cache; labels not needed.",
     )
     parser.add_argument("--run", type=folder, help=_RUN)
-    parser.add_argument("--cache", type=Path, required=True, help="features made as the run's were")
+    parser.add_argument(
+        "--cache", type=Path, action=Caches, required=True, help="features made as the run's were"
+    )
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/predictions)")
     parser.add_argument("--pictures", type=count, help="clips to draw (default: all)")
     parser.add_argument("--device", choices=_DEVICES, help="default: the run's")

@@ -22,6 +22,9 @@ class TrainConfig(Settings):
     """Video frames per clip; None takes the cache's own. Another number is refused."""
     modality: Literal["both", "audio", "video"] = "both"
     """Which streams the model gets: one flag for the audio-only and video-only ablations."""
+    fields: str | None = Field(default=None, max_length=4096)
+    """Names of the cache's fields that the model reads, with commas between: audio/mel,video/maps.
+    None: all."""
 
     batch_size: int = Field(default=32, ge=1, le=1 << 20)
     """Label rows per optimizer step."""

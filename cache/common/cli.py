@@ -11,6 +11,7 @@ import difflib
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -149,6 +150,19 @@ def local_path(text: str) -> Path:
             "addresses (for a folder that is called so, write ./ before it)"
         )
     return Path(text)
+
+
+class Caches(argparse.Action):
+    """A cache, or (the flag repeated) several to be joined by id, as `cache.joined` names them."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, options: Options, value: Any, flag: Any = None
+    ) -> None:
+        """Add a cache to those that were named before."""
+        before = getattr(options, f"_{self.dest}", [])
+        setattr(options, f"_{self.dest}", [*before, str(value)])
+        named = [*before, str(value)]
+        setattr(options, self.dest, Path(shlex.join(named) if before else value))
 
 
 def _mend_streams() -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache import Cache, open_cache
+from cache import Cache
 from cache.common.atomic import plain_folder
 from cache.common.cli import say
+from cache.joined import open_caches
 from cache.labels.store import labels_sha256
 from train.data.dataset import Dataset, choose_rows, load_dataset
 from train.report.drawing import FOLDER
@@ -55,7 +56,7 @@ def evaluate_run(
     run: None takes the newest. pictures: how many clips are drawn one by one; with 0 nothing is
     drawn.
     """
-    trained, cache = load_run(run), open_cache(cache_path)
+    trained, cache = load_run(run), open_caches(cache_path)
     trained.check_features(cache)
     for text in trained.cautions():
         say(f"warning: {text}", error=True)

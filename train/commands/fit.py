@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from cache import Cache, open_cache
+from cache import Cache
 from cache.common.atomic import replace_file
 from cache.common.cli import say
+from cache.joined import open_caches
 from train.commands import plan
 from train.commands.evaluate import Scored, score_ensemble, score_model
 from train.commands.folds import score_folds
@@ -63,7 +64,7 @@ def fit(
     """
     with ExitStack() as held:
         group = held.enter_context(process_group(torch_device(config.device)))
-        cache = open_cache(cache_path)
+        cache = open_caches(cache_path)
         # When resumed, other classes are told by what they are, not by their number.
         config = config.revised(num_classes=None) if resume else config
         config = resolve(config, cache, cache.labels.classes)

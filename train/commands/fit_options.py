@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache.common.cli import Options, Parser, count, folder, say
+from cache.common.cli import Caches, Options, Parser, count, folder, say
 from cache.common.errors import ConfigError
 from cache.common.settings import NO_PRESET, chosen_settings
 from train.config import PRESETS, TrainConfig
@@ -16,7 +16,13 @@ _INIT_RATE = 1 / 3
 
 def add(parser: Parser) -> None:
     """What `fit` takes beside the settings; --print-config needs none of it, not even --cache."""
-    parser.add_argument("--cache", type=Path, help="feature cache to train from (required)")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        action=Caches,
+        help="feature cache to train from (required); given several times, or as one word with "
+        "spaces between, the clips that all have, joined by id",
+    )
     parser.add_argument("--run", type=folder, help="folder to make (default: runs/<date>-<time>)")
     parser.add_argument(
         "--seeds",

@@ -9,6 +9,7 @@ from pathlib import Path
 from cache import Cache
 from cache.common.cli import printable, say
 from cache.common.errors import ConfigError
+from cache.joined import JoinedCache
 from train.config import TrainConfig
 from train.data.dataset import Dataset, Rows, choose_rows
 from train.data.folds import LEAST_FOLDS, MOST_FOLDS, Division
@@ -104,7 +105,7 @@ class Plan:
         if self.division is not None:
             told = self.division.described(self.parts, self.untouched)
         lines = [f"cache {self.cache.path}: {len(self.cache)} clips; {told}"]
-        lines += [dataset.clips.mode, *printable(rows.notes)]
+        lines += [*_lacking(self.cache), dataset.clips.mode, *printable(rows.notes)]
         if rows.without_features:
             named = ", ".join(rows.without_features[:10])
             more = len(rows.without_features) - 10
@@ -118,6 +119,17 @@ class Plan:
                 "(--drop-leaks keeps them in the later split only)"
             )
         return "\n".join(lines)
+
+
+def _lacking(cache: Cache) -> list[str]:
+    """Of joined caches, which clips each lacks, that another one has."""
+    found = cache.lacking if isinstance(cache, JoinedCache) else {}
+    return [
+        f"{len(ids)} clip(s) left out that {path} lacks: {', '.join(printable(ids[:10]))}"
+        + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+        for path, ids in found.items()
+        if ids
+    ]
 
 
 def _jobs(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache import open_cache
 from cache.common.atomic import plain_folder
 from cache.common.cli import say
+from cache.joined import open_caches
 from train.report import plots
 from train.report.drawing import FOLDER
 from train.report.views import AttentionMaps, View
@@ -36,7 +36,7 @@ def predict_cache(
     run: None takes the newest; a folder of seeds answers as an ensemble. pictures: how many clips
     are drawn, None for all; they show the attention of the first model.
     """
-    trained, cache = load_run(run), open_cache(cache_path)
+    trained, cache = load_run(run), open_caches(cache_path)
     trained.check_features(cache)
     for text in trained.cautions():
         say(f"warning: {text}", error=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cache import CacheError
+from train.data.maps import FrameMaps
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,29 @@ class Sound:
 
 @dataclass(frozen=True)
 class Frames:
-    """The video input: maps (N, F, S, C), float16 on CUDA, else float32; time_s (N, F) float32;
-    span_s (N,) float32, the time that one frame stands for.
+    """The video input: the frames of the N clips are those of `maps` that are numbered `rows`
+    (N, F) int64; time_s (N, F) float32; span_s (N,) float32, the time that one frame stands for.
     """
 
-    maps: Tensor
+    maps: FrameMaps
+    rows: Tensor
     time_s: Tensor
     span_s: Tensor
+
+    @classmethod
+    def of(cls, cells: Tensor, time_s: Tensor, span_s: Tensor) -> Frames:
+        """Of the maps themselves, (N, F, S, C)."""
+        maps = FrameMaps(cells)
+        return cls(maps, maps.rows(torch.arange(len(cells), device=cells.device)), time_s, span_s)
+
+    def means(self) -> Tensor:
+        """The mean over the cells of each frame, and what is beside it: (N, F, C + E) float32."""
+        return self.maps.means.flatten(0, 1)[self.rows]
+
+    def cells(self, which: Tensor | None = None) -> Tensor:
+        """The maps of all N × F frames, or of those numbered `which`: as FrameMaps.of."""
+        rows = self.rows.flatten()
+        return self.maps.of(rows if which is None else rows[which])
 
 
 @dataclass(frozen=True)
@@ -72,25 +89,34 @@ class Output:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the model must know of the cache: D, F, C, √S and the number of classes K."""
+    """What the model must know of the cache: D, C, rows and columns of a map's cells, E features
+    beside the frames, and the number of classes K.
+    """
 
     audio_features: int
     map_channels: int
     cells: int
     classes: int
     clip_seconds: float
+    columns: int | None = None
+    beside: int = 0
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a map's cells; as many columns as rows where none are named."""
+        return self.cells, self.cells if self.columns is None else self.columns
 
 
 def check_shapes(model: Shapes, clips: Shapes, modality: str) -> None:
     """Raise CacheError unless a model reads what the clips have, of the streams that it reads."""
     names = ["classes", "clip_seconds"]
     names += ["audio_features"] if modality != "video" else []
-    names += ["map_channels", "cells"] if modality != "audio" else []
+    names += ["map_channels", "grid", "beside"] if modality != "audio" else []
     for name in names:
         expected, found = getattr(model, name), getattr(clips, name)
         if expected != found:
             raise CacheError(
-                f"{name}: the model expects {expected:g}, the cache gives {found:g}; use a run "
+                f"{name}: the model expects {expected}, the cache gives {found}; use a run "
                 "that was trained on such features"
             )
 

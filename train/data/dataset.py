@@ -20,7 +20,7 @@ from cache.common.errors import CacheError, ConfigError
 from cache.format.schema import BACKGROUND
 from train.config import TrainConfig
 from train.data.features import FeatureStore, check_modality, load_features
-from train.data.fields import maps_of
+from train.data.fields import frame_count, inputs_of
 
 UNKNOWN = -2
 """The category of an event of a class that was not asked for."""
@@ -153,7 +153,9 @@ def resolve(config: TrainConfig, cache: Cache, classes: Sequence[str] | None) ->
     if classes is not None:
         facts["num_classes"] = len(classes)
     if config.modality != "audio":
-        facts["num_frames"] = maps_of(cache)[0].shape[0]
+        frames = inputs_of(cache, config).frames
+        assert frames is not None
+        facts["num_frames"] = frame_count(frames)
     for name, found in facts.items():
         asked = getattr(config, name)
         if asked is not None and asked != found:

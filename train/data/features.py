@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from cache import Cache
 from cache.common.errors import ConfigError
 from train.config import TrainConfig
 from train.data.batch import Batch, Frames, Shapes, Sound
+from train.data.maps import FrameMaps
 from train.data.memory import room
 from train.data.reader import AHEAD, PART_CLIPS, READERS, FeatureReader, Part
 from train.data.stream import Stream, least_slots
@@ -38,7 +39,7 @@ class FeatureStore:
     audio: (slots, T, D) float32 means, then deviations, of the cached steps in each window, 0
         where none is valid; None for a video-only model.
     audio_valid: (slots, T) bool.
-    maps: (slots, F, S, C) float16, channels last; None for an audio-only model.
+    maps: of each slot (see FrameMaps); None for an audio-only model.
     frame_time_s: (slots, F) float32.
     frame_span_s: (slots,) float32, the time a frame stands for: valid seconds / F.
     stream: what brings the clips to their slots; None where clip n is in slot n for good.
@@ -52,11 +53,10 @@ class FeatureStore:
     step_time_s: Tensor
     audio: Tensor | None
     audio_valid: Tensor
-    maps: Tensor | None
+    maps: FrameMaps | None
     frame_time_s: Tensor
     frame_span_s: Tensor
     stream: Stream | None = None
-    _buffers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def allocate(
@@ -74,8 +74,8 @@ class FeatureStore:
         if "audio" in reader.streams:
             audio = torch.zeros(slots, steps, shapes.audio_features, device=device)
         if "video" in reader.streams:
-            size = (slots, frames, shapes.cells**2, shapes.map_channels)
-            maps = torch.empty(size, dtype=torch.float16, device=device)
+            like = torch.empty(0, dtype=reader.map_dtype, device=device)
+            maps = FrameMaps.allocate(slots, frames, shapes, like)
         return cls(
             ids=list(ids),
             shapes=shapes,
@@ -122,19 +122,15 @@ class FeatureStore:
         return ((places, self.batch(clips[places])) for places in batches)
 
     def batch(self, clips: Tensor) -> Batch:
-        """Model input for clips (N,) int64 on the device.
-
-        On the CPU the maps of consecutive batches share one float32 buffer: use a batch up
-        before asking for the next.
-        """
+        """Model input for clips (N,) int64 on the device; use it up before asking for the next."""
         slots = clips if self.stream is None else self.stream.slot_of[clips]
         sound = frames = None
         if self.audio is not None:
             valid = self.audio_valid[slots]
             sound = Sound(self.audio[slots], valid, self.step_time_s, self.step_s)
         if self.maps is not None:
-            maps = self._select(self.maps, slots)
-            frames = Frames(maps, self.frame_time_s[slots], self.frame_span_s[slots])
+            rows, time_s = self.maps.rows(slots), self.frame_time_s[slots]
+            frames = Frames(self.maps, rows, time_s, self.frame_span_s[slots])
         return Batch(sound, frames)
 
     def put(self, at: Tensor | slice, part: Part) -> None:
@@ -145,24 +141,10 @@ class FeatureStore:
             self.audio[at], self.audio_valid[at] = audio, valid
         if self.maps is not None:
             assert part.video is not None
-            maps, time_s, span_s = (v.to(self.device, non_blocking=True) for v in part.video)
-            self.maps[at] = maps.flatten(3).transpose(2, 3)
+            parts = (v.to(self.device, non_blocking=True) for v in part.video)
+            maps, time_s, span_s, beside = parts
+            self.maps.put(at, maps, beside)
             self.frame_time_s[at], self.frame_span_s[at] = time_s, span_s
-
-    def _select(self, maps: Tensor, slots: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            return maps[slots]  # autocast turns it into bfloat16 where it is used
-        # Fresh buffers of tens of megabytes cost more in page faults than the conversion itself.
-        shape = (len(slots), *maps.shape[1:])
-        if len(slots) not in self._buffers:
-            with torch.inference_mode(False):  # training must be able to use them as well
-                self._buffers[len(slots)] = (
-                    torch.empty(shape, dtype=maps.dtype, device=maps.device),
-                    torch.empty(shape, dtype=torch.float32, device=maps.device),
-                )
-        half, single = self._buffers[len(slots)]
-        torch.index_select(maps, 0, slots, out=half)
-        return single.copy_(half)
 
 
 def torch_device(name: str) -> torch.device:
@@ -203,7 +185,9 @@ def load_features(
     reader = FeatureReader.of(cache, config, ids, pin=device.type == "cuda")
     shapes = reader.shapes(classes)
     one = reader.steps * shapes.audio_features * 4
-    one += reader.frames * shapes.map_channels * shapes.cells**2 * 2
+    rows, columns = shapes.grid
+    one += reader.frames * shapes.map_channels * rows * columns * reader.map_dtype.itemsize
+    one += reader.frames * (shapes.map_channels + shapes.beside) * 4
     slots, mode, keep = _where(cache, config, device, len(ids), one)
     store = FeatureStore.allocate(ids, reader, classes, device, slots, mode)
     if slots < len(ids):

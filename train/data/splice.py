@@ -49,6 +49,5 @@ def splice(
     if frames is not None:
         outside = (frames.time_s < first[:, None]) | (frames.time_s >= last[:, None])
         outside &= (chosen & (which != 0) if sound is not None else chosen)[:, None]
-        maps = torch.where(outside[:, :, None, None], frames.maps[seen_of], frames.maps)
-        frames = replace(frames, maps=maps)
+        frames = replace(frames, rows=torch.where(outside, frames.rows[seen_of], frames.rows))
     return Batch(sound, frames)

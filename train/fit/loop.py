@@ -30,7 +30,7 @@ from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
 from train.fit.state import History, TrainState
-from train.fit.validate import validate
+from train.fit.validate import labels_grid, validate
 from train.model.fusion import FusionModel, autocast
 from train.runs.checkpoint import BEST, LAST, About, save
 from train.score.metrics import CRITERION
@@ -58,14 +58,14 @@ def train_model(
     if resume:
         restore(run / LAST, state, about)
     trainer, history = Trainer(state, config, dataset.clips, train, group), state.history
-    silent = not group.is_main_process or None
+    silent, grid_s = not group.is_main_process or None, labels_grid(dataset)
     with tqdm(total=epochs, initial=len(history), unit="epoch", disable=silent) as bar:
         while len(history) < epochs and not stopped_early(history, config):
             number, best = len(history) + 1, max(_scores(history), default=-1.0)
             started, rate = time.perf_counter(), state.rate_of(number, epochs)
             try:
                 losses = trainer.train_epoch(number)
-                values, chosen = validate(state.ema.model, dataset, group)
+                values, chosen = validate(state.ema.model, dataset, grid_s, group)
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
             score, seconds = values[f"val_{CRITERION}"], time.perf_counter() - started

@@ -40,18 +40,22 @@ def normalize(
 ) -> None:
     """Store the mean and standard deviation of each feature over the training rows in the model."""
     sound = _Sums(clips.shapes.audio_features, clips.device)
-    maps = _Sums(clips.shapes.map_channels, clips.device)
+    width = clips.shapes.map_channels
+    maps, beside = (_Sums(n, clips.device) for n in (width, clips.shapes.beside))
     for _, batch in clips.batches(group.share(torch.unique(train.clip)), _ROWS):
         if batch.sound is not None:
             sound.add(batch.sound.features[batch.sound.valid])
         if batch.frames is not None:
-            maps.add(batch.frames.maps.flatten(0, 2).float())
+            maps.add(batch.frames.cells().flatten(0, 1).float())
+            beside.add(batch.frames.means()[..., width:].flatten(0, 1))
     if model.audio is not None:
         _store(model.audio, *sound.mean_and_std(group))
     if model.video is not None:
         mean, std = maps.mean_and_std(group)
         # A channel that hardly ever fires is not blown up into noise.
-        _store(model.video, mean, std.clamp_min(0.1 * std.median()))
+        std = std.clamp_min(0.1 * std.median())
+        more = beside.mean_and_std(group)
+        _store(model.video, torch.cat([mean, more[0]]), torch.cat([std, more[1]]))
 
 
 def _store(encoder: torch.nn.Module, mean: Tensor, std: Tensor) -> None:

@@ -20,6 +20,7 @@ from train.score.metrics import (
     CRITERION,
     Array,
     Events,
+    Predictions,
     classification,
     localization,
     second_count,
@@ -33,19 +34,18 @@ ENOUGH = 50
 
 
 def validate(
-    model: FusionModel, dataset: Dataset, group: ProcessGroup = SINGLE_PROCESS
+    model: FusionModel, dataset: Dataset, grid_s: float, group: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """top1, miou and the criterion on the validation events, and what was chosen on these.
 
     That is, by the names that About has for them, the calibration (see `calibrate`); the decoding,
     the one with the higher criterion (a gate that was not trained as one is left out); and from
-    which confidence on a clip has an event (see `best_threshold`).
+    which confidence on a clip has an event (see `best_threshold`). grid_s: see `labels_grid`.
     """
     val, clip_seconds = dataset.splits["val"], dataset.clips.shapes.clip_seconds
-    rows, trained = events(val, clip_seconds), events(dataset.splits["train"], clip_seconds)
+    rows = events(val, clip_seconds)
     said = predict(model, dataset.clips, val.clip, group)
-    calibration = calibrate(said, rows, trained.of(trained.real), clip_seconds)
-    answers = said.calibrated(calibration).read_off(calibration, clip_seconds)
+    calibration, answers = calibrate(said, rows, grid_s, clip_seconds)
     truth = rows.of(rows.real)
     guesses = {name: guess.of(rows.real) for name, guess in answers.items()}
     found = {name: localization(truth, guess) for name, guess in guesses.items()}
@@ -62,12 +62,21 @@ def validate(
     return values, {"decoding": decoding, **chosen}
 
 
-def calibrate(said: Evidence, rows: Events, trained: Events, clip_seconds: float) -> Calibration:
-    """What corrects a model's answers, of what it said of the validation rows.
+def labels_grid(dataset: Dataset) -> float:
+    """What the boundaries of the training events are multiples of, in seconds (see `grid_of`)."""
+    rows = events(dataset.splits["train"], dataset.clips.shapes.clip_seconds)
+    trained = rows.of(rows.real)
+    return grid_of(trained.start_s, trained.end_s)
 
-    The gate learns of clips without an event as well. The grid is that of the training events.
-    Where the whole clip, said always, has a higher mIoU than what is read off the gate, it is said
-    always.
+
+def calibrate(
+    said: Evidence, rows: Events, grid_s: float, clip_seconds: float
+) -> tuple[Calibration, dict[str, Predictions]]:
+    """What corrects a model's answers, of what it said of the validation rows; and these answers,
+    corrected and read off.
+
+    The gate learns of clips without an event as well. Where the whole clip, said always, has a
+    higher mIoU than what is read off the gate, it is said always.
     """
     scale, shift = gate_scale_and_shift(said.on, shares_of_seconds(rows, clip_seconds))
     real, truth = rows.real, rows.of(rows.real)
@@ -75,12 +84,17 @@ def calibrate(said: Evidence, rows: Events, trained: Events, clip_seconds: float
         class_temperature=class_temperature(said.probability[real], truth.category),
         gate_scale=scale,
         gate_shift=shift,
-        grid_s=grid_of(trained.start_s, trained.end_s),
+        grid_s=grid_s,
     )
-    guess = said.calibrated(plain).read_off(plain, clip_seconds)["gate"].of(real)
+    right = said.calibrated(plain)
+    answers = right.read_off(plain, clip_seconds)
+    guess = answers["gate"].of(real)
     overlap = tiou(truth.start_s, truth.end_s, guess.start_s, guess.end_s)
     whole = (truth.end_s - truth.start_s) / clip_seconds
-    return plain.revised(whole_clip=bool(overlap.mean() < whole.mean()))
+    if not overlap.mean() < whole.mean():
+        return plain, answers
+    always = plain.revised(whole_clip=True)
+    return always, right.read_off(always, clip_seconds)
 
 
 def calibration_notes(calibration: Calibration, dataset: Dataset) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from train.config import TrainConfig
 from train.data.batch import Batch, Frames, Output, Shapes, Sound
-from train.model.layers import AudioStream, CrossModal, VideoStream
+from train.model.layers import AudioStream, CrossModal, Dropout, VideoStream
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -41,7 +41,7 @@ class FusionModel(nn.Module):
         self.fuse = nn.Sequential(
             nn.Linear(audio * has_audio + video * has_video, width), nn.GELU(), nn.LayerNorm(width)
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.gate = nn.Linear(width, 1)
         self.classify = nn.Linear(width, shapes.classes)
 

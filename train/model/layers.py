@@ -61,11 +61,10 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-class InputDropout(nn.Module):
-    """Dropout of a share of wide inputs, as nn.Dropout.
+class Dropout(nn.Module):
+    """Dropout of a share of the values, as nn.Dropout.
 
-    Drawn from a uniform, which takes the CPU a third of the time of torch's Bernoulli draw: that
-    alone was a tenth of a training step.
+    Drawn from a uniform, which takes the CPU less than half the time of torch's Bernoulli draw.
     """
 
     def __init__(self, share: float) -> None:
@@ -92,7 +91,7 @@ class TemporalBlock(nn.Module):
             nn.GELU(),
             nn.Linear(2 * width, width),
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Tensor, valid: Tensor | None, weights: bool = False
@@ -122,8 +121,8 @@ class AudioStream(nn.Module):
         self.first = nn.Conv1d(features, width, kernel_size=3, padding=1)
         self.second = nn.Conv1d(width, width, kernel_size=3, padding=1)
         self.norm = nn.LayerNorm(width)
-        self.input_dropout = InputDropout(config.input_dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.input_dropout)
+        self.dropout = Dropout(config.dropout)
         self.time = TemporalBlock(width, config.num_heads, config.dropout)
 
     def forward(self, sound: Sound, weights: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -140,6 +139,9 @@ class AudioStream(nn.Module):
 class VideoStream(nn.Module):
     """Frame maps → channel, then spatial attention → + time → temporal self-attention.
 
+    Vectors in the place of maps have no spatial attention; features beside the frames join behind
+    it.
+
     The attentions follow CBAM (Woo et al. 2018). The wide maps are projected once, C → P, and
     both work on the P channels: that product is most of the model's arithmetic. Where to look
     decided, the C channels of the cells are averaged with those weights; even weights give the
@@ -153,70 +155,93 @@ class VideoStream(nn.Module):
     def __init__(self, shapes: Shapes, config: TrainConfig) -> None:
         super().__init__()
         inner, width = config.map_channels, config.video_feat_dim
-        self.cells = shapes.cells
-        self.register_buffer("mean", torch.zeros(shapes.map_channels))
-        self.register_buffer("deviation", torch.ones(shapes.map_channels))
-        self.project = nn.Linear(shapes.map_channels, inner)
-        self.channel = nn.Sequential(
-            nn.Linear(inner, inner // 4), nn.ReLU(), nn.Linear(inner // 4, inner)
-        )
-        self.spatial = nn.Conv2d(2, 1, kernel_size=3, padding=1, bias=False)
-        self.seek = nn.Parameter(torch.zeros(inner))
-        self.listen = nn.Linear(config.audio_feat_dim, inner, bias=False)
-        if config.modality != "both":
-            del self.listen
-        self.widen = nn.Linear(shapes.map_channels, width)
+        self.grid, self.channels = shapes.grid, shapes.map_channels
+        wide = shapes.map_channels + shapes.beside
+        self.register_buffer("mean", torch.zeros(wide))
+        self.register_buffer("deviation", torch.ones(wide))
+        if self.grid != (1, 1):  # in vectors there is nowhere to look around
+            self.project = nn.Linear(shapes.map_channels, inner)
+            self.channel = nn.Sequential(
+                nn.Linear(inner, inner // 4), nn.ReLU(), nn.Linear(inner // 4, inner)
+            )
+            self.spatial = nn.Conv2d(2, 1, kernel_size=3, padding=1, bias=False)
+            self.seek = nn.Parameter(torch.zeros(inner))
+            self.listen = nn.Linear(config.audio_feat_dim, inner, bias=False)
+            if config.modality != "both":
+                del self.listen
+        self.widen = nn.Linear(wide, width)
         self.norm = nn.LayerNorm(width)
-        self.input_dropout = InputDropout(config.input_dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.input_dropout)
+        self.dropout = Dropout(config.dropout)
         self.time = TemporalBlock(width, config.num_heads, config.dropout)
 
     def forward(
         self, frames: Frames, heard: Tensor | None, weights: bool = False
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """The stream (N, F, d) and, if asked for, its maps; heard (N, F, d_audio) or None."""
-        # Normalizing is folded into the projection, so that the maps are read once.
-        weight = self.project.weight / self.deviation
-        bias = self.project.bias - weight @ self.mean
-        cells = F.gelu(F.linear(frames.maps, weight, bias))
-        average, largest = cells.mean(dim=2), cells.max(dim=2).values
-        channel = (self.channel(average) + self.channel(largest)).sigmoid()
-        cells = cells * channel.unsqueeze(2)
-        spatial = self._partly_even(self._look(cells, heard).softmax(dim=-1))
-        look = spatial.unsqueeze(2)
-        wide = ((look.to(frames.maps.dtype) @ frames.maps).squeeze(2) - self.mean) / self.deviation
-        seen = self.input_dropout(wide)
-        x = self.norm(self.dropout(F.gelu(self.widen(seen))))
+        wide, maps = frames.means(), dict[str, Tensor | None]()
+        if self.grid != (1, 1):
+            mean, beside = wide[..., : self.channels], wide[..., self.channels :]
+            seen, maps = self._looked_around(frames, mean, heard, weights)
+            wide = torch.cat([seen, beside], dim=-1) if beside.shape[-1] else seen
+        wide = (wide - self.mean) / self.deviation
+        x = self.norm(self.dropout(F.gelu(self.widen(self.input_dropout(wide)))))
         x = x + time_encoding(frames.time_s, x.shape[-1]).to(x.dtype)
         stream, temporal = self.time(x, None, weights)
-        if not weights:
-            return stream, {}
-        grid = spatial.unflatten(-1, (self.cells, self.cells))  # type: ignore[no-untyped-call]
-        return stream, {"channel": channel, "spatial": grid, "video": temporal}
+        return stream, {**maps, "video": temporal} if weights else {}
 
-    def _partly_even(self, weights: Tensor) -> Tensor:
-        """Attention (N, F, S) mixed half and half with even weights, which also sum to one.
+    def _looked_around(
+        self, frames: Frames, mean: Tensor, heard: Tensor | None, weights: bool
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """What is seen (N, F, C) where the attention looks, and if asked for, its maps.
 
-        In training a frame gets the one or the other by chance, so that the streams above learn to
-        do without the attention: on a few hundred clips it is learned by heart otherwise. (As
-        dropout does to units, and stochastic depth, Huang et al. 2016, to layers.)
+        Where to look is mixed half and half with even weights, whose average is the frame's mean
+        (N, F, C). In training a frame gets the one or the other (see `_chosen`).
         """
-        share = weights.new_full(weights.shape[:2], 0.5)
-        if self.training:
-            share = torch.bernoulli(share)
-        share = share.unsqueeze(-1)
-        return share * weights + (1 - share) / weights.shape[-1]
+        flat = mean.flatten(0, 1)
+        which = None if weights else self._chosen(flat)
+        cells = frames.cells(which)
+        if heard is not None:
+            heard = heard.flatten(0, 1) if which is None else heard.flatten(0, 1)[which]
+        look, channel = self._look(cells, heard)
+        seen = (look.unsqueeze(1).to(cells.dtype) @ cells).squeeze(1).float()
+        seen = (flat + seen) / 2 if which is None else flat.index_copy(0, which, seen)
+        if not weights:
+            return seen.view_as(mean), {}
+        spatial = ((look + 1 / look.shape[-1]) / 2).view(*mean.shape[:2], *self.grid)
+        channel = channel.view(*mean.shape[:2], -1)
+        return seen.view_as(mean), {"channel": channel, "spatial": spatial}
 
-    def _look(self, cells: Tensor, heard: Tensor | None) -> Tensor:
-        """Score of every cell (N, F, S), from its neighbourhood, its content and the sound."""
-        clips, frames = cells.shape[:2]
-        summary = torch.stack([cells.mean(dim=-1), cells.max(dim=-1).values], dim=2)
-        grid = summary.view(clips * frames, 2, self.cells, self.cells)
-        near = self.spatial(grid).view(clips, frames, -1)
-        sought = self.seek if heard is None else self.seek + self.listen(heard)
-        content = cells @ sought.expand(clips, frames, -1).unsqueeze(-1)
-        score: Tensor = near + content.squeeze(-1) / math.sqrt(cells.shape[-1])
-        return score
+    def _chosen(self, frames: Tensor) -> Tensor | None:
+        """In training, the numbers of the random half of the frames (n, ·) that are looked around
+        in, so that the streams above learn to do without the attention: on a few hundred clips it
+        is learned by heart otherwise. (As dropout does to units, and stochastic depth, Huang et
+        al. 2016, to layers.) Of the others no map is read. None: all, as in evaluation.
+        """
+        if not self.training:
+            return None
+        order = torch.rand(len(frames), device=frames.device).argsort()
+        return order[: (len(frames) + 1) // 2]
+
+    def _look(self, maps: Tensor, heard: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Where to look (n, S), from each cell's neighbourhood, its content and the sound.
+
+        maps (n, S, C); heard (n, d_audio) or None. Also the channels' attention (n, P).
+        """
+        # Normalizing is folded into the projection, so that the maps are read once.
+        weight = self.project.weight / self.deviation[: self.channels]
+        bias = self.project.bias - weight @ self.mean[: self.channels]
+        cells = F.gelu(F.linear(maps, weight, bias))
+        average, largest = cells.mean(dim=1), cells.max(dim=1).values
+        channel = (self.channel(average) + self.channel(largest)).sigmoid()
+        cells = cells * channel.unsqueeze(1)
+        summary = torch.stack([cells.mean(dim=-1), cells.max(dim=-1).values], dim=1)
+        near = self.spatial(summary.unflatten(-1, self.grid)).flatten(1)  # type: ignore[no-untyped-call]
+        sought = self.seek.expand(len(cells), -1)
+        if heard is not None:
+            sought = sought + self.listen(heard)
+        content = (cells @ sought.unsqueeze(-1)).squeeze(-1)
+        return (near + content / math.sqrt(cells.shape[-1])).softmax(dim=-1), channel
 
 
 class CrossModal(nn.Module):
@@ -229,7 +254,7 @@ class CrossModal(nn.Module):
         self.video_norm = nn.LayerNorm(video)
         self.audio_to_video = Attention(audio, video, config.num_heads)
         self.video_to_audio = Attention(video, audio, config.num_heads)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, audio: Tensor, video: Tensor, audio_valid: Tensor, weights: bool = False

@@ -103,8 +103,8 @@ def _trained_on(records: Sequence[Record | None]) -> str:
 
 def unseen_s(cache: Cache) -> dict[str, float | None]:
     """Seconds of each clip's media that its features don't cover; None where it declares none."""
-    rows = cache.index.live.rows
-    beyond = rows["media_s"] - rows["valid_s"]
+    valid_s, media_s = cache.lengths_s
+    beyond = media_s - valid_s
     values = [round(max(0.0, value), 3) if math.isfinite(value) else None for value in beyond]
     return dict(zip(cache.ids, values, strict=True))
 
@@ -126,14 +126,14 @@ def unseen_notes(cache: Cache) -> list[str]:
 
     And one for the clips that have no features, since they get no answer.
     """
-    clip_seconds, unseen = cache.clip_seconds, unseen_s(cache)
+    clip_seconds, unseen, length_s = cache.clip_seconds, unseen_s(cache), cache.lengths_s[0]
     much = sorted(
         (clip_id for clip_id, value in unseen.items() if (value or 0.0) >= _WORTH_TELLING_S),
         key=lambda clip_id: -(unseen[clip_id] or 0.0),
     )
     notes = [
         f"note: {clip_id}: {unseen[clip_id]:.1f} s of it were not looked at; the answer is for its "
-        f"first {cache.index.clips[clip_id].valid_s:g} s (a clip is {clip_seconds:g} s)"
+        f"first {length_s[cache.row(clip_id)]:g} s (a clip is {clip_seconds:g} s)"
         for clip_id in much[:_NAMED]
     ]
     if len(much) > _NAMED:
@@ -141,7 +141,7 @@ def unseen_notes(cache: Cache) -> list[str]:
         notes.append(
             f"note: of {len(much) - _NAMED} more, {rest:.1f} s were not looked at (not_looked_at_s)"
         )
-    failed = sorted(cache.index.failures)
+    failed = sorted(cache.failures)
     if failed:
         more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
         notes.append(

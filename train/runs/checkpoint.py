@@ -41,6 +41,8 @@ class _Shapes(Settings):
     audio_features: int = Field(ge=0, le=1 << 20)
     map_channels: int = Field(ge=0, le=1 << 20)
     cells: int = Field(ge=0, le=1 << 10)
+    columns: int | None = Field(default=None, ge=0, le=1 << 10)
+    beside: int = Field(default=0, ge=0, le=1 << 20)
     classes: int = Field(ge=1, le=1 << 20)
     clip_seconds: float = Field(gt=0, le=3600)
 
@@ -54,7 +56,7 @@ class About(Settings):
     """The resolved settings of the run."""
     classes: list[str]
     """Class names; place in the list is the class number."""
-    shapes: dict[str, float]
+    shapes: dict[str, float | None]
     """The fields of `train.data.batch.Shapes`."""
     fingerprint: str
     """Fingerprint of the cache that it was trained on."""
@@ -81,6 +83,8 @@ class About(Settings):
             audio_features=found.audio_features,
             map_channels=found.map_channels,
             cells=found.cells,
+            columns=found.columns,
+            beside=found.beside,
             classes=found.classes,
             clip_seconds=found.clip_seconds,
         )

@@ -16,6 +16,7 @@ from cache.common.errors import CacheError, ConfigError
 from cache.common.strict_json import read_json
 from cache.format import version1
 from cache.format.identity import Identity, config_differences
+from cache.joined import JOINED
 from train.config import TrainConfig
 from train.runs import folders as runs
 from train.runs.checkpoint import About
@@ -39,6 +40,11 @@ def wanted(run: Path) -> dict[str, Any]:
         found = Identity.parse(features, str(path))
     except CacheError as error:
         raise ConfigError(f"{error}; copy the run's folder again") from None
+    if JOINED in found.config:
+        raise ConfigError(
+            f"{run}: trained on {len(found.config[JOINED])} caches, joined: make each of them for "
+            "the new media as then, and name them all with --cache"
+        )
     config, declared = narrowed(found.config, modality), found.declaration
     if modality != "both":
         fields = tuple(field for field in declared.fields if field.stream == modality)
