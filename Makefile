@@ -1,12 +1,13 @@
 # `make` alone lists the targets. Values are taken as given, whatever they hold:
 #   make predict CLIP='holiday $5 "best of".mp4'
 # Variables come from the command line only, never from the environment.
-VARIABLES := DATA CACHE RUN CLIP SPLIT JOBS DASK STORE PART SEEDS WEIGHTS ARGS DEMO_CLIPS \
+VARIABLES := DATA CACHE RUN CLIP SPLIT HOP JOBS DASK STORE PART SEEDS WEIGHTS ARGS DEMO_CLIPS \
 	PYTHON LOCK TORCH_INDEX
 DATA =
 CACHE = features
 RUN =
 CLIP =
+HOP =
 JOBS =
 DASK =
 STORE =
@@ -44,6 +45,7 @@ with_args := $(PY) -c "$$APPEND_ARGS" $(PY)
 tests := -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 jobs := $${JOBS:+--jobs="$$JOBS"}
 weights := $${WEIGHTS:+--weights="$$WEIGHTS"}
+hop := $${HOP:+--hop-seconds="$$HOP"}
 where := $${DASK:+--dask="$$DASK"} $${STORE:+--store="$$STORE"} $${PART:+--part="$$PART"}
 run := $${RUN:+--run="$$RUN"}
 seeds := $${SEEDS:+--seeds="$$SEEDS"}
@@ -98,9 +100,9 @@ demo: $(READY) ## all of it on a synthetic set, in minutes: synthesize, extract,
 	awk -F '&' -v id="$$id" '$$2 == id { print "annotated: " $$1 ", " $$4 " to " $$5 " s" }' demo/data/testSet.txt
 	@echo; echo "pictures: demo/run/report.html, the clip's in demo/run/predictions/; all scores: demo/evaluate.log"
 
-features: $(READY) ## DATA=folder → CACHE (default features/): extract what is not done yet (DASK= PART= STORE=: docs/scaling.md)
+features: $(READY) ## DATA=folder → CACHE (default features/): extract what is not done yet (HOP=5: a clip every 5 s of long recordings; DASK= PART= STORE=: docs/scaling.md)
 	@test -n "$$DATA" || { echo "Name the folder of clips: make features DATA=..."; exit 2; }
-	@$(with_args) -m extract --data="$$DATA" --cache="$$CACHE" $(weights) $(jobs) $(where)
+	@$(with_args) -m extract --data="$$DATA" --cache="$$CACHE" $(hop) $(weights) $(jobs) $(where)
 
 train: $(READY) ## CACHE → runs/<id>: fit a model (RUN= names the folder, SEEDS=5: five seeds and their ensemble)
 	@$(with_args) -m train fit --cache="$$CACHE" $(run) $(seeds)
