@@ -29,6 +29,7 @@ from train.data.splice import splice
 from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
+from train.fit.several import several_losses
 from train.fit.state import History, TrainState
 from train.fit.validate import validate
 from train.model.fusion import FusionModel, autocast
@@ -54,7 +55,8 @@ def train_model(
     epochs: the learning rate may depend on that). Of several processes the first writes and speaks.
     """
     config, train = about.config, dataset.splits["train"]
-    state, epochs = TrainState.begin(model, config, len(train)), config.epochs_over(len(train))
+    size = train.epoch_size(config.background_share)
+    state, epochs = TrainState.begin(model, config, size), config.epochs_over(size)
     if resume:
         restore(run / LAST, state, about)
     trainer, history = Trainer(state, config, dataset.clips, train, group), state.history
@@ -124,11 +126,14 @@ class Trainer:
             torch.manual_seed(seed ^ self.group.rank << 40)
         self.state.model.train()
         total = torch.zeros(len(LOSSES), device=self.device)
-        epoch_of = self.clips.epoch(order, clip, config.batch_size, self.group)
-        with closing(epoch_of) as batches:
+        order = self.samples.drawn(order, config.background_share)
+        numbers = torch.sort(order).values
+        on_device = numbers.to(self.device)
+        place, size = torch.searchsorted(numbers, order), config.batch_size
+        with closing(self.clips.epoch(place, clip[on_device], size, self.group)) as batches:
             for chosen, count in batches:
-                total += self._step(chosen, count) * count
-        means: list[float] = (total / len(clip)).tolist()
+                total += self._step(on_device[chosen], count) * count
+        means: list[float] = (total / len(order)).tolist()
         if not np.isfinite(means).all():
             raise TrainingError(
                 f"the loss is not finite ({means[0]}): train anew with a lower --learning-rate, or "
@@ -155,7 +160,8 @@ class Trainer:
         if len(chosen):
             with autocast(self.device):
                 output = state.model(batch)
-            parts = compute_losses(output, category, interval, config, events, steps)
+            losses = several_losses if output.each is not None else compute_losses
+            parts = losses(output, category, interval, config, events, steps)
             parts[0].backward()  # type: ignore[no-untyped-call]
             found = parts.detach()
         found = self.group.all_reduce_gradients(state.model.parameters(), found)
@@ -171,7 +177,7 @@ class Trainer:
         Each process knows whether there are clips without an event at all, so all sum the same.
         """
         steps = self.state.model.step_count(batch)
-        if not self._has_background:
+        if not self._has_background or category.ndim > 1:  # whose losses are means over steps alone
             return self.group.all_reduce(steps), count
         events = (category != BACKGROUND).sum()
         both = self.group.all_reduce(torch.stack([steps, events]))

@@ -6,9 +6,12 @@ The letters of the shapes are those of `train.data.batch`.
     maps (N, F, S, C)  → P → channel, spatial attention → mean where  ├ both ways, fused on the
                          looked at → + time → temporal self-attention ┘ audio's time steps
     fused (N, T, d)    → per-step gate → class logits, start ≤ end
+                       → of several events, logits of each class at each step
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +47,8 @@ class FusionModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.gate = nn.Linear(width, 1)
         self.classify = nn.Linear(width, shapes.classes)
+        if config.events == "several":  # at first each class is as rare as it is in most sets
+            nn.init.constant_(self.classify.bias, -math.log(2 * shapes.classes - 1))
 
     def forward(self, batch: Batch, return_attention: bool = False) -> Output:
         """See Batch and Output for shapes."""
@@ -92,6 +97,10 @@ class FusionModel(nn.Module):
         gate = score.sigmoid()
         share = (gate / gate.sum(dim=1, keepdim=True).clamp_min(1e-6)).to(x.dtype)
         logits = self.classify(self.dropout((share.unsqueeze(1) @ x).squeeze(1)))
+        each = None
+        if self.config.events == "several":
+            each = self.classify(self.dropout(x)).float()
+            each = each.masked_fill(~torch.isfinite(score).unsqueeze(-1), -torch.inf)
         clip_seconds = self.shapes.clip_seconds
         interval = gated_interval(gate, time_s, span_s) / clip_seconds
         steps = torch.stack([time_s - span_s / 2, time_s + span_s / 2], dim=-1) / clip_seconds
@@ -99,7 +108,7 @@ class FusionModel(nn.Module):
         if attention:
             attention["gate"] = gate
         steps = steps.expand(*score.shape, 2)
-        return Output(logits.float(), interval.clamp(0.0, 1.0), score, steps, attention)
+        return Output(logits.float(), interval.clamp(0.0, 1.0), score, steps, attention, each)
 
 
 def gated_interval(gate: Tensor, time_s: Tensor, span_s: Tensor) -> Tensor:
