@@ -1,0 +1,161 @@
+"""From a timeline to a list of events: candidates, and which of them are said.
+
+Candidates are boxes between change points ("sound event bounding boxes", Ebbers, Germain, Wichern
+& Le Roux, Interspeech 2024): where a class's probability rises or falls most steeply says when,
+and its mean in between says how sure it is. So a threshold, whichever it is, leaves the times as
+they are. Shapes: S cells, K classes, E events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from cache.common.settings import Settings
+from train.score.events import EventList, Whole
+from train.score.metrics import Array
+from train.score.recordings import TOLERANCES, event_f1, mean_average_precision
+from train.score.timeline import Timeline
+
+_FLOOR = 0.02  # a candidate that is less sure is none
+_FLAT = 1e-9
+_MOST_CLASSES = 1 << 20
+CRITERIA = ("1s", "1s,20%")
+"""The tolerances of the event F1 that, with the mean average precision of the candidates, choose
+how a timeline is read off: two ways of placing events, and ranking them."""
+SIDES_S = (0.5, 1.0)
+JOINS = (0.3, 0.5, 0.7)
+SHORTEST_S = (0.0, 0.5, 1.0)
+THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 19))
+
+
+class ReadOff(Settings):
+    """How a timeline becomes a list of events."""
+
+    threshold: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        min_length=1, max_length=_MOST_CLASSES
+    )
+    """For each class, how sure a candidate must be to be said, in [0, 1]."""
+    side_s: float = Field(gt=0, le=60)
+    """Seconds before and after a moment whose means tell a rise from a fall there."""
+    join: float = Field(ge=0, le=1)
+    """Two candidates are one where between them the mean is this share of the surer one's."""
+    shortest_s: float = Field(ge=0, le=3600)
+    """Shorter candidates are none."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it; `parse` reads it."""
+        return self.model_dump(mode="json")
+
+    def events(self, timelines: Sequence[Timeline]) -> EventList:
+        """What is said of recordings; there may be nothing. A recording's number is its place."""
+        return self.said(self.candidates(timelines))
+
+    def said(self, candidates: EventList) -> EventList:
+        """Those candidates that are sure enough for their class."""
+        return candidates.of(candidates.confidence >= np.array(self.threshold)[candidates.category])
+
+    def candidates(self, timelines: Sequence[Timeline]) -> EventList:
+        """All events that there might be, which average precision ranks by confidence."""
+        lists = [self._of_one(number, timeline) for number, timeline in enumerate(timelines)]
+        return EventList.together(lists)
+
+    def _of_one(self, number: int, timeline: Timeline) -> EventList:
+        classes = timeline.probability.shape[1]
+        if classes != len(self.threshold):
+            raise ValueError(
+                f"a timeline of {classes} classes, thresholds of {len(self.threshold)}"
+            )
+        some = np.flatnonzero(timeline.probability.max(axis=0) >= _FLOOR)
+        rows = np.ascontiguousarray(timeline.probability[:, some].T)
+        row, first, stop = boxes(rows, max(1, round(self.side_s / timeline.step_s)))
+        mass = np.concatenate([np.zeros((len(rows), 1)), rows.cumsum(axis=1)], axis=1)
+        row, first, stop = joined(mass, row, first, stop, self.join)
+        confidence = ((mass[row, stop] - mass[row, first]) / (stop - first)).clip(0.0, 1.0)
+        edges = np.round(np.arange(rows.shape[1] + 1) * timeline.step_s, 6)
+        start_s, end_s = edges[first], np.minimum(edges[stop], timeline.length_s)
+        kept = (confidence >= _FLOOR) & (end_s - start_s >= max(self.shortest_s, _FLAT) - _FLAT)
+        every = EventList(np.full(len(row), number), some[row], start_s, end_s, confidence)
+        return every.of(kept)
+
+
+def boxes(probability: Array, side: int) -> tuple[Whole, Whole, Whole]:
+    """Rows, first and last-plus-one cells between a rise and the next fall, (B,) each.
+
+    probability (K, S). The change at a moment is the mean of the `side` cells after it less that of
+    those before it; outside the recording is 0. A stretch in which it is positive has one rise, at
+    its largest change, one in which it is negative one fall; they take turns. Of equal changes the
+    innermost counts.
+    """
+    cells = probability.shape[1]
+    mass = np.pad(probability, [(0, 0), (side + 1, side)]).cumsum(axis=1)
+    now = mass[:, side : side + cells + 1]
+    change = (mass[:, 2 * side : 2 * side + cells + 1] - now) - (now - mass[:, : cells + 1])
+    change /= side
+    row, cell = np.nonzero(np.abs(change) > _FLAT)
+    value = change[row, cell]
+    sign = value > 0
+    begins = np.flatnonzero(
+        np.diff(row, prepend=-1).astype(bool) | np.diff(sign, prepend=~sign[:1])
+    )
+    if not len(begins):
+        return (np.zeros(0, np.int64),) * 3
+    stretch = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(row)))
+    steepest = np.maximum.reduceat(np.abs(value), begins)
+    at = np.flatnonzero(np.abs(value) >= steepest[stretch] - _FLAT)
+    last = np.flatnonzero(np.diff(stretch[at], append=-1))
+    first = np.append(0, last[:-1] + 1)
+    return row[begins[::2]], cell[at[last[::2]]], cell[at[first[1::2]]]
+
+
+def joined(
+    mass: Array, row: Whole, first: Whole, stop: Whole, join: float
+) -> tuple[Whole, Whole, Whole]:
+    """Neighbours become one where the mean between them is `join` of the larger of theirs, or more.
+
+    mass (K, S + 1): sums of the probability up to each cell; boxes as of `boxes`.
+    """
+    mean = (mass[row, stop] - mass[row, first]) / np.maximum(stop - first, 1)
+    gap = first[1:] - stop[:-1]
+    between = (mass[row[1:], first[1:]] - mass[row[1:], stop[:-1]]) / np.maximum(gap, 1)
+    apart = (row[1:] != row[:-1]) | (between < join * np.maximum(mean[1:], mean[:-1]))
+    begins = np.flatnonzero(np.concatenate([np.ones(min(1, len(row)), bool), apart]))
+    ends = np.append(begins[1:], len(row)).astype(np.int64) - 1
+    return row[begins], first[begins], stop[ends[: len(begins)]]
+
+
+def choose_read_off(timelines: Sequence[Timeline], truth: EventList) -> ReadOff:
+    """The way of reading off that is best on validation recordings.
+
+    Best is the mean of the average precision of its candidates (over all tIoU levels) and of the
+    event F1 at the tolerances CRITERIA. Few recordings say little, so the grids are coarse and one
+    threshold stands for all classes. Of equals the first counts. truth: its recordings are numbered
+    as the timelines are.
+    """
+    classes = timelines[0].probability.shape[1]
+    ways = [
+        ReadOff(threshold=(0.0,) * classes, side_s=side_s, join=join, shortest_s=shortest_s)
+        for side_s, join, shortest_s in product(SIDES_S, JOINS, SHORTEST_S)
+    ]
+    tried = [
+        (value, way, level)
+        for way in ways
+        for level, value in _values(way.candidates(timelines), truth)
+    ]
+    _, way, level = max(tried, key=lambda one: round(one[0], 9))
+    return way.revised(threshold=(level,) * classes)
+
+
+def _values(candidates: EventList, truth: EventList) -> list[tuple[float, float]]:
+    """Each threshold, and the value of what it leaves of the candidates."""
+    ranking = mean_average_precision(truth, candidates) or 0.0
+    found = []
+    for level in THRESHOLDS:
+        said = candidates.of(candidates.confidence >= level)
+        placing = [event_f1(truth, said, *TOLERANCES[name]) or 0.0 for name in CRITERIA]
+        found.append((level, float(np.mean([ranking, *placing]))))
+    return found
