@@ -74,8 +74,8 @@ def predict_each(
 ) -> Array:
     """Probability of each class in each of `cells` equal parts of clip rows (N,): (N, G, K).
 
-    As the model says it, nothing is calibrated, and both ways, as in `predict`. A model of one
-    event gives the class's probability times the gate's.
+    Of a model of several events, as it says it: nothing is calibrated; and both ways, as in
+    `predict`.
     """
     check_shapes(model.shapes, clips.shapes, model.config.modality)
     model.eval()
@@ -97,10 +97,8 @@ def _each(model: FusionModel, batch: Batch, cells: int) -> Tensor:
     """(N, G, K) of one pass."""
     with autocast(next(model.parameters()).device):
         output = model(batch)
-    if output.each is not None:
-        return class_probability(output.each, output.steps, cells)
-    gate = cell_probability(output.gate_logits, output.steps, cells)
-    return gate.unsqueeze(2) * output.logits.softmax(dim=1).unsqueeze(1)
+    assert output.each is not None
+    return class_probability(output.each, output.steps, cells)
 
 
 def _finite(answers: Tensor) -> Tensor:
