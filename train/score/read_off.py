@@ -18,7 +18,8 @@ from pydantic import Field
 from cache.common.settings import Settings
 from train.score.events import EventList, Whole
 from train.score.metrics import Array
-from train.score.recordings import TOLERANCES, event_f1, mean_average_precision
+from train.score.ranking import mean_average_precision
+from train.score.recordings import TOLERANCES, event_f1
 from train.score.timeline import Timeline
 
 _FLOOR = 0.02  # a candidate that is less sure is none
