@@ -122,9 +122,7 @@ def _targets(cache: Cache, labels: Labels, found: Sequence[_Sample]) -> Targets:
     most = max((len(events) for _, _, events in found), default=1) or 1
     clips = np.array([place for _, place, _ in found], np.int64)
     count = np.array([len(events) for _, _, events in found], np.int64)
-    padded = [
-        [*events, *(events[:1] or [-1]) * (most - len(events))] for _, _, events in found
-    ]
+    padded = [[*events, *(events[:1] or [-1]) * (most - len(events))] for _, _, events in found]
     number = np.array(padded, np.int64).reshape(len(found), most)
     offset = np.array([cache.windows[place].offset_s for place in clips.tolist()])[:, None]
     empty = number < 0

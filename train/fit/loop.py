@@ -68,10 +68,8 @@ def train_model(
             started, rate = time.perf_counter(), state.rate_of(number, epochs)
             try:
                 losses = trainer.train_epoch(number)
-                if config.events == "several":
-                    values, chosen = validate_several(state.ema.model, dataset, group), {}
-                else:
-                    values, chosen = validate(state.ema.model, dataset, group)
+                check = validate_several if config.events == "several" else validate
+                values, chosen = check(state.ema.model, dataset, group)
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
             score, seconds = values[_criterion(config)], time.perf_counter() - started
@@ -237,8 +235,8 @@ def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
 
 def kept_epoch(history: Sequence[dict[str, float]], config: TrainConfig) -> int:
     """Number (from 1) of the epoch whose weights are kept: the last, or the first of the best."""
-    return len(history) if config.selection == "last" else 1 + int(
-        np.argmax(_scores(history, config))
+    return (
+        len(history) if config.selection == "last" else 1 + int(np.argmax(_scores(history, config)))
     )
 
 

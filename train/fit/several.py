@@ -5,7 +5,8 @@ Shapes: N clips, E events of a clip at most, T steps, S seconds, K classes.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,8 +71,11 @@ def class_targets(steps: Tensor, category: Tensor, interval: Tensor, classes: in
 
 def validate_several(
     model: FusionModel, dataset: Dataset, group: ProcessGroup = SINGLE_PROCESS
-) -> dict[str, float]:
-    """Cross-entropy and mAP of each class in each second of the validation clips."""
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Cross-entropy and mAP of each class in each second of the validation clips.
+
+    And, as `validate` gives it, what was chosen on them: nothing before training ends.
+    """
     samples, clip_seconds = dataset.splits["val"], dataset.clips.shapes.clip_seconds
     seconds = second_count(clip_seconds)
     said = predict_each(model, dataset.clips, samples.clip, seconds, group)
@@ -79,7 +83,7 @@ def validate_several(
     return {
         "val_class_loss": cross_entropy(true, said),
         f"val_{CRITERION_OF_SEVERAL}": mean_average_precision(true, said) or 0.0,
-    }
+    }, {}
 
 
 def shares_of_cells(samples: Samples, cells: int, classes: int) -> Array:
@@ -88,4 +92,5 @@ def shares_of_cells(samples: Samples, cells: int, classes: int) -> Array:
     steps = torch.stack([edge[:-1], edge[1:]], dim=1).expand(len(samples), -1, -1)
     category = samples.category.cpu().view(len(samples), -1)
     interval = samples.interval.cpu().view(len(samples), -1, 2)
-    return np.float64(class_targets(steps, category, interval, classes).numpy())
+    shares: Array = class_targets(steps, category, interval, classes).double().numpy()
+    return shares

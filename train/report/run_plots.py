@@ -89,7 +89,13 @@ def curves_figure(history: Sequence[Mapping[str, float]], kept: int) -> Figure:
         ),
         (
             "validation score",
-            {"val_top1": "top-1", "val_miou": "mIoU", "val_localized_iou": "mIoU, wrong class = 0"},
+            {"val_segment_map": "mAP of seconds"}
+            if history and "val_segment_map" in history[0]
+            else {
+                "val_top1": "top-1",
+                "val_miou": "mIoU",
+                "val_localized_iou": "mIoU, wrong class = 0",
+            },
         ),
         ("learning rate", {"learning_rate": "learning rate"}),
     ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cache import Cache
 from train.data.features import FeatureStore, load_features
-from train.runs.recordings import length_s
+from train.runs.recordings import length_s, mean_read_off
 from train.runs.trained import TrainedModel, TrainedRun
 from train.score.metrics import Array
 from train.score.predict import predict, predict_each
@@ -41,7 +41,7 @@ def timelines(
         map(cache.row, cache.ids if clips is None else clips), key=cache.windows.__getitem__
     )
     found: dict[str, list[tuple[float, Array]]] = {}
-    merged = {}
+    merged: dict[str, Timeline] = {}
     for begin in range(0, len(chosen), _AT_ONCE):
         rows = chosen[begin : begin + _AT_ONCE]
         for row, answer in zip(rows, _answers(run, cache, rows, device), strict=True):
@@ -89,5 +89,4 @@ def read_off_of(run: TrainedRun) -> ReadOff:
     known = [one.about.read_off for one in run.models if one.about.read_off is not None]
     if len(known) < len(run.models):
         return ReadOff(threshold=(_PLAIN_THRESHOLD,) * len(run.about.classes), **_PLAIN)
-    mean = np.mean([one.threshold for one in known], axis=0)
-    return known[0].revised(threshold=tuple(mean.tolist()))
+    return mean_read_off(known)
