@@ -179,9 +179,10 @@ class Trainer:
         Each process knows whether there are clips without an event at all, so all sum the same.
         """
         steps = self.state.model.step_count(batch)
-        if not self._has_background or category.ndim > 1:  # whose losses are means over steps alone
+        if not self._has_background:
             return self.group.all_reduce(steps), count
-        events = (category != BACKGROUND).sum()
+        first = category if category.ndim == 1 else category[:, 0]
+        events = (first != BACKGROUND).sum()
         both = self.group.all_reduce(torch.stack([steps, events]))
         return both[0], both[1].clamp_min(1)
 

@@ -31,25 +31,30 @@ def several_losses(
     category: Tensor,
     interval: Tensor,
     config: TrainConfig,
-    clips: int | Tensor,
+    events: int | Tensor,
     steps: Tensor,
 ) -> Tensor:
-    """(4,) total, cross-entropy of each class at each step, 0, binary cross-entropy of the gate.
+    """(4,) total, cross-entropy of the classes, 0, binary cross-entropy of the gate.
 
-    total = CE + gate_weight × gate's. The classes' is summed over classes, of which few are on, and
-    is a mean over steps; the gate is on where any class is. category (N, E) and interval (N, E, 2)
-    as in `Samples`; the batch has `steps` (0-dim) that are no padding. Sums over several processes,
-    as in `compute_losses`.
+    total = CE + gate_weight × BCE. The gate is on where any class is. Which classes are on is
+    learned where one is: a mean over those steps of a clip, then over the clips that have an event,
+    of a sum over classes, so that the many steps and classes that are off don't drown the few that
+    are on. category (N, E) and interval (N, E, 2) as in `Samples`; the batch has `events` clips
+    with an event and `steps` (0-dim) steps that are no padding. Of several processes these are
+    parts of means, as in `compute_losses`.
     """
     assert output.each is not None
     heard = torch.isfinite(output.gate_logits)
     wanted = class_targets(output.steps, category, interval, output.each.shape[-1])
-    each, count = output.each.masked_fill(~heard.unsqueeze(-1), 0.0), steps.clamp_min(1)
-    wrong = F.binary_cross_entropy_with_logits(each, wanted, reduction="none")
-    classes = (wrong * heard.unsqueeze(-1)).sum() / count
+    on = wanted.amax(dim=-1)
+    smooth = config.label_smoothing
+    own = (wanted / on.unsqueeze(-1).clamp_min(1e-6)) * (1 - smooth) + smooth / wanted.shape[-1]
+    wrong = F.binary_cross_entropy_with_logits(output.each, own, reduction="none").sum(dim=-1)
+    there = on * heard
+    classes = ((wrong * there).sum(dim=1) / there.sum(dim=1).clamp_min(1e-6)).sum() / events
     score = output.gate_logits.masked_fill(~heard, 0.0)
-    wrong = F.binary_cross_entropy_with_logits(score, wanted.amax(dim=-1), reduction="none")
-    gate = (wrong * heard).sum() / count
+    wrong = F.binary_cross_entropy_with_logits(score, on, reduction="none")
+    gate = (wrong * heard).sum() / steps.clamp_min(1)
     return torch.stack([classes + config.gate_weight * gate, classes, torch.zeros_like(gate), gate])
 
 

@@ -112,11 +112,14 @@ def cell_probability(gate_logits: Tensor, steps: Tensor, cells: int) -> Tensor:
     return value / near.sum(dim=1).clamp_min(1e-9) * inside
 
 
-def class_probability(each: Tensor, steps: Tensor, cells: int) -> Tensor:
-    """The same of each class: logits (N, T, K) → (N, G, K) in [0, 1]."""
-    near, inside = _near(torch.isfinite(each[..., 0]), steps, cells)
-    value = near.transpose(1, 2) @ each.sigmoid()
-    return value / near.sum(dim=1).clamp_min(1e-9).unsqueeze(-1) * inside.unsqueeze(-1)
+def class_probability(gate_logits: Tensor, each: Tensor, steps: Tensor, cells: int) -> Tensor:
+    """The same of each class, the gate's probability times its own: (N, G, K) in [0, 1].
+
+    each (N, T, K): see `Output`.
+    """
+    near, inside = _near(torch.isfinite(gate_logits), steps, cells)
+    value = near.transpose(1, 2) @ (gate_logits.sigmoid().unsqueeze(2) * each.sigmoid())
+    return value / near.sum(dim=1).clamp_min(1e-9).unsqueeze(2) * inside.unsqueeze(2)
 
 
 def _near(known: Tensor, steps: Tensor, cells: int) -> tuple[Tensor, Tensor]:

@@ -98,7 +98,7 @@ def _each(model: FusionModel, batch: Batch, cells: int) -> Tensor:
     with autocast(next(model.parameters()).device):
         output = model(batch)
     assert output.each is not None
-    return class_probability(output.each, output.steps, cells)
+    return class_probability(output.gate_logits, output.each, output.steps, cells)
 
 
 def _finite(answers: Tensor) -> Tensor:
