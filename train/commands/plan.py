@@ -107,6 +107,13 @@ class Plan:
             told = self.division.described(self.parts, self.untouched)
         lines = [f"cache {self.cache.path}: {len(self.cache)} clips; {told}"]
         lines += [dataset.clips.mode, *printable(rows.notes)]
+        train = dataset.splits["train"]
+        drawn, empty = train.epoch_size(self.config.background_share), train.background_count()
+        if drawn < len(train):
+            lines.append(
+                f"an epoch has {drawn - len(train) + empty} of the {empty} training clips without "
+                "an event, drawn anew each time (--background-share)"
+            )
         if rows.without_features:
             named = ", ".join(rows.without_features[:10])
             more = len(rows.without_features) - 10
