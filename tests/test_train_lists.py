@@ -15,10 +15,11 @@ from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, tiny_labels
 
 from cache import CacheError, open_cache
+from train import predict
 from train.__main__ import main
 from train.commands.evaluate import evaluate_run
 from train.runs import checkpoint
-from train.runs.checkpoint import BEST
+from train.runs.checkpoint import BEST, CheckpointError
 from train.runs.record import seen
 from train.runs.timelines import read_off_of, timelines
 from train.runs.trained import load_run
@@ -96,6 +97,16 @@ def test_timelines_cover_each_recording_and_average_the_models(cache: Path, run:
     assert read_off_of(together).threshold[0] == pytest.approx(np.mean(thresholds))
 
 
+def test_predict_lists_the_events_of_recordings(cache: Path, run: Path) -> None:
+    found = predict(load_run(run), open_cache(cache))
+    assert found
+    assert list(found[0]) == ["recording", "category", "start_s", "end_s", "confidence", "seen"]
+    assert {one["seen"] for one in found} == {"train", "val", "no"}
+    assert main(["predict", "--cache", str(cache), "--run", str(run)]) == 0
+    written = json.loads((run / "predictions" / "predictions.json").read_text())
+    assert written == found
+
+
 def test_a_single_event_run_answers_recordings_too(cache: Path, tmp_path: Path) -> None:
     clips = make_cache(tmp_path / "clips", labels=tiny_labels(), **TINY)
     fit(clips, tmp_path / "run")
@@ -152,3 +163,24 @@ def test_a_split_without_an_event_is_refused(run: Path, tmp_path: Path) -> None:
     path = recordings_cache(tmp_path / "cache", quiet)
     with pytest.raises(CacheError, match="has no event, only recordings without one"):
         evaluate_run(run, path, "val", pictures=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"threshold": [0.5, 0.5]}, "2 thresholds for 3 classes"),
+        ({"threshold": [0.5, 0.5, 1.5]}, "threshold"),
+        ({"side_s": "1"}, "side_s"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_how_a_run_is_read_off_is_checked(
+    run: Path, tmp_path: Path, wrong: dict[str, Any], told: str
+) -> None:
+    payload = torch.load(run / "seed-0" / BEST, weights_only=True)
+    about = json.loads(payload["about"])
+    about["read_off"] |= wrong
+    path = tmp_path / BEST
+    torch.save({**payload, "about": json.dumps(about)}, path)
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.load(path)

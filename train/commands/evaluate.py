@@ -9,11 +9,7 @@ from cache import Cache, open_cache
 from cache.common.atomic import plain_folder
 from cache.common.cli import say
 from cache.labels.store import labels_sha256
-from train.commands.recordings import (
-    on_recordings,
-    score_on_recordings,
-    together_on_recordings,
-)
+from train.commands.recordings import score_on_recordings, together_on_recordings
 from train.commands.scored import Scored
 from train.data.dataset import Dataset, Rows, choose_rows, load_dataset
 from train.report.drawing import FOLDER
@@ -29,7 +25,7 @@ from train.runs.evaluate import (
     write_result,
 )
 from train.runs.record import Record, is_own
-from train.runs.recordings import RecordingAnswer, answered_recordings
+from train.runs.recordings import RecordingAnswer, answered_recordings, on_recordings
 from train.runs.trained import Answer, TrainedModel, load_run
 
 Data = Dataset | Rows

@@ -16,7 +16,6 @@ from train.commands import plan
 from train.commands.evaluate import score_ensemble, score_model
 from train.commands.folds import score_folds
 from train.commands.plan import Job, Plan
-from train.commands.recordings import on_recordings
 from train.commands.scored import Scored
 from train.config import TrainConfig
 from train.data.dataset import Dataset, load_dataset, resolve
@@ -37,6 +36,7 @@ from train.report.tables import Runs, comparison
 from train.runs import checkpoint, code, folders, record
 from train.runs.checkpoint import About
 from train.runs.evaluate import MODEL, Result
+from train.runs.recordings import on_recordings
 from train.runs.trained import TrainedModel
 
 

@@ -9,7 +9,6 @@ from cache import Cache
 from cache.common.cli import say
 from cache.common.errors import ConfigError
 from train.commands.evaluate import score_ensemble, score_model
-from train.commands.recordings import on_recordings
 from train.commands.scored import Scored
 from train.data.dataset import Dataset
 from train.data.folds import SCORED
@@ -18,7 +17,7 @@ from train.runs import folders
 from train.runs.evaluate import MODEL, Result, write_result
 from train.runs.folds import Fold, over_folds
 from train.runs.recording_folds import RecordingFold, over_recording_folds
-from train.runs.recordings import RecordingAnswer
+from train.runs.recordings import RecordingAnswer, on_recordings
 
 
 def score_folds(

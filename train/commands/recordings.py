@@ -9,7 +9,6 @@ from cache import Cache
 from train.commands.scored import Scored
 from train.data.dataset import Rows
 from train.report.recordings_page import write_page
-from train.runs.checkpoint import About
 from train.runs.evaluate import MODEL, Result, write_result
 from train.runs.record import Record
 from train.runs.recordings import (
@@ -21,11 +20,6 @@ from train.runs.recordings import (
 )
 from train.runs.timelines import read_off_of, timelines
 from train.runs.trained import TrainedModel, TrainedRun
-
-
-def on_recordings(cache: Cache, about: About) -> bool:
-    """Whether a model's answers to a cache are lists of events, of which a recording has any."""
-    return cache.declaration.hop_s is not None or about.config.events == "several"
 
 
 def score_on_recordings(

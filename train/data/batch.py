@@ -57,8 +57,8 @@ class Output:
     gate_logits: (N, T) per-step "the event is heard and seen" before the sigmoid; -inf on padded
         steps.
     steps: (N, T, 2) when each step begins and ends, as fractions of the clip.
-    each: (N, T, K) per step and class, before the sigmoid, "if anything is heard and seen, this is",
-        of a model of several events; None where a clip has one event.
+    each: (N, T, K) per step and class "if anything is heard and seen here, this is" before the
+        sigmoid, of a model of several events; None where a clip has one event.
     attention: with `return_attention`, every map by name, else empty:
         spatial (N, F, √S, √S), channel (N, F, P), audio (N, H, T, T), video (N, H, F, F),
         audio_to_video (N, H, T, F), video_to_audio (N, H, F, T), gate (N, T).

@@ -139,6 +139,11 @@ def load(path: Path) -> tuple[FusionModel, About, Mapping[str, Any]]:
             f"{path}: {len(about.classes)} class names, {len(set(about.classes))} of them "
             f"different, for {shapes.classes} classes; {_AGAIN}"
         )
+    if about.read_off is not None and len(about.read_off.threshold) != shapes.classes:
+        raise CheckpointError(
+            f"{path}: {len(about.read_off.threshold)} thresholds for {shapes.classes} classes; "
+            f"{_AGAIN}"
+        )
     # On "meta" nothing is allocated: a foreign file's claimed sizes are checked first.
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of layers without weights

@@ -91,6 +91,11 @@ class RecordingAnswer:
         return cls.of(first.recordings, timelines, read_off)
 
 
+def on_recordings(cache: Cache, about: About) -> bool:
+    """Whether a model answers a cache with lists of events, of which a recording has any number."""
+    return cache.declaration.hop_s is not None or about.config.events == "several"
+
+
 def mean_read_off(several: Sequence[ReadOff]) -> ReadOff:
     """How the mean of several models' timelines is read off: with the mean of their thresholds."""
     threshold = np.mean([one.threshold for one in several], axis=0)
