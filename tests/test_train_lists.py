@@ -84,6 +84,15 @@ def test_evaluate_scores_test_and_the_page_shows_recordings(cache: Path, run: Pa
     assert "mAP, mean of tIoU" in page
 
 
+def test_report_sets_runs_side_by_side(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run)]) == 0
+    assert main(["report", str(run / "seed-0"), str(run / "seed-1")]) == 0
+    told = capsys.readouterr()
+    assert "false alarms an hour" in told.out
+    assert "model, ensemble of 2" in told.out
+    assert "warning" not in told.err
+
+
 def test_timelines_cover_each_recording_and_average_the_models(cache: Path, run: Path) -> None:
     data, together = open_cache(cache), load_run(run)
     alone = [load_run(run / name) for name in ("seed-0", "seed-1")]

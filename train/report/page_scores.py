@@ -99,4 +99,5 @@ def _differences(name: str, ahead: Mapping[str, Any]) -> list[str]:
 def class_row(row: Mapping[str, Any]) -> tuple[str, list[str]]:
     """The name of a class and its figures as text."""
     values = [value for name, value in row.items() if name != "class"]
-    return row["class"], [f"{v:.3f}" if isinstance(v, float) else str(v or "–") for v in values]
+    texts = [f"{v:.3f}" if isinstance(v, float) else "–" if v is None else str(v) for v in values]
+    return row["class"], texts

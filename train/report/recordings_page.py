@@ -73,7 +73,7 @@ def shown(answer: RecordingAnswer, number: int, classes: list[str]) -> dict[str,
     return {
         "name": name,
         "length": f"{length_s:.1f}",
-        "told": f"{len(true)} true events, {len(said)} said; segment F1 {score:.3f}",
+        "told": f"events: {len(true)} true, {len(said)} said; segment F1 {score:.3f}",
         "cells": -(-len(timeline.probability) // share),
         "ticks": ticks(length_s),
         "lanes": [
