@@ -179,7 +179,7 @@ def test_a_split_without_an_event_is_refused(run: Path, tmp_path: Path) -> None:
     [
         ({"threshold": [0.5, 0.5]}, "2 thresholds for 3 classes"),
         ({"threshold": [0.5, 0.5, 1.5]}, "threshold"),
-        ({"side_s": "1"}, "side_s"),
+        ({"side_s": 0}, "side_s"),
         ({"more": 1}, "more"),
     ],
 )

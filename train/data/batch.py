@@ -116,5 +116,5 @@ def reverse_time(
     if frames is not None:
         time_s = torch.where(which[:, None], clip_seconds - frames.time_s, frames.time_s)
         frames = replace(frames, time_s=time_s)
-    turned = which.view(-1, *[1] * (interval.ndim - 1))
+    turned = which.view(len(which), *[1] * (interval.ndim - 1))
     return Batch(sound, frames), torch.where(turned, 1 - interval.flip(-1), interval)
