@@ -18,7 +18,7 @@ def drawn() -> Tensor:
 
 
 def stored(maps: Tensor) -> FrameMaps:
-    table = FrameMaps.allocate(CLIPS, FRAMES, SIDE**2, CHANNELS, like=torch.empty(0))
+    table = FrameMaps.allocate(CLIPS, FRAMES, SIDE**2, CHANNELS, torch.device("cpu"))
     table.put(slice(0, 2), maps[:2])
     table.put(torch.tensor([4, 2, 3]), maps[[4, 2, 3]])
     return table

@@ -74,8 +74,8 @@ class FeatureStore:
         if "audio" in reader.streams:
             audio = torch.zeros(slots, steps, shapes.audio_features, device=device)
         if "video" in reader.streams:
-            size = (frames, shapes.cells**2, shapes.map_channels)
-            maps = FrameMaps.allocate(slots, *size, like=torch.empty(0, device=device))
+            size = (slots, frames, shapes.cells**2, shapes.map_channels)
+            maps = FrameMaps.allocate(*size, device)
         return cls(
             ids=list(ids),
             shapes=shapes,

@@ -27,11 +27,11 @@ class FrameMaps:
 
     @classmethod
     def allocate(
-        cls, clips: int, frames: int, cells: int, channels: int, like: Tensor
+        cls, clips: int, frames: int, cells: int, channels: int, device: torch.device
     ) -> FrameMaps:
-        """Room for the float16 maps of so many clips, on the device of `like`."""
-        maps = like.new_empty((clips, frames, cells, channels), dtype=torch.float16)
-        return cls(maps, like.new_empty((clips, frames, channels), dtype=torch.float32))
+        """Room for the float16 maps of so many clips."""
+        maps = torch.empty(clips, frames, cells, channels, dtype=torch.float16, device=device)
+        return cls(maps, torch.empty(clips, frames, channels, device=device))
 
     def put(self, at: Tensor | slice, maps: Tensor) -> None:
         """Store the maps of clips, (n, F, C, √S, √S) on the device, at (n,) places."""
