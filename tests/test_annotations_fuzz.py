@@ -75,11 +75,14 @@ def assert_laws(labels: Labels) -> None:
     assert len({look(name) for name in labels.classes}) == len(labels.classes)
     named = labels.category[~labels.background]
     assert sorted(set(named.tolist())) == list(range(len(labels.classes)))
+    start_s, end_s = labels.start_s[~labels.weak], labels.end_s[~labels.weak]
+    assert np.isnan(labels.end_s[labels.weak]).all()
     assert not np.any((labels.start_s + labels.end_s)[labels.background])
-    assert np.all((labels.start_s >= 0) & (labels.start_s <= labels.end_s))
-    assert np.all((labels.end_s <= CLIP_SECONDS) & (labels.start_s < CLIP_SECONDS))
+    assert np.all((start_s >= 0) & (start_s <= end_s))
+    assert np.all((end_s <= CLIP_SECONDS) & (start_s < CLIP_SECONDS))
     assert set(labels.split.tolist()) <= {-1, 0, 1, 2}
-    columns = (labels.category, labels.start_s, labels.end_s, labels.split)
+    times = (np.where(labels.weak, -1, column) for column in (labels.start_s, labels.end_s))
+    columns = (labels.category, *times, labels.split)
     events = list(zip(labels.ids, *(column.tolist() for column in columns), strict=True))
     assert len(set(events)) == len(events)
 

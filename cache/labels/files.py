@@ -34,12 +34,15 @@ _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(in
 _SHOWN = 10
 
 
+Event = tuple[str, str, float | None, float | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One event: which clip, which class, from when to when (seconds), in which split.
+    """One event: which recording, which class, from when to when (seconds), in which split.
 
-    A clip without an event has one with an empty category, from 0 to 0. `file` and `line` are
-    where it stands.
+    NaN and NaN where it is known what happens, not when. A recording without an event has one
+    with an empty category, from 0 to 0. `file` and `line` are where it stands.
     """
 
     id: str
@@ -51,9 +54,10 @@ class Row:
     line: int = field(default=0, compare=False)
 
     @property
-    def event(self) -> tuple[str, str, float, float]:
-        """All of it but the split."""
-        return self.id, self.category, self.start_s, self.end_s
+    def event(self) -> Event:
+        """All of it but the split; None and None for a time that isn't known, equal to itself."""
+        times = (None, None) if math.isnan(self.start_s) else (self.start_s, self.end_s)
+        return self.id, self.category, *times
 
 
 def read_csv(path: Path) -> tuple[list[Row], list[str]]:
@@ -92,7 +96,7 @@ def read_ave_set(path: Path) -> tuple[list[Row], list[str]]:
     stands = [replace(row, split=split_of[f]) for f in files for row in read_ave(path.parent / f)]
     if files and path.name == AVE_FILE and not exists(path):
         return stands, files
-    places: dict[tuple[str, str, float, float], list[int]] = defaultdict(list)
+    places: dict[Event, list[int]] = defaultdict(list)
     for row in stands:
         places[row.event].append(row.split)
     rows = [
@@ -289,6 +293,8 @@ def _row(clip_id: str, category: str, start: str, end: str) -> Row | str:
         return Row(clip_id, "", 0.0, 0.0)
     if problem := check_class(category):
         return problem
+    if not start and not end:
+        return Row(clip_id, category, math.nan, math.nan)
     if not (_NUMBER.fullmatch(start.lower()) and _NUMBER.fullmatch(end.lower())):
         comma = "; write 1.5, not 1,5" if "," in start + end else ""
         return f"expected start and end in seconds, found {start[:40]!r} and {end[:40]!r}{comma}"
