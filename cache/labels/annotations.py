@@ -15,8 +15,9 @@ import numpy.typing as npt
 from cache.common.errors import AnnotationError
 from cache.format.names import one_form
 from cache.format.schema import BACKGROUND, NO_SPLIT, SPLITS
-from cache.labels.background import BACKGROUND_FILE, joined, read_background
-from cache.labels.files import Event, Row, read_ave_set, read_csv
+from cache.labels.background import BACKGROUND_FILE
+from cache.labels.files import Event, Row
+from cache.labels.formats import read_rows
 from cache.labels.splits import divide
 
 DEFAULT_SEED = 42
@@ -107,37 +108,29 @@ def read_annotations(
     split_seed: int = DEFAULT_SEED,
     before: Labels | None = None,
 ) -> Labels:
-    """Read an AVE annotation file (with the split files and the list of clips without an event
-    that are beside it) or a CSV.
+    """Read an annotation file of any format of docs/labels.md, or a folder of them.
 
-    Without split files (or a `split` column) an id that has a split in `before`, the labels that
-    a cache has now, keeps it; the others are divided 70/15/15 by `split_seed` and the id alone.
-    The list of clips without an event may name splits where the annotations don't, or not.
-    Events are cut at `clip_seconds`; with None, for a cache of windows, they stay whole.
+    To AVE's belong the split files and the list of clips without an event beside it; the list may
+    name splits where the annotations don't, or not. Where nothing names splits, an id that has one
+    in `before`, the labels that a cache has now, keeps it; the others are divided 70/15/15 by
+    `split_seed` and the id alone. Events are cut at `clip_seconds`; with None, for a cache of
+    windows, they stay whole.
 
     Raises AnnotationError that names every bad line (the first ten).
     """
-    notes: list[str] = []
-    background: list[Row] = []
-    if path.suffix.lower() == ".csv":
-        rows, unused = read_csv(path)
-        files = {path.name: f"{path.name}, its own splits"}
-        if unused:
-            notes.append(f"{len(unused)} column(s) not used: {some(name[:80] for name in unused)}")
-    else:
-        rows, names = read_ave_set(path)
-        background = read_background(path)
-        files = {name: name for name in names + ([BACKGROUND_FILE] if background else [])}
-    rows = joined(path, rows, background)
+    found = read_rows(path)
+    rows, notes = found.rows, list(dict.fromkeys(found.notes))
     if clip_seconds is not None:
         rows = _within(path, rows, clip_seconds, notes)
     rows = _once(rows, notes)
     rows, divided, elsewhere = _divided(rows, split_seed, before)
-    parts = [", ".join(text for name, text in files.items() if name not in divided)]
+    own = [called for name, called in found.files.items() if name not in divided]
+    parts = [", ".join([*own, found.splits] if own and found.splits else own)]
     if divided:
-        parts.append(f"{', '.join(divided)}, divided 70/15/15 by id with seed {split_seed}")
+        called = ", ".join(found.files.get(name, name) for name in divided)
+        parts.append(f"{called}, divided 70/15/15 by id with seed {split_seed}")
         parts[-1] += f", but {elsewhere} ids keep an earlier split" if elsewhere else ""
-    return _labels(rows, "; ".join(filter(None, parts)), notes + _counts(rows))
+    return labels_of_rows(rows, "; ".join(filter(None, parts)), notes + counts(rows))
 
 
 def _divided(rows: list[Row], seed: int, before: Labels | None) -> tuple[list[Row], list[str], int]:
@@ -151,13 +144,13 @@ def _divided(rows: list[Row], seed: int, before: Labels | None) -> tuple[list[Ro
 
     own = {listed(row) for row in rows if row.split != NO_SPLIT}
     loose = [row for row in rows if listed(row) not in own]
-    splits, elsewhere = divide(loose, seed, _rows(before) if before and loose else [])
+    splits, elsewhere = divide(loose, seed, rows_of(before) if before and loose else [])
     found = iter(splits)
     rows = [row if listed(row) in own else replace(row, split=next(found)) for row in rows]
     return rows, list(dict.fromkeys(row.file for row in loose)), elsewhere
 
 
-def _counts(rows: Sequence[Row]) -> list[str]:
+def counts(rows: Sequence[Row]) -> list[str]:
     """What a person should know of rows without a split, a time, or an event."""
     loose = Counter(bool(row.category) for row in rows if row.split == NO_SPLIT)
     notes = [f"{loose[True]} event(s) are in no split"] if loose[True] else []
@@ -225,12 +218,13 @@ def _once(rows: list[Row], notes: list[str]) -> list[Row]:
     return list(found.values())
 
 
-def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
-    """The table, its classes numbered in order of first appearance."""
-    number: dict[str, int] = {}
-    for row in rows:
-        if row.category:
-            number.setdefault(row.category, len(number))
+def labels_of_rows(
+    rows: Sequence[Row], source: str, notes: list[str], order: Sequence[str] = ()
+) -> Labels:
+    """The table; classes as in `order`, and in order of first appearance behind these."""
+    used = dict.fromkeys(row.category for row in rows if row.category)
+    first = dict.fromkeys(name for name in order if name in used)
+    number = {name: place for place, name in enumerate(first | used)}
     return Labels(
         ids=[row.id for row in rows],
         classes=list(number),
@@ -243,7 +237,8 @@ def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
     )
 
 
-def _rows(labels: Labels) -> list[Row]:
+def rows_of(labels: Labels) -> list[Row]:
+    """The rows of a label table, names in NFC."""
     columns = (labels.start_s, labels.end_s, labels.split)
     return [
         Row(one_form(clip_id), one_form(name), start_s, end_s, split)
@@ -255,7 +250,7 @@ def _rows(labels: Labels) -> list[Row]:
 
 def _splits_of_ids(labels: Labels | None) -> dict[str, set[int]]:
     found: dict[str, set[int]] = defaultdict(set)
-    for row in _rows(labels) if labels else []:
+    for row in rows_of(labels) if labels else []:
         found[row.id].add(row.split)
     return found
 
