@@ -1,12 +1,17 @@
 # `make` alone lists the targets. Values are taken as given, whatever they hold:
 #   make predict CLIP='holiday $5 "best of".mp4'
 # Variables come from the command line only, never from the environment.
-VARIABLES := DATA CACHE RUN CLIP SPLIT JOBS DASK STORE PART SEEDS WEIGHTS ARGS DEMO_CLIPS \
+VARIABLES := DATA CACHE RUN CLIP MEDIA OUT FORMATS HOP SPLIT JOBS DASK STORE PART SEEDS WEIGHTS \
+	ARGS DEMO_CLIPS \
 	PYTHON LOCK TORCH_INDEX
 DATA =
 CACHE = features
 RUN =
 CLIP =
+MEDIA =
+OUT = annotations
+FORMATS =
+HOP =
 JOBS =
 DASK =
 STORE =
@@ -46,6 +51,7 @@ jobs := $${JOBS:+--jobs="$$JOBS"}
 weights := $${WEIGHTS:+--weights="$$WEIGHTS"}
 where := $${DASK:+--dask="$$DASK"} $${STORE:+--store="$$STORE"} $${PART:+--part="$$PART"}
 run := $${RUN:+--run="$$RUN"}
+formats := $${FORMATS:+--formats="$$FORMATS"}
 seeds := $${SEEDS:+--seeds="$$SEEDS"}
 lock := $${LOCK:+--constraint="$$LOCK"}
 
@@ -58,8 +64,18 @@ predict_clip = case "$$clip" in -*) clip="./$$clip";; esac; \
 	$(PY) -m extract clip "$$clip" --cache="$$scratch/cache" --like="$$scratch/like.json"; \
 	$(1) -m train predict --run="$$chosen" --cache="$$scratch/cache"
 
+# The same for recordings, whose windows stay in a cache beside the answers: what is there is not
+# extracted again. Files that can't be read are named by both stages (exit code 1), and stop none.
+annotate_media = case "$$media" in -*) media="./$$media";; esac; \
+	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; trap 'exit 130' INT TERM; \
+	chosen=$$($(PY) -m train features $(run) --out="$$scratch/like.json"); code=0; \
+	$(PY) -m extract clip "$$media" --cache="$$out/cache" --like="$$scratch/like.json" \
+		--hop-seconds="$${HOP:-5}" || { code=$$?; test $$code = 1 || exit $$code; }; \
+	$(1) -m train annotate --run="$$chosen" --cache="$$out/cache" --out="$$out" $(formats) \
+		--media="$$media"; exit $$code
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo features train evaluate predict test lint check bench clean
+.PHONY: help setup demo features train evaluate predict annotate test lint check bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -111,6 +127,11 @@ evaluate: $(READY) ## score RUN (default: the newest) on CACHE's SPLIT (default 
 predict: $(READY) ## CLIP=file.mp4 → class, confidence, start, end and a picture, by RUN (default: the newest)
 	@test -e "$$CLIP" || { printf '%s\n' "Name a media file: make predict CLIP=file.mp4 (found: '$$CLIP')"; exit 2; }
 	@set -e; clip="$$CLIP"; $(call predict_clip,$(with_args))
+
+annotate: $(READY) ## MEDIA=file or folder → OUT (default annotations/): the events of whole recordings, by RUN (FORMATS=page,csv HOP=5)
+	@test -e "$$MEDIA" || { printf '%s\n' "Name a file or a folder: make annotate MEDIA=recordings (found: '$$MEDIA')"; exit 2; }
+	@test -n "$$OUT" || { echo "Name the folder of the answers: make annotate MEDIA=... OUT=..."; exit 2; }
+	@set -e; media="$$MEDIA"; out="$$OUT"; $(call annotate_media,$(with_args))
 
 test: $(READY) ## run the tests but those of whole systems (ARGS="-m system", ARGS="-k audio", ...)
 	@$(with_args) $(tests)

@@ -54,7 +54,7 @@ def folder_names(recordings: Collection[str]) -> dict[str, str]:
     """A folder's name for each recording: its own where every file system takes that."""
     looks = Counter(map(_look, recordings))
     return {
-        name: name if _plain(name) and looks[_look(name)] == 1 else file_name(name)
+        name: name if _plain(name) and looks[_look(name)] == 1 else file_name(f"{name}~")
         for name in recordings
     }
 

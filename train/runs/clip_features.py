@@ -20,6 +20,8 @@ from train.config import TrainConfig
 from train.runs import folders as runs
 from train.runs.checkpoint import About
 
+_HOP = "hop_seconds"
+
 
 def narrowed(config: Mapping[str, Any], modality: str) -> dict[str, Any]:
     """Extraction settings that give the same numbers, of the stream alone that `modality` names."""
@@ -50,12 +52,16 @@ def wanted(run: Path) -> dict[str, Any]:
 def check_same_features(cache: Cache, about: About, run: Path) -> None:
     """Raise CacheError, naming the settings that differ, unless the run was trained on such.
 
-    What the cache has of a stream that the run doesn't use is of no account.
+    What the cache has of a stream that the run doesn't use is of no account, and so is where in
+    their recordings clips begin: their numbers are the same anywhere.
     """
     if cache.fingerprint == about.fingerprint:
         return
     modality = about.config.modality
-    theirs, ours = (narrowed(config, modality) for config in (about.features, cache.config))
+    theirs, ours = (
+        {name: value for name, value in narrowed(config, modality).items() if name != _HOP}
+        for config in (about.features, cache.config)
+    )
     if ours == theirs and _made_alike(cache, about):
         return
     lines = config_differences(theirs, ours) or [
