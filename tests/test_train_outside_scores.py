@@ -1,8 +1,8 @@
 """The scores of recordings are those of others' programs, on lists with their answers written down.
 
-`data/outside_scores.json` holds lists of events and what was said of them by sed_eval 0.2.1 (its default
-matching) and by the evaluation of ActionFormer, which is ActivityNet's and which UnAV-100 takes.
-Where sed_eval is installed, it is asked again.
+`data/outside_scores.json` holds lists of events and what was said of them by sed_eval 0.2.1 (with
+its default matching) and by the evaluation of ActionFormer, which is ActivityNet's and which
+UnAV-100 takes. Where sed_eval is installed, it is asked again.
 """
 
 from __future__ import annotations

@@ -8,11 +8,14 @@ from event_lists import drawn, rows
 
 from train.score.detection import AP_LEVELS
 from train.score.events import EventList
+from train.score.ranking import average_precision, mean_average_precision
 from train.score.recordings import (
+    HEADLINES,
     TOLERANCES,
-    average_precision,
     counts,
+    estimates,
     event_f1,
+    ratios,
     score_recordings,
     trivial,
 )
@@ -80,6 +83,10 @@ def test_a_shift_of_both_lists_by_whole_seconds_changes_nothing(seed: int) -> No
             assert value == pytest.approx(scores[name]), name
 
 
+def precision(truth: EventList, found: EventList, level: float) -> float:
+    return float(average_precision(truth, found, np.ones((1, 9)), (level,))[0, 0])
+
+
 def oracle(truth: EventList, found: EventList, level: float) -> float:
     """ActivityNet's protocol as it is written, one found event after another."""
     areas = []
@@ -113,7 +120,7 @@ def oracle(truth: EventList, found: EventList, level: float) -> float:
 def test_the_mean_average_precision_is_that_of_the_protocol(seed: int) -> None:
     truth, found, _ = drawn(seed, each=14)
     for level in AP_LEVELS:
-        assert average_precision(truth, found, level) == pytest.approx(oracle(truth, found, level))
+        assert precision(truth, found, level) == pytest.approx(oracle(truth, found, level))
 
 
 def test_the_average_precision_by_hand() -> None:
@@ -124,15 +131,15 @@ def test_the_average_precision_by_hand() -> None:
         (1, 0, 5, 10, 0.7),  # half of it
         (0, 1, 0, 4, 0.6),  # another recording
     )
-    assert average_precision(truth, found, 0.5) == pytest.approx((1 / 3 + 2 / 9) / 2)
-    assert average_precision(truth, found, 0.6) == pytest.approx((1 / 3) / 2)
+    assert precision(truth, found, 0.5) == pytest.approx((1 / 3 + 2 / 9) / 2)
+    assert precision(truth, found, 0.6) == pytest.approx((1 / 3) / 2)
 
 
 def test_of_equal_confidences_the_order_says_nothing() -> None:
     truth = rows((0, 0, 0, 10), (0, 0, 20, 30))
     right, wrong = (0, 0, 0, 10, 0.5), (0, 0, 40, 50, 0.5)
-    assert average_precision(truth, rows(right, wrong), 0.5) == pytest.approx(0.25)
-    assert average_precision(truth, rows(wrong, right), 0.5) == pytest.approx(0.25)
+    assert precision(truth, rows(right, wrong), 0.5) == pytest.approx(0.25)
+    assert precision(truth, rows(wrong, right), 0.5) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(
@@ -209,3 +216,40 @@ def test_what_is_no_event_is_refused(bad: tuple[int, int, float, float]) -> None
         rows(bad)
     with pytest.raises(ValueError, match="equal lengths"):
         EventList(np.zeros(1, np.int64), *[np.zeros(2)] * 4)  # type: ignore[arg-type]
+
+
+def test_drawing_a_recording_twice_is_having_it_twice() -> None:
+    truth, found, lengths_s = drawn(4)
+    often = np.array([2.0, 0, 1, 1, 3, 0])
+    chosen = np.repeat(np.arange(6), often.astype(int))
+    copies = [
+        EventList.together(
+            [moved(one.of(one.recording == old), np.full(6, new)) for new, old in enumerate(chosen)]
+        )
+        for one in (truth, found)
+    ]
+    drawn_anew = average_precision(truth, found, often[None])[0].mean()
+    assert drawn_anew == pytest.approx(mean_average_precision(*copies))
+    again = score_recordings(copies[0], copies[1], lengths_s[chosen], CLASSES)
+    for name, (above, below) in ratios(truth, found, lengths_s, CLASSES).items():
+        if below @ often:
+            assert above @ often / (below @ often) == pytest.approx(again[name]), name
+
+
+def test_intervals_hold_the_scores_and_few_recordings_have_none() -> None:
+    truth, found, lengths_s = drawn(5, recordings=12)
+    other = found.of(found.confidence > 0.5)
+    several = [(found, found), (other, found)]
+    sure = estimates(truth, several, lengths_s, CLASSES)
+    scores = [score_recordings(truth, *one[:1], lengths_s, CLASSES, one[1]) for one in several]
+    assert set(sure) == set(HEADLINES)
+    for name, one in sure.items():
+        assert one.mean == pytest.approx(np.mean([each[name] or 0 for each in scores])), name
+        assert one.low is not None
+        assert one.high is not None
+        assert one.low < one.mean < one.high
+        assert (one.clips, one.events) == (12, len(truth))
+    perfect = estimates(truth, [(truth, truth)], lengths_s, CLASSES)
+    assert {one.low for one in perfect.values()} == {None}
+    few, said, seconds = drawn(5, recordings=9)
+    assert estimates(few, [(said, said)], seconds, CLASSES)["tiou_map"].low is None

@@ -24,8 +24,9 @@ DECIDING = (
     "data/batch", "data/dataset", "data/features", "data/fields", "data/folds", "data/reader",
     "data/splice", "data/stream", "fit/begin", "fit/cuda_graph", "fit/loop", "fit/normalize",
     "fit/state", "fit/validate", "model/fusion", "model/layers", "score/calibrate", "score/decode",
-    "score/detection", "score/events", "score/intervals", "score/metrics", "score/predict",
-    "score/presence", "score/read_off", "score/recordings", "score/summary", "score/timeline",
+    "score/detection", "score/events", "score/intervals", "score/matching", "score/metrics",
+    "score/predict", "score/presence", "score/ranking", "score/read_off", "score/recordings",
+    "score/summary", "score/timeline",
 )  # fmt: skip
 """The modules of this package that stand between a cache and a run's weights and scores; what
 prints, draws and writes is not among them."""

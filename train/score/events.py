@@ -64,15 +64,3 @@ class EventList:
     def of(self, rows: npt.NDArray[Any]) -> EventList:
         """Some of the events: numbers or a mask (E,)."""
         return EventList(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-
-def pairs(truth: EventList, found: EventList) -> tuple[Whole, Whole]:
-    """Places in both lists of all pairs of one recording and category: two (P,) int64."""
-    classes = 1 + max((int(one.category.max()) for one in (truth, found) if len(one)), default=0)
-    wanted = truth.recording * classes + truth.category
-    offered = found.recording * classes + found.category
-    order = np.argsort(offered, kind="stable")
-    first, stop = (np.searchsorted(offered[order], wanted, side) for side in ("left", "right"))
-    many = stop - first
-    place = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
-    return np.repeat(np.arange(len(truth)), many), order[np.repeat(first, many) + place]

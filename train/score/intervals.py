@@ -136,7 +136,7 @@ def _edges(sums: Array, counts: Array) -> tuple[Array, Array]:
     """Lower and upper edge (S,) of each score from its sums and counts in the clips (C, S)."""
     if not len(sums):
         return np.full(sums.shape[1], np.nan), np.full(sums.shape[1], np.nan)
-    drawn = [(often @ sums, often @ counts) for often in _draws(len(sums))]
+    drawn = [(often @ sums, often @ counts) for often in draws(len(sums))]
     above, below = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
     # A resample that drew no clip that carries the score says nothing of it.
     means = np.where(below > 0, above / np.maximum(below, 1), np.nan)
@@ -145,7 +145,7 @@ def _edges(sums: Array, counts: Array) -> tuple[Array, Array]:
     return low, high
 
 
-def _draws(clips: int) -> Iterator[Array]:
+def draws(clips: int) -> Iterator[Array]:
     """How often each clip is in each resample, (b, C) float64, B rows over all blocks."""
     random, rows = np.random.default_rng(_SEED), max(1, _AT_ONCE // clips)
     for begin in range(0, RESAMPLES, rows):

@@ -18,11 +18,13 @@ from pydantic import Field
 from cache.common.settings import Settings
 from train.score.events import EventList, Whole
 from train.score.metrics import Array
-from train.score.recordings import TOLERANCES, event_f1, mean_average_precision
+from train.score.ranking import mean_average_precision
+from train.score.recordings import TOLERANCES, event_f1
 from train.score.timeline import Timeline
 
 _FLOOR = 0.02  # a candidate that is less sure is none
 _FLAT = 1e-9
+_AT_ONCE = 1 << 22  # numbers that are read off together
 _MOST_CLASSES = 1 << 20
 CRITERIA = ("1s", "1s,20%")
 """The tolerances of the event F1 that, with the mean average precision of the candidates, choose
@@ -71,7 +73,11 @@ class ReadOff(Settings):
                 f"a timeline of {classes} classes, thresholds of {len(self.threshold)}"
             )
         some = np.flatnonzero(timeline.probability.max(axis=0) >= _FLOOR)
-        rows = np.ascontiguousarray(timeline.probability[:, some].T)
+        parts = np.array_split(some, 1 + timeline.probability.size // _AT_ONCE)
+        return EventList.together([self._of_classes(number, timeline, part) for part in parts])
+
+    def _of_classes(self, number: int, timeline: Timeline, classes: Whole) -> EventList:
+        rows = np.ascontiguousarray(timeline.probability[:, classes].T)
         row, first, stop = boxes(rows, max(1, round(self.side_s / timeline.step_s)))
         mass = np.concatenate([np.zeros((len(rows), 1)), rows.cumsum(axis=1)], axis=1)
         row, first, stop = joined(mass, row, first, stop, self.join)
@@ -79,7 +85,7 @@ class ReadOff(Settings):
         edges = np.round(np.arange(rows.shape[1] + 1) * timeline.step_s, 6)
         start_s, end_s = edges[first], np.minimum(edges[stop], timeline.length_s)
         kept = (confidence >= _FLOOR) & (end_s - start_s >= max(self.shortest_s, _FLAT) - _FLAT)
-        every = EventList(np.full(len(row), number), some[row], start_s, end_s, confidence)
+        every = EventList(np.full(len(row), number), classes[row], start_s, end_s, confidence)
         return every.of(kept)
 
 

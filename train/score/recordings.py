@@ -1,20 +1,23 @@
-"""Scores of lists of events over whole recordings: pure functions of two lists.
+"""Scores of lists of events over whole recordings, and how sure they are.
 
 A recording's number is its place in `lengths_s`. Every found event counts, so it matters which list
 is scored: average precision ranks candidates of any confidence, all else takes the events that are
-said. Shapes: E events, R recordings, K classes.
+said. Shapes: E events, R recordings, K classes, B resamples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from train.score.detection import AP_LEVELS
-from train.score.events import EventList, Whole, pairs
-from train.score.metrics import Array, Scores, tiou
+from train.score.events import EventList, Whole
+from train.score.intervals import FEWEST_CLIPS, LEVEL, Estimate, draws
+from train.score.matching import matched, touched
+from train.score.metrics import Array, Scores
+from train.score.ranking import average_precision
 
 TOLERANCES: dict[str, tuple[float, float]] = {
     "0.5s": (0.5, 0.0),
@@ -23,8 +26,17 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "0.2s,20%": (0.2, 0.2),
 }
 """By name, the collar in seconds and the share of the true event's length; see `matched`."""
+HEADLINES = (
+    "tiou_map",
+    "event_f1@1s",
+    "event_f1@1s,20%",
+    "segment_f1",
+    "false_alarms_per_hour",
+    "miss_rate",
+)
 SEGMENT_S = 1.0
 _ROUNDING = 1e-6
+_LITTLE = 1e-9
 _HOUR_S = 3600.0
 
 
@@ -40,139 +52,122 @@ def score_recordings(
     candidates: what `average_precision` ranks, as its protocol is meant: events of any confidence;
     `found` where there are none apart. A score over nothing is None.
     """
+    tables = ratios(truth, found, lengths_s, classes)
+    seconds = segment_counts(truth, found, lengths_s, classes)
     ranked = found if candidates is None else candidates
+    areas = average_precision(truth, ranked, np.ones((1, len(lengths_s))))[0]
+    by_level = zip(AP_LEVELS, areas.tolist(), strict=True)
     return {
-        "tiou_map": mean_average_precision(truth, ranked),
-        **{f"map@{level}": average_precision(truth, ranked, level) for level in AP_LEVELS},
-        **{f"event_f1@{name}": event_f1(truth, found, *how) for name, how in TOLERANCES.items()},
-        **segment_scores(truth, found, lengths_s, classes),
-        **false_alarms(truth, found, lengths_s),
-        "miss_rate": float(1 - touched(truth, found).mean()) if len(truth) else None,
+        "tiou_map": float(areas.mean()) if len(truth) else None,
+        **{f"map@{level}": area if len(truth) else None for level, area in by_level},
+        **{name: _ratio(above.sum(), below.sum()) for name, (above, below) in tables.items()},
+        **_macro(*(counts.sum(axis=0) for counts in seconds[:3])),
     }
 
 
-def counts(truth: EventList, found: EventList, lengths_s: Array) -> dict[str, float]:
-    """How much the scores are of: recordings, those without an event, hours, events, found ones."""
-    eventful = np.unique(truth.recording)
-    return {
-        "recordings": len(lengths_s),
-        "recordings_without_events": len(lengths_s) - len(eventful),
-        "hours": float(np.sum(lengths_s)) / _HOUR_S,
-        "hours_without_events": float(np.delete(lengths_s, eventful).sum()) / _HOUR_S,
-        "events": len(truth),
-        "found_events": len(found),
-    }
+def estimates(
+    truth: EventList,
+    answers: Sequence[tuple[EventList, EventList]],
+    lengths_s: Array,
+    classes: int,
+) -> dict[str, Estimate]:
+    """The mean over several models of the HEADLINES, with 95 % intervals.
 
-
-def mean_average_precision(truth: EventList, found: EventList) -> float | None:
-    """The mean of `average_precision` over the tIoU levels 0.1 to 0.9; None over no events."""
-    areas = [average_precision(truth, found, level) for level in AP_LEVELS]
-    known = [area for area in areas if area is not None]
-    return float(np.mean(known)) if known else None
-
-
-def average_precision(truth: EventList, found: EventList, level: float) -> float | None:
-    """Mean over the classes that have events of the AP of finding them at one tIoU level.
-
-    ActivityNet's protocol (Caba Heilbron et al. 2015), which UnAV-100 takes with levels 0.1 to 0.9
-    (Geng et al. 2023): the most confident first, each found event takes that event of its recording
-    and class with the largest tIoU ≥ level which none took before it; precision is interpolated.
-    Found events that are equally confident come in at once, so that their order says nothing.
+    answers: each model's found events and candidates. What is drawn anew is recordings, the same
+    for all models; see `train.score.intervals`, whose clips are recordings here.
     """
-    if not len(truth):
-        return None
-    hit = _taken(truth, found, level)
-    areas = []
-    for category in np.unique(truth.category):
-        own = found.category == category
-        events = int(np.sum(truth.category == category))
-        areas.append(_area(found.confidence[own], hit[own], events))
-    return float(np.mean(areas))
+    if not len(lengths_s):
+        return {}
+    often = np.concatenate([np.ones((1, len(lengths_s))), *draws(len(lengths_s))])
+    values: dict[str, list[Array]] = {name: [] for name in HEADLINES}
+    for found, candidates in answers:
+        tables = ratios(truth, found, lengths_s, classes)
+        for name in HEADLINES[1:]:
+            above, below = (often @ part for part in tables[name])
+            values[name].append(np.where(below > 0, above / np.maximum(below, _LITTLE), np.nan))
+        values["tiou_map"].append(average_precision(truth, candidates, often).mean(axis=1))
+    means = {name: np.mean(several, axis=0) for name, several in values.items()}
+    return {
+        name: _estimate(mean, len(lengths_s), len(truth))
+        for name, mean in means.items()
+        if np.isfinite(mean[0])
+    }
 
 
-def _taken(truth: EventList, found: EventList, level: float) -> npt.NDArray[np.bool_]:
-    """(E,) which found events are right, at most one for each true one."""
-    true, said = pairs(truth, found)
-    overlap = tiou(truth.start_s[true], truth.end_s[true], found.start_s[said], found.end_s[said])
-    rows = np.flatnonzero(overlap >= level - _ROUNDING)
-    true, said, overlap = true[rows], said[rows], overlap[rows]
-    start_s, end_s, confidence = (
-        getattr(found, name)[said] for name in ("start_s", "end_s", "confidence")
+def _estimate(mean: Array, recordings: int, events: int) -> Estimate:
+    """From the score itself and that of each resample, (1 + B,)."""
+    low, high = np.nanquantile(mean, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    told = recordings >= FEWEST_CLIPS and high - low > _LITTLE
+    return Estimate(
+        float(mean[0]), low if told else None, high if told else None, recordings, events
     )
-    order = np.lexsort((truth.start_s[true], -overlap, said, end_s, start_s, -confidence))
-    free = np.ones(len(truth), bool)
-    hit = np.zeros(len(found), bool)
-    for t, f in zip(true[order].tolist(), said[order].tolist(), strict=True):
-        if free[t] and not hit[f]:
-            free[t], hit[f] = False, True
-    return hit
 
 
-def _area(confidence: Array, hit: npt.NDArray[np.bool_], events: int) -> float:
-    """Area under the interpolated precision of found events (E,) over recall."""
-    order = np.argsort(-confidence, kind="stable")
-    last = np.flatnonzero(np.diff(confidence[order], append=-1.0))
-    right = np.cumsum(hit[order])[last]
-    precision = np.maximum.accumulate((right / (last + 1))[::-1])[::-1]
-    return float(np.sum(np.diff(right, prepend=0) * precision) / events)
+def ratios(
+    truth: EventList, found: EventList, lengths_s: Array, classes: int
+) -> dict[str, tuple[Array, Array]]:
+    """Scores that are a sum over recordings by a sum over recordings: both terms, (R,) each.
 
-
-def matched(truth: EventList, found: EventList, collar_s: float, share: float) -> Whole:
-    """(E,) int64, for each true event the place of the found one that is right, or -1.
-
-    `sed_eval`'s rule (Mesaros et al. 2016): of one recording and class, the starts at most
-    `collar_s` apart, the ends at most the larger of `collar_s` and `share` × the true event's
-    length. Each event is in one pair at most, and there are as many pairs as there can be.
+    event_f1@…: event-based F1, micro average, by the rule of `matched` at each of TOLERANCES.
+    segment_f1, segment_error_rate: of seconds, see `segment_counts`; micro average. The error rate
+    adds, second by second, what was said in another's place, left out and said besides, over what
+    is true: 0 is best, and it may be above 1.
+    false_alarms_per_hour: found events that overlap no true event of their class, an hour of
+    recording; …_without_events: in the recordings alone in which nothing is true.
+    miss_rate: share of the true events that no found one of their class overlaps.
     """
-    true, said = pairs(truth, found)
-    late_s = np.maximum(collar_s, share * (truth.end_s - truth.start_s))[true]
-    near = np.abs(truth.start_s[true] - found.start_s[said]) <= collar_s + _ROUNDING
-    near &= np.abs(truth.end_s[true] - found.end_s[said]) <= late_s + _ROUNDING
-    edges = (np.ones(int(near.sum()), bool), (true[near], said[near]))
-    graph = csr_array(edges, shape=(len(truth), len(found)))
-    partner: Whole = maximum_bipartite_matching(graph, perm_type="column").astype(np.int64)
-    return partner
+
+    def per_recording(events: EventList, weights: npt.ArrayLike | None = None) -> Array:
+        counts = np.bincount(events.recording, weights=weights, minlength=len(lengths_s))
+        return counts.astype(np.float64)
+
+    events = per_recording(truth)
+    both, hours = events + per_recording(found), lengths_s / _HOUR_S
+    right = {
+        name: per_recording(truth, matched(truth, found, *how) >= 0)
+        for name, how in TOLERANCES.items()
+    }
+    hit, missed, besides, errors = (
+        counts.reshape(len(lengths_s), -1).sum(axis=1).astype(np.float64)
+        for counts in segment_counts(truth, found, lengths_s, classes)
+    )
+    alarms = per_recording(found, ~touched(found, truth))
+    quiet = events == 0
+    return {
+        **{f"event_f1@{name}": (2 * counts, both) for name, counts in right.items()},
+        "segment_f1": (2 * hit, 2 * hit + missed + besides),
+        "segment_error_rate": (errors, hit + missed),
+        "false_alarms_per_hour": (alarms, hours),
+        "false_alarms_per_hour_without_events": (alarms * quiet, hours * quiet),
+        "miss_rate": (per_recording(truth, ~touched(truth, found)), events),
+    }
 
 
 def event_f1(truth: EventList, found: EventList, collar_s: float, share: float) -> float | None:
     """Event-based F1, micro average, in [0, 1]; None where nothing is true and nothing found."""
-    if not len(truth) + len(found):
-        return None
-    right = np.sum(matched(truth, found, collar_s, share) >= 0)
-    return float(2 * right / (len(truth) + len(found)))
+    right = int(np.sum(matched(truth, found, collar_s, share) >= 0))
+    return _ratio(2 * right, len(truth) + len(found))
 
 
-def segment_scores(
+def segment_counts(
     truth: EventList, found: EventList, lengths_s: Array, classes: int
-) -> dict[str, float | None]:
-    """F1 and error rate of seconds, over all (micro) and as means of classes (macro).
+) -> tuple[Whole, Whole, Whole, Whole]:
+    """Seconds rightly said, missed, and said besides: (R, K) each; and errors: (R,), all int64.
 
     `sed_eval`'s segment-based metrics (Mesaros et al. 2016): a second has a class where any part of
-    an event of it lies in that second. The error rate adds, second by second, what was said in
-    another's place, left out and said besides, over what is true: 0 is best, and it may be above 1.
-    Macro is over the classes that are true somewhere.
+    an event of it lies in that second. What is missed in a second and what is said besides in it
+    are one error together, and each of what is over is one.
     """
-    right, missed, besides = (np.zeros(classes, np.int64) for _ in range(3))
-    errors = 0
+    right, missed, besides = (np.zeros((len(lengths_s), classes), np.int64) for _ in range(3))
+    errors = np.zeros(len(lengths_s), np.int64)
     for number, length_s in enumerate(lengths_s):
         segments = max(1, int(np.ceil(length_s / SEGMENT_S - _ROUNDING)))
         true, said = (_seconds(one, number, segments, classes) for one in (truth, found))
-        right += np.sum(true & said, axis=0)
-        missed += np.sum(true & ~said, axis=0)
-        besides += np.sum(said & ~true, axis=0)
-        errors += int(np.maximum((true & ~said).sum(axis=1), (said & ~true).sum(axis=1)).sum())
-    there = right + missed
-    own = there > 0
-    wrong = missed + besides
-    known = bool(own.any())
-    f1 = 2 * right / (2 * right + wrong).clip(min=1)
-    total = 2 * right.sum() + wrong.sum()
-    return {
-        "segment_f1": float(2 * right.sum() / total) if total else None,
-        "segment_f1_macro": float(np.mean(f1[own])) if known else None,
-        "segment_error_rate": float(errors / there.sum()) if known else None,
-        "segment_error_rate_macro": float(np.mean(wrong[own] / there[own])) if known else None,
-    }
+        right[number] = np.sum(true & said, axis=0)
+        missed[number] = np.sum(true & ~said, axis=0)
+        besides[number] = np.sum(said & ~true, axis=0)
+        errors[number] = np.maximum((true & ~said).sum(axis=1), (said & ~true).sum(axis=1)).sum()
+    return right, missed, besides, errors
 
 
 def _seconds(
@@ -188,32 +183,30 @@ def _seconds(
     return np.asarray(change.cumsum(axis=0)[:-1] > 0)
 
 
-def touched(truth: EventList, found: EventList) -> npt.NDArray[np.bool_]:
-    """(E,) which events of the first list overlap one of the second, of the same class."""
-    true, said = pairs(truth, found)
-    shared = np.minimum(truth.end_s[true], found.end_s[said]) - np.maximum(
-        truth.start_s[true], found.start_s[said]
-    )
-    hits = np.bincount(true, weights=shared > 0, minlength=len(truth))
-    return np.asarray(hits > 0)
-
-
-def false_alarms(truth: EventList, found: EventList, lengths_s: Array) -> dict[str, float | None]:
-    """Found events that overlap no true event of their class, an hour of recording.
-
-    Over all recordings, and over those alone in which nothing is true.
-    """
-    wrong = np.bincount(
-        found.recording, weights=~touched(found, truth), minlength=len(lengths_s)
-    ).astype(np.float64)
-    quiet = np.ones(len(lengths_s), bool)
-    quiet[truth.recording] = False
-    every = np.ones(len(lengths_s), bool)
-    of = {"false_alarms_per_hour": every, "false_alarms_per_hour_without_events": quiet}
-    hours = {name: float(np.sum(lengths_s[rows])) / _HOUR_S for name, rows in of.items()}
+def _macro(right: Whole, missed: Whole, besides: Whole) -> dict[str, float | None]:
+    """Means over the classes that are true somewhere, from the seconds of each (K,)."""
+    own = right + missed > 0
+    right, wrong, there = right[own], (missed + besides)[own], (right + missed)[own]
     return {
-        name: float(wrong[rows].sum() / hours[name]) if hours[name] else None
-        for name, rows in of.items()
+        "segment_f1_macro": _ratio((2 * right / (2 * right + wrong)).sum(), own.sum()),
+        "segment_error_rate_macro": _ratio((wrong / there).sum(), own.sum()),
+    }
+
+
+def _ratio(above: float, below: float) -> float | None:
+    return float(above / below) if below else None
+
+
+def counts(truth: EventList, found: EventList, lengths_s: Array) -> dict[str, float]:
+    """How much the scores are of: recordings, those without an event, hours, events, found ones."""
+    eventful = np.unique(truth.recording)
+    return {
+        "recordings": len(lengths_s),
+        "recordings_without_events": len(lengths_s) - len(eventful),
+        "hours": float(np.sum(lengths_s)) / _HOUR_S,
+        "hours_without_events": float(np.delete(lengths_s, eventful).sum()) / _HOUR_S,
+        "events": len(truth),
+        "found_events": len(found),
     }
 
 
