@@ -52,6 +52,11 @@ JSON = b"""{"version": "1", "database": {
 {"segment": [1e0, 20], "label": "caf\\u00e9"}]}, "v2": {"subset": "testing", "annotations": []},
 "v3": {"annotations": [{"segment": [3, 3], "label": "B"}]}}}
 """
+STUDIO = b"""[{"id": 1, "data": {"media": "/data/local-files/?d=a%20b.mp4"}, "annotations": [
+{"was_cancelled": false, "result": [{"type": "labels", "value": {"start": 0, "end": 2.5, "channel":
+0, "labels": ["Bark", "Horn"]}}, {"type": "choices"}]}]}, {"data": {"media": "c.wav"},
+"annotations": [{"result": []}]}, {"data": {"media": "d.wav"}, "annotations": []}]
+"""
 ELAN = b"""<?xml version="1.0" encoding="UTF-8"?><ANNOTATION_DOCUMENT>
 <HEADER TIME_UNITS="milliseconds"/>
 <TIME_ORDER><TIME_SLOT TIME_SLOT_ID="t1" TIME_VALUE="0"/><TIME_SLOT TIME_SLOT_ID="t2"
@@ -68,6 +73,7 @@ OTHERS = {
     "dcase.tsv": PLAIN.replace(b",", b"\t"),
     "r_1.txt": AUDACITY,
     "a.json": JSON,
+    "tasks.json": STUDIO,
     "r_1.eaf": ELAN,
 }
 BESIDE = ("trainSet.txt", "background.txt")
@@ -137,7 +143,8 @@ def test_labels_or_one_clear_error(tmp_path: Path, name: str) -> None:
             assert re.search(
                 r"line \d+: |expected one event a line|no event begins|not in the annotation file"
                 r"|said to have no event, and one as well"
-                r"|this is not JSON|found no database|video '|as a file of ELAN's|annotation '|",
+                r"|this is not JSON|found no database|video '|task \d+"
+                r"|as a file of ELAN's|annotation '",
                 text,
             )
         else:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cache.common.errors import AnnotationError
+from cache.format.schema import NO_SPLIT
 from cache.labels.annotations import Labels, read_annotations
 
 DATA = Path(os.environ.get("AVEL_DATA", ""))
@@ -64,7 +65,7 @@ class TestTables:
             "\nRecording;Label;Start_S;End Time\nr.1.MP4;Bark;1,25;3\n",
             "audio_filename,class,start_time,end_time,extra\nC:\\a\\r.1.flac,Bark,1.250,3.0,x\n",
             "Start (s),End (s),Scientific name,Common name,Confidence,File\n"
-            "1.25,3.0,Canis,Bark,0.9,/home/me/r.1.wav\n",  # BirdNET
+            "1.25,3.0,Canis,Bark,0.9,/data/r.1.wav\n",  # BirdNET
             "filepath,start,end,scientific_name,common_name,confidence\n/x/r.1.wav,1.25,3,C,Bark,1\n",
             f"{RAVEN}\tCommon Name\tSpecies Code\tConfidence\tBegin Path\tFile Offset (s)\n"
             "1\tSpectrogram 1\t1\t61.25\t63\t0\t15000\tBark\tb\t0.9\t/x/r.1.wav\t1.25\n",
@@ -138,12 +139,33 @@ class TestTables:
     def test_refused(self, tmp_path: Path, text: str, why: str) -> None:
         assert why in refusal(written(tmp_path / "set.csv", text))
 
+    def test_a_list_of_all_recordings_beside_it(self, tmp_path: Path) -> None:
+        written(tmp_path / "recordings.csv", "media,duration,split\na.mp4,9,val\nb.mp4,8,test\n")
+        path = written(
+            tmp_path / "events.csv", "media,category,start,end,split\na.mp4,A,0,1,train\n"
+        )
+        labels = read_annotations(path, None)
+        assert rows(labels) == [("a", "A", 0, 1), ("b", "", 0, 0)]
+        assert labels.split.tolist() == [0, 2]
+        assert labels.source == "events.csv, recordings.csv, its own splits"
+        written(path, "media,category,start,end\na.mp4,A,0,1\n")
+        assert read_annotations(path, None).split.tolist() == [1, 2]
+        written(tmp_path / "recordings.csv", "id\na\nb\n")
+        labels = read_annotations(path, None)
+        assert labels.source.startswith("events.csv, recordings.csv, divided 70/15/15")
+        assert NO_SPLIT not in labels.split
+        for text, why in (("name\nx\n", "expected the columns id"), ("id\n..\n", "no clip id")):
+            written(tmp_path / "recordings.csv", text)
+            assert why in refusal(path)
+
     @pytest.mark.data
     @pytest.mark.skipif(not (DATA / "recordings").is_dir(), reason="recordings are not at hand")
     def test_real_recordings(self) -> None:
         labels = read_annotations(DATA / "recordings" / "events.csv", None)
-        assert labels.counted() == "166 events"
-        assert len(set(labels.ids)) == 35  # one has no event, and no row
+        assert labels.counted() == "166 events, 1 clip without an event"
+        assert len(set(labels.ids)) == 36
+        assert len({i for i, n in zip(labels.ids, labels.split, strict=True) if n == 2}) == 12
+        assert not labels.leaks()
         assert all(clip_id.startswith("rec_") and "." not in clip_id for clip_id in labels.ids)
         assert labels.end_s.max() > 60
 
@@ -202,7 +224,7 @@ class TestJson:
             ("[" * 10**5, "this is not JSON"),
             ('{"database": {"v": {"annotations": [{"segment": [0, NaN]}]}}}', "no finite number"),
             ('{"database": {"v": {"annotations": [{"segment": [0, 1e999]}]}}}', "no finite number"),
-            ("[{},{}]", "found no database"),
+            ("7", "found no database"),
             ('{"database": []}', "found no database"),
             ("{" + '"a":{},' * 10**5 + '"database":{}}', "more than texts have"),
             (database(v=[]), "video 'v': expected an object with a list"),
@@ -233,6 +255,50 @@ class TestJson:
         found = refusal(path)
         assert found.startswith(str(path))
         assert why in found
+
+
+def task(media: str, *regions: tuple[float, float, str], **more: Any) -> dict[str, Any]:
+    result = [
+        {"type": "labels", "value": {"start": a, "end": b, "channel": 0, "labels": [label]}}
+        for a, b, label in regions
+    ]
+    return {"id": 7, "data": {"media": media}, "annotations": [{"result": result, **more}]}
+
+
+class TestLabelStudio:
+    def test_what_people_marked(self, tmp_path: Path) -> None:
+        tasks = [
+            task("/data/local-files/?d=sub/a%20b.mp4", (0.5, 1.25, "Bark"), (1, 2, "Horn")),
+            task("/data/upload/3/0a1b2c3d-c.wav"),
+            {"data": {"media": "x.mp4"}, "predictions": [{"result": []}], "annotations": []},
+        ]
+        tasks[0]["annotations"][0]["result"].append({"type": "timelinelabels", "value": {}})
+        tasks[0]["annotations"].append({"was_cancelled": True, "result": []})
+        path = written(tmp_path / "export.json", json.dumps(tasks))
+        labels = read_annotations(path, None)
+        assert rows(labels) == [("a b", "Bark", 0.5, 1.25), ("a b", "Horn", 1, 2), ("c", "", 0, 0)]
+        assert labels.notes[:2] == [
+            "1 task(s) that nobody has annotated: left out",
+            "1 region(s) that are no Labels in seconds: left out",
+        ]
+
+    @pytest.mark.parametrize(
+        ("tasks", "why"),
+        [
+            ([7], "task 1: expected a task whose data names one media file"),
+            ([{"data": {"text": "hello"}}], "task 1: expected a task whose data names"),
+            ([{"data": {"a": "a.mp4", "b": "b.mp4"}}], "task 1: expected a task whose data names"),
+            ([task("a.mp4"), task("x/a.mp4")], "task 2: the media 'x/a.mp4' and 'a.mp4'"),
+            ([{**task("a.mp4"), "annotations": [{}, {}]}], "2 annotations of 'a.mp4'; which one"),
+            ([task("a.mp4", (2, 1, "A"))], "task 1, region 1: expected 0 <= start <= end"),
+            ([task("a.mp4", (0, 1, ""))], "is no class name"),
+            ([task("a.mp4", ("0", 1, "A"))], "region 1: expected a start and an end"),  # type: ignore[arg-type]
+            ([task("a.mp4", (0, 1, 5))], "region 1: expected a label"),  # type: ignore[arg-type]
+            ([], "found none"),
+        ],
+    )
+    def test_refused_by_task(self, tmp_path: Path, tasks: list[Any], why: str) -> None:
+        assert why in refusal(written(tmp_path / "export.json", json.dumps(tasks)))
 
 
 class TestAudacity:

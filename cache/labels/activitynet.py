@@ -9,35 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from cache.common.errors import AnnotationError
-from cache.common.strict_json import loads
 from cache.format.names import check_class, one_form
 from cache.format.schema import SPLITS
-from cache.labels.files import Places, Row, event_row, split_number, whole_file
+from cache.labels.files import Places, Row, event_row, split_number
 from cache.labels.media_names import MediaNames, media_id
 
-MAX_JSON_BYTES = 1 << 26
-_PARTS = 24  # of 64 bytes: short labels, without spaces between them
 _TEST = SPLITS.index("test")
-_EXPECTED = 'expected {"database": {ID: {"subset": …, "annotations": [{"segment": [0, 1.5], …'
 
 
-def database_rows(path: Path, notes: list[str]) -> Places:
-    """The rows of a JSON file.
+def database_rows(videos: Mapping[str, Any], notes: list[str]) -> Places:
+    """The rows of the videos in a `database`.
 
     A video without annotations has no event; but where no video of the test subset has any, their
     labels are held back, as ActivityNet's are: these are left out, which is noted.
     """
-    try:
-        record = loads(whole_file(path, MAX_JSON_BYTES), _PARTS)
-    except ValueError as error:
-        raise AnnotationError(f"{path}: this is not JSON ({error}); {_EXPECTED}") from None
-    videos = record.get("database") if isinstance(record, dict) else None
-    if not isinstance(videos, dict):
-        raise AnnotationError(f"{path}: found no database in it; {_EXPECTED}")
     test = [v for v in videos.values() if isinstance(v, dict) and _subset(v) == _TEST]
     held_back = bool(test) and not any(video.get("annotations") for video in test)
     if held_back:

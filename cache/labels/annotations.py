@@ -17,7 +17,7 @@ from cache.format.names import one_form
 from cache.format.schema import BACKGROUND, NO_SPLIT, SPLITS
 from cache.labels.background import BACKGROUND_FILE
 from cache.labels.files import Event, Row
-from cache.labels.formats import read_rows
+from cache.labels.formats import RECORDINGS_FILE, read_rows
 from cache.labels.splits import divide
 
 DEFAULT_SEED = 42
@@ -140,7 +140,7 @@ def _divided(rows: list[Row], seed: int, before: Labels | None) -> tuple[list[Ro
     """
 
     def listed(row: Row) -> bool:
-        return row.file == BACKGROUND_FILE
+        return row.file in (BACKGROUND_FILE, RECORDINGS_FILE)
 
     own = {listed(row) for row in rows if row.split != NO_SPLIT}
     loose = [row for row in rows if listed(row) not in own]

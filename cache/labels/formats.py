@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cache.common.errors import AnnotationError
 from cache.format.schema import NO_SPLIT
-from cache.labels.activitynet import database_rows
 from cache.labels.audacity import label_rows
 from cache.labels.background import BACKGROUND_FILE, joined, read_background
 from cache.labels.elan import elan_rows
@@ -25,10 +24,12 @@ from cache.labels.files import (
     opened_lines,
     read_ave_set,
 )
+from cache.labels.json_files import json_rows
 from cache.labels.media_names import recording_of
 from cache.labels.tables import read_splits, table_rows
 
 SPLITS_FILE = "splits.csv"
+RECORDINGS_FILE = "recordings.csv"
 MAX_FILES = 1 << 17
 
 
@@ -46,7 +47,7 @@ _LABELS = _Kind("Audacity", label_rows, one_recording=True)
 _KINDS = {
     ".csv": _TABLE,
     ".tsv": _TABLE,
-    ".json": _Kind("JSON", database_rows),
+    ".json": _Kind("JSON", json_rows),
     ".eaf": _Kind("ELAN", elan_rows, one_recording=True),
 }
 
@@ -86,7 +87,11 @@ def read_rows(path: Path) -> Annotations:
         return Annotations(joined(path, rows, background), {name: name for name in names})
     notes: list[str] = []
     rows = joined(path, collect(path, kind.rows(path, notes)), [])
-    return Annotations(rows, {path.name: path.name}, "its own splits", notes)
+    more, splits = path.parent / RECORDINGS_FILE, "its own splits"
+    if kind is _TABLE and path.name != RECORDINGS_FILE and exists(more):
+        rows = _with_recordings(more, rows)
+    files = dict.fromkeys(row.file for row in rows)
+    return Annotations(rows, {name: name for name in files}, splits, notes)
 
 
 def _kind_of(path: Path) -> _Kind | None:
@@ -102,9 +107,10 @@ def _kind_of_text(path: Path) -> _Kind | None:
     """The format by the first line with anything in it; None for AVE's, or for an empty file."""
     with opened_lines(path) as lines:
         line = next((line for line in lines if line.strip()), "")
-    if "\t" not in line or "&" in line:
-        return None
-    return _TABLE if number(line.split("\t")[0].strip(), comma=True) is None else _LABELS
+    first, tab, _ = line.partition("\t")
+    if tab and number(first.strip(), comma=True) is not None:
+        return _LABELS
+    return _TABLE if tab and line.count("&") != 4 else None
 
 
 def _read_folder(folder: Path) -> Annotations:
@@ -171,6 +177,21 @@ def _check_names(folder: Path, files: list[Path]) -> None:
 def _placed(file: Path, kind: _Kind, notes: list[str]) -> Places:
     for place, row in kind.rows(file, notes):
         yield f"{file.name}: {place}", row
+
+
+def _with_recordings(path: Path, rows: list[Row]) -> list[Row]:
+    """With the recordings of the list beside a table: those without a row in it have no event.
+
+    The list's splits count for all of them where the table names none.
+    """
+    listed, known = read_splits(path, needed=False), {row.id for row in rows}
+    if all(row.split == NO_SPLIT for row in rows):
+        rows = [replace(row, split=listed.get(row.id, NO_SPLIT)) for row in rows]
+    return rows + [
+        Row(recording, "", 0.0, 0.0, split, path.name, f"the row of {recording!r}")
+        for recording, split in listed.items()
+        if recording not in known
+    ]
 
 
 def _with_splits(folder: Path, rows: list[Row], notes: list[str]) -> list[Row]:

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from cache.common.errors import AnnotationError
-from cache.format.names import one_form
+from cache.format.names import check_id, one_form
 from cache.format.schema import SPLITS
 from cache.labels.files import Lines, Places, Row, number, opened_lines, split_number, text_row
 from cache.labels.media_names import MediaNames, media_id, recording_of
@@ -62,8 +62,10 @@ def table_rows(path: Path, notes: list[str]) -> Places:
                 yield place, _row(cells, columns, names)
 
 
-def read_splits(path: Path) -> dict[str, int]:
+def read_splits(path: Path, needed: bool = True) -> dict[str, int]:
     """The split of each recording by a table with the columns id (or media) and split.
+
+    Without `needed` there may be no such column, and all are in none.
 
     Raises AnnotationError that names the first bad line.
     """
@@ -72,19 +74,23 @@ def read_splits(path: Path) -> dict[str, int]:
         _, records = _records(path, lines)
         place, header = next(((n, cells) for n, cells in records if cells), ("line 1", []))
         known, _ = _known(f"{path}: {place}", header)
-        if not {"id", "split"} <= known.keys():
+        if "id" not in known or (needed and "split" not in known):
             raise AnnotationError(f"{path}: {place}: expected the columns id,split")
+        at, split_at = known["id"][0], known.get("split", (None, ""))[0]
         for place, cells in records:
             if not cells:
                 continue
-            if len(cells) <= max(known["id"][0], known["split"][0]):
+            if len(cells) <= max(at, split_at or 0):
                 raise AnnotationError(f"{path}: {place}: expected an id and a split")
-            clip_id = media_id(cells[known["id"][0]].strip(" \t"))
-            split = split_number(cells[known["split"][0]])
+            name, text = cells[at].strip(" \t"), "" if split_at is None else cells[split_at]
+            clip_id = one_form(name) if known["id"][1] == "id" else media_id(name)
+            if problem := check_id(clip_id):
+                raise AnnotationError(f"{path}: {place}: {problem}")
+            split = split_number(text)
             if split is None or found.setdefault(clip_id, split) != split:
                 raise AnnotationError(
                     f"{path}: {place}: expected one split of {', '.join(SPLITS)} for {clip_id!r}, "
-                    f"found {cells[known['split'][0]][:40]!r}"
+                    f"found {text[:40]!r}"
                 )
     return found
 

@@ -72,8 +72,8 @@ function cell(text) {
 function asCsv(events) {
   const name = cell(data.media.name || data.recording);
   const rows = events.map((one) =>
-    [name, one.start.toFixed(3), one.end.toFixed(3), cell(one.category), one.confidence.toFixed(4)].join(","));
-  return ["media,start_s,end_s,category,confidence", ...(rows.length ? rows : [`${name},0,0,,`]), ""].join("\n");
+    [name, one.start.toFixed(3), one.end.toFixed(3), cell(one.category), one.confidence.toFixed(3)].join(","));
+  return ["media,start_s,end_s,category,confidence", ...(rows.length ? rows : [`${name},,,,`]), ""].join("\n");
 }
 
 function save() {
