@@ -76,7 +76,7 @@ def test_each_recording_gets_every_format_and_all_together_the_lists(
     suffixes = ("txt", "eaf", "vtt", "label-studio.json")
     assert names == {"events.json", "timeline.html", *(f"walk.{one}" for one in suffixes)}
     assert {path.name for path in out.iterdir()} == {
-        "events.csv", "events.json", "index.html", "walk", "Street 1", "quiet",
+        "events.csv", "events.json", "index.html", "label-studio.xml", "walk", "Street 1", "quiet",
     }  # fmt: skip
     every = read(out / "events.json")["recordings"]
     assert [one["folder"] for one in every] == ["Street 1", "quiet", "walk"]
@@ -91,6 +91,8 @@ def test_each_recording_gets_every_format_and_all_together_the_lists(
         assert f'"address":"../../films/{one["media"].replace(" ", "%20")}"' in page
         assert f"{one['media']}, {one['length_s']:g} s" in told
     assert "answered by the run" in told
+    assert "./../../films/walk.mp4" in (out / "walk/walk.eaf").read_text("utf-8")
+    assert "Class 2" in (out / "label-studio.xml").read_text("utf-8")
     assert "../index.html" in (out / "walk/timeline.html").read_text("utf-8")
 
 

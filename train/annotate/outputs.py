@@ -1,6 +1,7 @@
 """What is written of each recording, in a folder of its own, and of all of them together.
 
-OUT/events.csv, events.json, index.html   of all recordings that are in OUT
+OUT/events.csv, events.json, index.html   of all recordings that are in OUT; label-studio.xml, the
+                               interface that the tasks of Label Studio belong to
 OUT/<recording>/events.json    its events, what was not looked at, and what made this: written last,
                                so a recording that has it is done
 OUT/<recording>/timeline.html, <recording>.txt (Audacity), .eaf (ELAN), .vtt, .label-studio.json
@@ -28,6 +29,7 @@ from train.annotate.exports import (
     csv_bytes,
     elan_bytes,
     label_studio_bytes,
+    label_studio_config,
     webvtt_bytes,
 )
 from train.annotate.index import index
@@ -35,17 +37,18 @@ from train.annotate.recording import Recording
 from train.report.drawing import file_name
 
 EVENTS, CSV, INDEX = "events.json", "events.csv", "index.html"
+INTERFACE = "label-studio.xml"
 VERSION = 1
 _EACH = "probability_each_second"
 _NAME_BYTES = 100
 _NO_NAME = set('<>:"|?*')
-_TOOLS: Mapping[str, tuple[str, Callable[[Recording], bytes]]] = {
-    "audacity": (".txt", lambda one: audacity_bytes(one.found)),
-    "elan": (".eaf", lambda one: elan_bytes(one.media_name, one.found)),
-    "webvtt": (".vtt", lambda one: webvtt_bytes(one.found)),
+_TOOLS: Mapping[str, tuple[str, Callable[[Recording, str], bytes]]] = {
+    "audacity": (".txt", lambda one, media: audacity_bytes(one.found)),
+    "elan": (".eaf", lambda one, media: elan_bytes(media, one.found)),
+    "webvtt": (".vtt", lambda one, media: webvtt_bytes(one.found)),
     "label-studio": (
         ".label-studio.json",
-        lambda one: label_studio_bytes(one.media_name, one.length_s, one.found),
+        lambda one, media: label_studio_bytes(one.media_name, one.length_s, one.found),
     ),
 }
 
@@ -69,7 +72,7 @@ def _plain(name: str) -> bool:
         len(name.encode("utf-8", "replace")) <= _NAME_BYTES
         and name[0] not in ".-~ "
         and name[-1] not in ". "
-        and name.casefold() not in ("cache", EVENTS, CSV, INDEX)
+        and name.casefold() not in ("cache", EVENTS, CSV, INDEX, INTERFACE)
         and not _NO_NAME & set(name)
     )
 
@@ -85,9 +88,10 @@ def write_recording(
 ) -> dict[str, Any]:
     """Write a recording's files; returns what its events.json says."""
     plain_folder(folder)
+    media = recording.media_from(folder) or recording.media_name
     for kind, (suffix, write) in _TOOLS.items():
         if kind in formats:
-            replace_file(folder / f"{folder.name}{suffix}", write(recording))
+            replace_file(folder / f"{folder.name}{suffix}", write(recording, media))
     if "page" in formats:
         replace_file(folder / page.FILE, page.page(recording, cache, folder, facts))
     about = {
@@ -136,8 +140,12 @@ def write_all(
     failed: Mapping[str, str],
     formats: Sequence[str],
     run: str,
+    classes: Sequence[str],
 ) -> list[Path]:
-    """Write the lists of all recordings (see `stored`) that FORMATS name; returns the files."""
+    """Write the lists of all recordings (see `stored`) that FORMATS name; returns the files.
+
+    failed: what could not be read, and why; run: who answers, for people; classes: all it knows.
+    """
     media = Counter(one["media"] for one in every.values())
     names = {
         folder: one["media"] if media[one["media"]] == 1 else one["recording"]
@@ -155,6 +163,8 @@ def write_all(
         ]  # fmt: skip
         about = {"version": VERSION, "run": run, "recordings": short, "not_read": dict(failed)}
         written.append((out / EVENTS, _json(about)))
+    if "label-studio" in formats:
+        written.append((out / INTERFACE, label_studio_config(classes)))
     if "page" in formats:
         lists_there = [path.name for path, _ in written]
         written.append((out / INDEX, index(every, failed, run, lists_there)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def data(recording: Recording, folder: Path) -> dict[str, Any]:
     least, kept = _kept(recording)
     return {
         "recording": recording.name,
-        "media": {"name": recording.media_name, "address": _address(recording.media, folder)},
+        "media": {"name": recording.media_name, "address": _address(recording, folder)},
         "length": recording.length_s,
         "unseen": recording.unseen,
         "classes": recording.classes,
@@ -125,14 +124,12 @@ def _kept(recording: Recording) -> tuple[float, list[Found]]:
     ]
 
 
-def _address(media: Path | None, folder: Path) -> str | None:
-    """Where the recording is, as seen from the page's folder: a relative address."""
-    if media is None:
-        return None
-    try:
-        return quote(Path(os.path.relpath(media.absolute(), folder.absolute())).as_posix())
-    except ValueError:  # on another drive
-        return media.absolute().as_uri()
+def _address(recording: Recording, folder: Path) -> str | None:
+    """Where the recording is, as seen from the page's folder, as an address."""
+    path = recording.media_from(folder)
+    if path is None:
+        return None if recording.media is None else recording.media.absolute().as_uri()
+    return quote(path)
 
 
 def _curves(recording: Recording) -> dict[str, Any]:

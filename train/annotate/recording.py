@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,15 @@ class Recording:
     def media_name(self) -> str:
         """What the recording is called in lists: its file's name, else its own."""
         return self.name if self.media is None else self.media.name
+
+    def media_from(self, folder: Path) -> str | None:
+        """Where its file is, as seen from a folder; None where it isn't known, or on no path."""
+        if self.media is None:
+            return None
+        try:
+            return Path(os.path.relpath(self.media.absolute(), folder.absolute())).as_posix()
+        except ValueError:  # on another drive
+            return None
 
     @property
     def found(self) -> list[Found]:

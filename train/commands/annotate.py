@@ -131,7 +131,7 @@ def _conclude(task: Task, lost: Mapping[str, str]) -> int:
     """Write the lists of all recordings, say what was found and what was not; the exit code."""
     every, others = outputs.stored(task.out, list(task.cache.recordings), task.run_digest)
     run = describe_run(task.run).removeprefix("answered by ")
-    written = outputs.write_all(task.out, every, lost, task.formats, run)
+    written = outputs.write_all(task.out, every, lost, task.formats, run, task.run.about.classes)
     mine = [every[task.folders[name]] for name in task.media.files if task.folders[name] in every]
     for text in _found(mine):
         say(text)
