@@ -70,7 +70,7 @@ annotate_media = case "$$media" in -*) media="./$$media";; esac; \
 	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; trap 'exit 130' INT TERM; \
 	chosen=$$($(PY) -m train features $(run) --out="$$scratch/like.json"); code=0; \
 	$(PY) -m extract clip "$$media" --cache="$$out/cache" --like="$$scratch/like.json" \
-		--hop-seconds="$${HOP:-5}" || { code=$$?; test $$code = 1 || exit $$code; }; \
+		--hop-seconds="$${HOP:-5}" $(jobs) || { code=$$?; test $$code = 1 || exit $$code; }; \
 	$(1) -m train annotate --run="$$chosen" --cache="$$out/cache" --out="$$out" $(formats) \
 		--media="$$media"; exit $$code
 

@@ -238,6 +238,7 @@ def test_the_media_of_a_recording_is_found_by_what_its_rows_keep(place: Path) ->
     assert found.changed == [films / "quiet.mp4"]
     assert found.files["quiet"] == films / "quiet.mp4"
     (films / ".hidden.mp4").write_text("x")
+    (films / "dangling.mp4").symlink_to("nowhere")
     assert not find_media(cache, [films]).unknown
     with pytest.raises(ConfigError, match=r"nowhere: can't be looked at"):
         find_media(cache, [place / "nowhere"])

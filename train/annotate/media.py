@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from cache import Cache
 from cache.common.errors import ConfigError
 from cache.format.windows import window_of
 
-_MOST_FILES = 1_000_000
 Made = tuple[int, int]
 """Bytes and time of change, ns, of a file."""
 
@@ -84,26 +83,16 @@ def _files(named: Sequence[Path]) -> dict[Path, Made]:
     found: dict[Path, Made] = {}
     for path in named:
         try:
-            inside = list(_inside(path)) if path.is_dir() else [path]
-            states = {one: one.stat() for one in inside}
+            path.stat()
+            inside = sorted(path.iterdir()) if path.is_dir() else [path]
         except OSError as error:
             raise ConfigError(
                 f"{path}: can't be looked at ({error.strerror}); expected a media file, or a "
                 "folder of such"
             ) from None
-        for one, state in states.items():
-            if stat.S_ISREG(state.st_mode):
-                found[one] = (state.st_size, state.st_mtime_ns)
-        if len(found) > _MOST_FILES:
-            raise ConfigError(f"{path}: more than {_MOST_FILES:,} files; name a smaller folder")
+        for one in inside:
+            with contextlib.suppress(OSError):  # a link that leads nowhere
+                state = one.stat()
+                if stat.S_ISREG(state.st_mode) and not one.name.startswith("."):
+                    found[one] = (state.st_size, state.st_mtime_ns)
     return found
-
-
-def _inside(folder: Path) -> Iterator[Path]:
-    """The files of a folder and its folders, no link followed, nothing that is hidden."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(place, name)
-            if not name.startswith(".") and not path.is_symlink():
-                yield path

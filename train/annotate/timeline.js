@@ -3,6 +3,8 @@
 /** @typedef {{name: string, row: HTMLElement, canvas: HTMLCanvasElement, count: HTMLElement}} Lane */
 
 const ROW_PX = 46;
+/** A chosen event that is drawn smaller than this is shown larger. */
+const LEAST_EVENT_PX = 10;
 const LEAST_SHOWN_S = Math.min(1, data.length);
 /** @type {Lane[]} */
 let lanes = [];
@@ -26,6 +28,11 @@ function select(event) {
 /** Choose an event and go to it. @param {Span} event */
 function choose(event) {
   select(event);
+  const length = event.end - event.start, span = state.to - state.from;
+  if ((length / span) * byId("ruler").clientWidth < LEAST_EVENT_PX) {
+    const shown = Math.min(data.length, Math.max(20, 12 * length));
+    show(event.start - shown / 3, shown);
+  }
   seek(event.start);
   const events = shownEvents();
   tell(`${events.indexOf(event) + 1} of ${events.length}: ${event.category}, ${written(event.start)} to ${written(event.end)}`);

@@ -139,9 +139,12 @@ def _conclude(task: Task, lost: Mapping[str, str]) -> int:
         say(f"note: {others} recording(s) in {task.out} were annotated by another run, or before "
             "a change of this program: they are not in the lists of all")  # fmt: skip
     for name, why in lost.items():
-        say(f"error: {name}: {why}", error=True, one_line=True)
+        say(f"error: {why if '/' in why else f'{name}: {why}'}", error=True, one_line=True)
     for path in written:
         say(f"written: {path}")
+    if task.cache.path.parent == task.out:
+        say(f"{task.cache.path} holds the recordings' features ({_size(task.cache.path)}), so that "
+            "another call does only what is new; delete it when you need that no longer")  # fmt: skip
     return 1 if lost else 0
 
 
@@ -172,6 +175,11 @@ def _one(one: Entry) -> list[str]:
 def _beyond(one: Entry) -> str:
     seconds = sum(end - start for start, end in one["not_looked_at"])
     return f" ({seconds:.1f} s of it not looked at)" if seconds else ""
+
+
+def _size(folder: Path) -> str:
+    """How much a folder's files take."""
+    return f"{sum(path.lstat().st_size for path in folder.rglob('*')) / 1e9:.2f} GB"
 
 
 def _unread(media: Media) -> dict[str, str]:
