@@ -120,6 +120,8 @@ def test_annotate_takes_any_file_run_and_folder(project: Path, value: str) -> No
     assert extract == ["-m", "extract", "clip", media, *flags]
     flags = [f"--run={value}", f"--cache={out}/cache", f"--out={out}", f"--formats={value}"]
     assert annotate == ["-m", "train", "annotate", *flags, f"--media={media}"]
+    assert make(project, "annotate", *words, f"LABELS={value}").returncode == 0
+    assert calls(project)[2] == ["-m", "cache", "relabel", f"{out}/cache", media]
     assert not Path(like).parent.exists(), "how to extract is no longer needed"
 
 

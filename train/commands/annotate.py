@@ -143,8 +143,8 @@ def _conclude(task: Task, lost: Mapping[str, str]) -> int:
     for path in written:
         say(f"written: {path}")
     if task.cache.path.parent == task.out:
-        say(f"{task.cache.path} holds the recordings' features ({_size(task.cache.path)}), so that "
-            "another call does only what is new; delete it when you need that no longer")  # fmt: skip
+        say(f"{task.cache.path} ({_size(task.cache.path)}) holds the features, so that another "
+            "call does only what is new; delete it when you need that no longer")  # fmt: skip
     return 1 if lost else 0
 
 
