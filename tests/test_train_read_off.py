@@ -73,6 +73,12 @@ def test_the_chosen_way_is_right_where_the_timelines_are() -> None:
     assert scores["tiou_map"] == 1
 
 
+def test_of_thresholds_that_are_as_good_the_highest_counts() -> None:
+    lines = timelines(TRUTH, LENGTHS_S, CLASSES, sure=0.72, low=0.12)
+    assert choose_read_off(lines, TRUTH).threshold == (0.7,) * CLASSES
+    assert len(choose_read_off(lines, rows()).events(lines)) == 0
+
+
 def test_it_is_stored_as_json_and_read_strictly() -> None:
     assert ReadOff.parse(WAY.record()) == WAY
     changes: list[dict[str, object]] = [
