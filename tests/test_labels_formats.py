@@ -348,11 +348,11 @@ class TestElan:
             '<TIER TIER_ID="y"><ANNOTATION><REF_ANNOTATION ANNOTATION_ID="a2" '
             'ANNOTATION_REF="a1"><ANNOTATION_VALUE>loud</ANNOTATION_VALUE></REF_ANNOTATION>'
             "</ANNOTATION></TIER>"
-        )
+        ) + tier("words", "woof", "t1", "t3").replace("<TIER", '<TIER PARENT_REF="x"')
         path = written(tmp_path / "r.eaf", EAF.format(tiers=tier("x", "Bark") + more))
         labels = read_annotations(path, None)
         assert labels.names() == ["Bark"]
-        assert labels.notes == ["r.eaf: 1 annotation(s) hang on others: left out"]
+        assert labels.notes == ["r.eaf: 2 annotation(s) hang on others: left out"]
 
     @pytest.mark.parametrize(
         ("text", "why"),

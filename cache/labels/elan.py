@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from cache.common.errors import AnnotationError
-from cache.labels.files import MAX_LINE, Places, Row, event_row, text_row, whole_file
+from cache.labels.files import MAX_LINE, Places, Row, event_row, whole_file
 from cache.labels.media_names import recording_of
 
 MAX_XML_BYTES = 1 << 26
@@ -47,7 +47,7 @@ class _Document:
         self.found: list[_Annotation] = []
         self.depending = 0
         self._open: list[str] = []
-        self._tier = ""
+        self._tier, self._depends = "", False
         self._characters = 0
 
     def parse(self, data: bytes) -> None:
@@ -77,18 +77,20 @@ class _Document:
             self.slots[attributes.get("TIME_SLOT_ID", "")] = _ms(attributes.get("TIME_VALUE"))
         elif name == "TIER":
             self._tier = attributes.get("TIER_ID", "")
+            self._depends = "PARENT_REF" in attributes
+        elif name == "REF_ANNOTATION" or (name == "ALIGNABLE_ANNOTATION" and self._depends):
+            self.depending += 1
         elif name == "ALIGNABLE_ANNOTATION":
             keys = ("ANNOTATION_ID", "TIME_SLOT_REF1", "TIME_SLOT_REF2")
             annotation, begin, end = (attributes.get(key, "") for key in keys)
             self.found.append(_Annotation(annotation, self._tier, begin, end))
             self._characters = 0
-        self.depending += name == "REF_ANNOTATION"
 
     def _finish(self, name: str) -> None:
         self._open.pop()
 
     def _text(self, text: str) -> None:
-        if self._open[-2:] == ["ALIGNABLE_ANNOTATION", "ANNOTATION_VALUE"]:
+        if self._open[-2:] == ["ALIGNABLE_ANNOTATION", "ANNOTATION_VALUE"] and not self._depends:
             self._characters += len(text)
             if self._characters > MAX_LINE:
                 raise _Refused(f"a value of more than {MAX_LINE:,} characters, which no class has")
@@ -113,15 +115,14 @@ def elan_rows(path: Path, notes: list[str]) -> Places:
 
 
 def _row(document: _Document, recording: str, one: _Annotation) -> Row | str:
-    times = [document.slots.get(slot) for slot in (one.begin, one.end)]
-    if None in times:
+    begin, end = document.slots.get(one.begin), document.slots.get(one.end)
+    if begin is None or end is None:
         slots = f"{one.begin[:40]!r} and {one.end[:40]!r}"
         return f"expected two time slots with a TIME_VALUE, found {slots}; align it in ELAN"
     category = "".join(one.value).strip() or one.tier.strip()
     if not category:
         return "expected a value, or a tier with a name: which class is it?"
-    begin, end = (f"{(ms or 0) / 1000:.3f}" for ms in times)
-    return text_row(recording, category, begin, end)
+    return event_row(recording, category, (begin / 1000, end / 1000))
 
 
 def _ms(text: str | None) -> int | None:
