@@ -64,20 +64,28 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def train(cache: Path, run: Path, processes: int, *what: str) -> subprocess.CompletedProcess[str]:
+def train(
+    cache: Path, run: Path, processes: int, *what: str, settings: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     launch = ["--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    process = started(cache, run, launch, *what)
+    process = started(cache, run, launch, *what, settings=settings)
     stdout, stderr = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def started(
-    cache: Path, run: Path, launch: Sequence[str], *what: str, host: Host = LOOPBACK
+    cache: Path,
+    run: Path,
+    launch: Sequence[str],
+    *what: str,
+    host: Host = LOOPBACK,
+    settings: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
     command = [*host.enter, sys.executable]
     command += ["-m", "torch.distributed.run", *launch] if launch else []
+    fit = ["fit", "--cache", str(cache), "--run", str(run), *SETTINGS, *settings]
     return subprocess.Popen(
-        [*command, *what, "--", "fit", "--cache", str(cache), "--run", str(run), *SETTINGS],
+        [*command, *what, "--", *fit],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": host.device},
         stdout=subprocess.PIPE,
@@ -125,6 +133,14 @@ def test_processes_train_like_one_with_the_same_global_batch(
     assert done.stdout.count("all are in memory") == 1, "one process speaks"
     assert done.stderr.count("epoch   1/2") == 1
     assert_like(tmp_path / "run", alone)
+
+
+def test_clips_of_several_events_train_alike(cache: Path, launcher: str, tmp_path: Path) -> None:
+    for processes in (1, 3):
+        run = tmp_path / f"run{processes}"
+        done = train(cache, run, processes, launcher, settings=["--events", "several"])
+        assert done.returncode == 0, done.stderr
+    assert_like(tmp_path / "run3", tmp_path / "run1")
 
 
 def test_two_hosts_train_like_one_process(

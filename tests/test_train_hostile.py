@@ -356,7 +356,7 @@ def test_history_is_taken_or_refused(run: Path) -> None:
         history = stored.read_history(path)
         if history:
             kept = len(history) // 2
-            page._curves_alt(history, kept)
+            page.curves_alt(history, kept)
             drawn += 1
             if drawn % 30 == 0:
                 run_plots.curves_figure(history, kept).canvas.draw()

@@ -20,6 +20,10 @@ class TrainConfig(Settings):
     refused."""
     num_frames: int | None = Field(default=None, ge=1, le=1 << 20)
     """Video frames per clip; None takes the cache's own. Another number is refused."""
+    events: Literal["auto", "single", "several"] = "auto"
+    """How many events a clip may have. single: one, or none. several: any number, which may overlap
+    and repeat: each class is on or off at each step. auto: several where more than a few per cent
+    of the training clips have two events or more; a run keeps what was decided."""
     modality: Literal["both", "audio", "video"] = "both"
     """Which streams the model gets: one flag for the audio-only and video-only ablations."""
 
@@ -53,6 +57,9 @@ class TrainConfig(Settings):
     spliced_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the training rows with an event shorter than the clip around which other clips'
     sound and frames are put, drawn anew for each batch."""
+    background_share: float = Field(default=0.5, ge=0, le=1)
+    """Largest share of an epoch's samples that may be clips without an event; where there are more,
+    as many are drawn anew in each epoch."""
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     """Share of the class target that is spread over all classes."""
     scheduler_factor: float = Field(default=0.5, gt=0, lt=1)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cache import Cache, open_cache
 from cache.common.atomic import plain_folder
 from cache.common.cli import say
 from cache.labels.store import labels_sha256
-from train.data.dataset import Dataset, choose_rows, load_dataset
+from train.commands.recordings import score_on_recordings, together_on_recordings
+from train.commands.scored import Scored
+from train.data.dataset import Dataset, Rows, choose_rows, load_dataset
 from train.report.drawing import FOLDER
 from train.report.page import FILE
 from train.report.pictures import draw_split, maps_to_draw
@@ -24,22 +25,11 @@ from train.runs.evaluate import (
     write_result,
 )
 from train.runs.record import Record, is_own
+from train.runs.recordings import RecordingAnswer, answered_recordings, on_recordings
 from train.runs.trained import Answer, TrainedModel, load_run
 
-
-@dataclass(frozen=True)
-class Scored:
-    """A trained model on a split: what it answered, how good that is, where that was written.
-
-    place: where its scores are, the run's folder or one in it.
-    """
-
-    trained: TrainedModel
-    record: Record
-    answer: Answer
-    result: Result
-    place: Path
-    written: Path
+Data = Dataset | Rows
+"""What is scored: clips with their features, or, of whole recordings, their label rows."""
 
 
 def evaluate_run(
@@ -61,13 +51,15 @@ def evaluate_run(
         say(f"warning: {text}", error=True)
     config = trained.config(device)
     rows = choose_rows(cache, config, trained.about.classes)
-    dataset = load_dataset(cache, config, (split,), rows)
+    data: Data = rows
+    if not on_recordings(cache, trained.about):
+        data = load_dataset(cache, config, (split,), rows)
     scored = []
     for one in trained.models:
-        scored.append(score_model(cache, dataset, one, split, pictures))
+        scored.append(score_model(cache, data, one, split, pictures, device))
         _print(scored[-1], pictures)
     if len(scored) > 1:
-        together, written = score_ensemble(trained.folder, scored, dataset, split)
+        together, _, written = score_ensemble(trained.folder, scored, cache, data, split)
         kind = trained.models[0].folder.relative_to(trained.folder).parts[0].split("-")[0]
         of = "seeds" if kind == "seed" else "models of folds"
         say(f"\n{seeds_table([one.result for one in scored], together, of)}")
@@ -76,40 +68,52 @@ def evaluate_run(
 
 
 def score_model(
-    cache: Cache, dataset: Dataset, one: TrainedModel, split: str, pictures: int
+    cache: Cache,
+    data: Data,
+    one: TrainedModel,
+    split: str,
+    pictures: int,
+    device: str | None = None,
 ) -> Scored:
     """Answer, score, write and, where there are to be pictures, draw: each clip is run once."""
-    known = one.record or Record(dataset.rows.used(), None)
-    place = one.folder if one.record is None else _place(one.folder, one.record, dataset)
-    truth = true_events(dataset, split)
-    maps = maps_to_draw(one, dataset, truth, pictures) if pictures else None
-    answer = one.answer(dataset.clips, dataset.splits[split].clip, maps)
-    result = evaluate(answer, one.about, dataset, split, [known])
+    if isinstance(data, Rows):
+        return score_on_recordings(cache, data, one, split, _place(one, data), pictures, device)
+    known = one.record or Record(data.rows.used(), None)
+    place = _place(one, data.rows)
+    truth = true_events(data, split)
+    maps = maps_to_draw(one, data, truth, pictures) if pictures else None
+    answer = one.answer(data.clips, data.splits[split].clip, maps)
+    result = evaluate(answer, one.about, data, split, [known])
     result["other_cache"] = None if place == one.folder else cache.path.resolve().name
-    answered = answered_events(dataset, split, answer)
+    answered = answered_events(data, split, answer)
     written = write_result(one.folder, place, result, answered)
     if maps is not None:
-        draw_split(place, cache, dataset, answer, result, answered, maps, pictures)
+        draw_split(place, cache, data, answer, result, answered, maps, pictures)
     return Scored(one, known, answer, result, place, written)
 
 
 def score_ensemble(
-    run: Path, scored: Sequence[Scored], dataset: Dataset, split: str
-) -> tuple[Result, Path]:
-    """Score the mean answer of a run's seeds and write that beside them; where it was written.
+    run: Path, scored: Sequence[Scored], cache: Cache, data: Data, split: str
+) -> tuple[Result, Answer | RecordingAnswer, Path]:
+    """Score the mean answer of a run's seeds and write that beside them; the answer, and where.
 
     With it goes, as `of_seeds`, how sure the mean of the seeds' own scores is.
     """
-    first, answers = scored[0], [one.answer for one in scored]
-    answer = Answer.mean(answers)
-    records = [one.record for one in scored]
-    result = evaluate(answer, first.trained.about, dataset, split, records)
+    first, records = scored[0], [one.record for one in scored]
+    answer: Answer | RecordingAnswer
+    if isinstance(data, Rows):
+        result, answer = together_on_recordings(scored, cache, data, split)
+        answered = answered_recordings(answer, data.labels.classes)
+    else:
+        answers = [one.answer for one in scored if isinstance(one.answer, Answer)]
+        answer = Answer.mean(answers)
+        result = evaluate(answer, first.trained.about, data, split, records)
+        result["of_seeds"] = of_seeds(answers, data, split, first.record)
+        answered = answered_events(data, split, answer)
     result["seeds"] = [one.trained.about.config.seed for one in scored]
-    result["of_seeds"] = of_seeds(answers, dataset, split, first.record)
     result["other_cache"] = first.result["other_cache"]
     place = plain_folder(run / first.place.relative_to(first.trained.folder))
-    answered = answered_events(dataset, split, answer)
-    return result, write_result(run, place, result, answered)
+    return result, answer, write_result(run, place, result, answered)
 
 
 def _print(one: Scored, pictures: int) -> None:
@@ -120,9 +124,8 @@ def _print(one: Scored, pictures: int) -> None:
         say(f"pictures: {one.place / FILE}, {one.place / FOLDER}/")
 
 
-def _place(run: Path, own: Record, dataset: Dataset) -> Path:
+def _place(one: TrainedModel, rows: Rows) -> Path:
     """Where scores go: into the run those of its own cache's labels, apart those of another's."""
-    labels = dataset.rows.labels
-    if is_own(own, labels):
-        return run
-    return plain_folder(run / f"on-{labels_sha256(labels)[:8]}")
+    if one.record is None or is_own(one.record, rows.labels):
+        return one.folder
+    return plain_folder(one.folder / f"on-{labels_sha256(rows.labels)[:8]}")

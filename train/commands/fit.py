@@ -13,9 +13,10 @@ from cache import Cache, open_cache
 from cache.common.atomic import replace_file
 from cache.common.cli import say
 from train.commands import plan
-from train.commands.evaluate import Scored, score_ensemble, score_model
+from train.commands.evaluate import score_ensemble, score_model
 from train.commands.folds import score_folds
 from train.commands.plan import Job, Plan
+from train.commands.scored import Scored
 from train.config import TrainConfig
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.features import torch_device
@@ -24,16 +25,18 @@ from train.distributed import ProcessGroup, process_group
 from train.fit.begin import described, starts
 from train.fit.loop import train_model
 from train.fit.normalize import normalize
+from train.fit.settle import described_read_off, settle
 from train.fit.state import History
 from train.fit.validate import calibration_notes
 from train.model.fusion import FusionModel
 from train.report import run_plots
 from train.report.drawing import FOLDER, save_figures
 from train.report.page import FILE
-from train.report.tables import HEADLINE, Runs, comparison
+from train.report.tables import Runs, comparison
 from train.runs import checkpoint, code, folders, record
 from train.runs.checkpoint import About
 from train.runs.evaluate import MODEL, Result
+from train.runs.recordings import on_recordings
 from train.runs.trained import TrainedModel
 
 
@@ -100,7 +103,7 @@ def _train_all(
             done.append(_score(cache, narrowed, top / job.name, history, pictures))
     if done and divided is not None:
         return score_folds(top, cache, datasets, done)
-    return _print_end(done, datasets[plan.WHOLE], pictures) if done else []
+    return _print_end(done, cache, datasets[plan.WHOLE], pictures) if done else []
 
 
 def _code() -> str:
@@ -154,18 +157,25 @@ def _score(cache: Cache, dataset: Dataset, run: Path, history: History, pictures
     """Score a model that was trained just now on val, and draw how it was trained."""
     folders.write_json(run / folders.HISTORY_FILE, history)
     one = TrainedModel.load(run)
-    trained = one.about.config.gate_weight > 0
-    why = "which scored higher on val" if trained else "as the gate has no loss"
-    say(f"start and end: by the {one.about.decoding}, {why}")
-    for text in calibration_notes(one.about.calibration, dataset):
-        say(text)
+    listed = on_recordings(cache, one.about)
+    if one.about.config.events == "single":
+        trained = one.about.config.gate_weight > 0
+        why = "which scored higher on val" if trained else "as the gate has no loss"
+        say(f"start and end: by the {one.about.decoding}, {why}")
+        for text in calibration_notes(one.about.calibration, dataset):
+            say(text)
+    if listed:
+        one = settle(one, cache, dataset)
+        say(described_read_off(one.about))
     if pictures:
         curves = run_plots.curves_figure(history, one.about.epoch)
         save_figures(run / FOLDER, {"curves": curves})
-    return score_model(cache, dataset, one, "val", pictures)
+    return score_model(cache, dataset.rows if listed else dataset, one, "val", pictures)
 
 
-def _print_end(done: Sequence[Scored], dataset: Dataset, pictures: int) -> list[Result]:
+def _print_end(
+    done: Sequence[Scored], cache: Cache, dataset: Dataset, pictures: int
+) -> list[Result]:
     """Print the scores that matter, of ensembles of seeds as well, and where all else is.
 
     Returns the result of each model.
@@ -175,9 +185,11 @@ def _print_end(done: Sequence[Scored], dataset: Dataset, pictures: int) -> list[
         scored = [one for one in done if one.trained.about.config.modality == modality]
         results, together = [one.result for one in scored], None
         if len(scored) > 1:
-            together, _ = score_ensemble(scored[0].trained.folder.parent, scored, dataset, "val")
+            listed = on_recordings(cache, scored[0].trained.about)
+            data, top = dataset.rows if listed else dataset, scored[0].trained.folder.parent
+            together, *_ = score_ensemble(top, scored, cache, data, "val")
         runs[MODEL if len(scored) == len(done) else modality] = results, together
-    say(f"\n{comparison(runs, HEADLINE)}")
+    say(f"\n{comparison(runs, brief=True)}")
     say(f"all scores: {', '.join(str(one.written) for one in done)}")
     if pictures:
         pages = ", ".join(str(one.place / FILE) for one in done)

@@ -8,15 +8,16 @@ from pathlib import Path
 from cache import Cache
 from cache.common.cli import say
 from cache.common.errors import ConfigError
-from train.commands.evaluate import Scored, score_ensemble, score_model
+from train.commands.evaluate import score_ensemble, score_model
+from train.commands.scored import Scored
 from train.data.dataset import Dataset
 from train.data.folds import SCORED
 from train.report.fold_tables import folds_table
-from train.report.tables import HEADLINE
 from train.runs import folders
 from train.runs.evaluate import MODEL, Result, write_result
 from train.runs.folds import Fold, over_folds
-from train.runs.trained import Answer
+from train.runs.recording_folds import RecordingFold, over_recording_folds
+from train.runs.recordings import RecordingAnswer, on_recordings
 
 
 def score_folds(
@@ -28,24 +29,29 @@ def score_folds(
     `predictions_folds.json` into each model's folder, each fold's, and the run's. Returns the
     result over all folds, then each fold's own.
     """
-    folds = []
+    folds: list[Fold] = []
+    listed: list[RecordingFold] = []
     for name, dataset in datasets.items():
         models = [one.trained for one in done if (run / name) in _with_parents(one.trained.folder)]
-        scored = [score_model(cache, dataset, one, SCORED, 0) for one in models]
-        result, answer = scored[0].result, scored[0].answer
+        data = dataset.rows if on_recordings(cache, models[0].about) else dataset
+        scored = [score_model(cache, data, one, SCORED, 0) for one in models]
+        record, result, answer = scored[0].record, scored[0].result, scored[0].answer
         if len(scored) > 1:
-            result, _ = score_ensemble(run / name, scored, dataset, SCORED)
-            answer = Answer.mean([s.answer for s in scored])
-        folds.append(Fold(name, dataset, scored[0].record, answer, result))
-    together, rows = over_folds(folds)
+            result, answer, _ = score_ensemble(run / name, scored, cache, data, SCORED)
+        if isinstance(answer, RecordingAnswer):
+            listed.append(RecordingFold(name, record, answer, result))
+        else:
+            folds.append(Fold(name, dataset, record, answer, result))
+    classes = next(iter(datasets.values())).classes
+    together, rows = over_recording_folds(cache, listed, classes) if listed else over_folds(folds)
     written = write_result(run, run, together, rows)
-    say(f"\n{folds_table({MODEL: together}, HEADLINE)}")
+    say(f"\n{folds_table({MODEL: together}, brief=True)}")
     say(
         "over folds: every clip answered by the fold that was neither trained nor selected on it; "
         "baselines by each fold's own training rows"
     )
     say(f"all scores: {written}, {run}/fold-*; `python -m train report {run}` shows them")
-    return [together, *(fold.result for fold in folds)]
+    return [together, *(one.result for one in folds), *(one.result for one in listed)]
 
 
 def report_folds(paths: Sequence[Path]) -> str | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache import Cache
 from cache.common.cli import printable, say
 from cache.common.errors import ConfigError
 from train.config import TrainConfig
-from train.data.dataset import Dataset, Rows, choose_rows
+from train.data.dataset import Dataset, Rows, choose_rows, settle_events
 from train.data.folds import LEAST_FOLDS, MOST_FOLDS, Division
 from train.distributed import ProcessGroup
 from train.fit.begin import Start
@@ -59,6 +59,8 @@ class Plan:
     ) -> Plan:
         """From resolved settings; ConfigError for what can't be asked for together."""
         rows = choose_rows(cache, config)
+        config, told = settle_events(cache, config, rows)
+        rows = replace(rows, notes=[told, *rows.notes])
         parts = {WHOLE: rows} if division is None else division.parts(rows, cache)
         jobs = _jobs(config, seeds, ablations, list(parts), starts)
         return cls(cache, config, division, parts, jobs, len(rows.kept["test"]))
@@ -105,6 +107,13 @@ class Plan:
             told = self.division.described(self.parts, self.untouched)
         lines = [f"cache {self.cache.path}: {len(self.cache)} clips; {told}"]
         lines += [dataset.clips.mode, *printable(rows.notes)]
+        train = dataset.splits["train"]
+        drawn, empty = train.epoch_size(self.config.background_share), train.background_count()
+        if drawn < len(train):
+            lines.append(
+                f"an epoch has {drawn - len(train) + empty} of the {empty} training clips without "
+                "an event, drawn anew each time (--background-share)"
+            )
         if rows.without_features:
             named = ", ".join(rows.without_features[:10])
             more = len(rows.without_features) - 10

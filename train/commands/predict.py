@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache import open_cache
+from cache import Cache, open_cache
 from cache.common.atomic import plain_folder
 from cache.common.cli import say
 from train.report import plots
@@ -15,12 +15,15 @@ from train.runs.answers import (
     as_table,
     clip_answers,
     describe_run,
+    found_events,
     load_all_clips,
     seen_notes,
     unseen_notes,
 )
 from train.runs.folders import write_json
-from train.runs.trained import load_run
+from train.runs.recordings import on_recordings
+from train.runs.timelines import timelines
+from train.runs.trained import TrainedRun, load_run
 
 
 def predict_cache(
@@ -33,6 +36,8 @@ def predict_cache(
 ) -> list[ClipAnswer]:
     """Class, start and end of every clip of a cache (see `clip_answers`), written, printed, drawn.
 
+    Of a run that answers with lists of events (see `on_recordings`) these, printed and written.
+
     run: None takes the newest; a folder of seeds answers as an ensemble. pictures: how many clips
     are drawn, None for all; they show the attention of the first model.
     """
@@ -40,15 +45,14 @@ def predict_cache(
     trained.check_features(cache)
     for text in trained.cautions():
         say(f"warning: {text}", error=True)
+    if on_recordings(cache, trained.about):
+        return _events(trained, cache, out, device)
     clips = load_all_clips(trained, cache, device)
     drawn = range(len(cache.ids))[:pictures]
     maps = AttentionMaps(trained.models[0], clips, drawn, models=len(trained.models))
     answer = trained.answer(clips, maps if drawn else None)
     found = clip_answers(trained, cache, answer)
-    single = len(trained.models) == 1
-    folder = plain_folder(
-        out or (trained.models[0].folder if single else trained.folder) / "predictions"
-    )
+    folder = _folder(trained, out)
     write_json(folder / "predictions.json", found)
     for text in (describe_run(trained), *seen_notes(found), as_table(found), *unseen_notes(cache)):
         say(text)
@@ -60,3 +64,25 @@ def predict_cache(
             say(f"  {path}")
     say(f"written: {folder / 'predictions.json'}")
     return found
+
+
+def _events(
+    trained: TrainedRun, cache: Cache, out: Path | None, device: str | None
+) -> list[ClipAnswer]:
+    of = timelines(trained, cache, device=device)
+    found, folder = found_events(trained, cache, of), _folder(trained, out)
+    write_json(folder / "predictions.json", found)
+    say(describe_run(trained))
+    say(as_table(found) if found else "no event was found")
+    quiet = sorted(of.keys() - {one["recording"] for one in found})
+    if quiet and found:
+        say(f"no event in {len(quiet)} of {len(of)} recordings: {', '.join(quiet[:10])}")
+    say(f"written: {folder / 'predictions.json'}")
+    return found
+
+
+def _folder(trained: TrainedRun, out: Path | None) -> Path:
+    single = len(trained.models) == 1
+    return plain_folder(
+        out or (trained.models[0].folder if single else trained.folder) / "predictions"
+    )

@@ -16,7 +16,8 @@ from train.runs.paired import paired_scores
 def report(paths: Sequence[Path], split: str) -> str:
     """The scores of runs, and of their seeds' ensembles; ConfigError where their data differ.
 
-    Of several runs also each one minus the first, paired by clip, where their answers are stored.
+    Of several runs also each one minus the first, paired by clip, where their answers are stored
+    and are of clips with one event each.
     Of runs that were divided into folds the scores over those, whatever the split.
     """
     if (over_folds := report_folds(paths)) is not None:
@@ -33,7 +34,9 @@ def report(paths: Sequence[Path], split: str) -> str:
     folders.check_same_data({name: seeds for name, (seeds, _) in stored.items()})
     if len({result.get("code") for seeds, _ in stored.values() for result in seeds}) > 1:
         say("warning: not all were scored by the same code; evaluate them again", error=True)
-    if len(stored) == 1:
+    if len(stored) == 1 or any(
+        "recordings" in one for seeds, _ in stored.values() for one in seeds
+    ):
         return comparison(stored)
     try:
         return f"{comparison(stored)}\n{_differences(places, stored, split)}"

@@ -57,6 +57,8 @@ class Output:
     gate_logits: (N, T) per-step "the event is heard and seen" before the sigmoid; -inf on padded
         steps.
     steps: (N, T, 2) when each step begins and ends, as fractions of the clip.
+    each: (N, T, K) per step and class "if anything is heard and seen here, this is" before the
+        sigmoid, of a model of several events; None where a clip has one event.
     attention: with `return_attention`, every map by name, else empty:
         spatial (N, F, √S, √S), channel (N, F, P), audio (N, H, T, T), video (N, H, F, F),
         audio_to_video (N, H, T, F), video_to_audio (N, H, F, T), gate (N, T).
@@ -68,6 +70,7 @@ class Output:
     gate_logits: Tensor
     steps: Tensor
     attention: dict[str, Tensor]
+    each: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ def check_shapes(model: Shapes, clips: Shapes, modality: str) -> None:
 def reverse_time(
     batch: Batch, interval: Tensor, which: Tensor, clip_seconds: float
 ) -> tuple[Batch, Tensor]:
-    """The clips that `which` (N,) bool names run backwards: sound, frame times and interval (N, 2).
+    """The clips that `which` (N,) bool names run backwards: sound, frame times and intervals.
+
+    interval: (N, 2), or (N, E, 2) of several events.
 
     An event that is heard and seen stays one, so every clip gives two to learn from. The model
     sees frames as a set with times, so the maps stay where they are.
@@ -111,4 +116,5 @@ def reverse_time(
     if frames is not None:
         time_s = torch.where(which[:, None], clip_seconds - frames.time_s, frames.time_s)
         frames = replace(frames, time_s=time_s)
-    return Batch(sound, frames), torch.where(which[:, None], 1 - interval.flip(1), interval)
+    turned = which.view(len(which), *[1] * (interval.ndim - 1))
+    return Batch(sound, frames), torch.where(turned, 1 - interval.flip(-1), interval)

@@ -21,6 +21,7 @@ from cache.format.schema import BACKGROUND
 from train.config import TrainConfig
 from train.data.features import FeatureStore, check_modality, load_features
 from train.data.fields import maps_of
+from train.data.targets import SEVERAL_FROM, Targets, how_many, looked_at, targets, weak
 
 UNKNOWN = -2
 """The category of an event of a class that was not asked for."""
@@ -67,16 +68,16 @@ class Rows:
 def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None = None) -> Rows:
     """Which label rows can be used; reads labels, no features.
 
-    Those whose clip has no features are left out and named; where `drop_leaks` is set, so are rows
-    whose id stands in a later split as well (train < val < test). With `classes`, a run's own, the
-    cache's are matched with them by name, whatever their order; events of others are left out.
-    Clips without an event stay.
+    Those whose recording has no features are left out and named, and weak ones, which don't say
+    when; where `drop_leaks` is set, so are rows whose id stands in a later split as well (train <
+    val < test). With `classes`, a run's own, the cache's are matched with them by name, whatever
+    their order; events of others are left out. Clips without an event stay.
     """
     labels = cache.labels
     leaks, notes = labels.leaks(), list(labels.notes)
     unknown: dict[str, dict[str, int]] = {}
     kept: dict[str, npt.NDArray[np.int64]] = {}
-    category = labels.category
+    category, known, vague = labels.category, looked_at(cache), weak(labels)
     if classes is not None:
         numbers = {normalize("NFC", name): number for number, name in enumerate(classes)}
         found = [numbers.get(normalize("NFC", name), UNKNOWN) for name in labels.classes]
@@ -84,7 +85,7 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
     for name in SPLITS:
         leaked = {i for (early, _), ids in leaks.items() if early == name for i in ids}
         dropped = leaked if config.drop_leaks else set()
-        rows = [r for r in labels.rows(name) if labels.ids[r] in cache]
+        rows = [r for r in labels.rows(name) if labels.ids[r] in known and not vague[r]]
         foreign = Counter(
             labels.classes[labels.category[r]] for r in rows if category[r] == UNKNOWN
         )
@@ -94,10 +95,15 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
         if len(kept[name]) < len(rows):
             count = len(rows) - len(kept[name])
             notes.append(f"{count} row(s) of {name} dropped: their ids stand in a later split")
+    if vague.any():
+        notes.append(
+            f"{int(vague.sum())} row(s) say that there is an event, but not when: left out, and "
+            "nothing else of their recordings counts as without an event"
+        )
     return Rows(
         labels=replace(labels, category=category, classes=list(classes or labels.classes)),
         kept=kept,
-        without_features=sorted({clip_id for clip_id in labels.ids if clip_id not in cache}),
+        without_features=sorted({clip_id for clip_id in labels.ids if clip_id not in known}),
         unknown=unknown,
         leaks=leaks,
         notes=notes,
@@ -106,12 +112,12 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
 
 @dataclass(frozen=True)
 class Samples:
-    """The label rows of one split, on the device.
+    """What is true of clips of one split, on the device: R samples.
 
     clip: (R,) int64 number of the clip in the features; category: (R,) int64, BACKGROUND for a clip
     without an event; interval: (R, 2) float32 start and end as fractions of the clip, 0 and 0 where
-    there is none. `rows` are the numbers of the label rows they
-    came from.
+    there is none. Where a clip may have several events these are (R, E) and (R, E, 2), see
+    `Targets`. `rows` are the numbers of the label rows they came from.
     """
 
     clip: Tensor
@@ -122,9 +128,29 @@ class Samples:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def background(self) -> Tensor:
+        """(R,) bool which samples are clips without an event."""
+        category = self.category if self.category.ndim == 1 else self.category[:, 0]
+        return category == BACKGROUND
+
     def background_count(self) -> int:
-        """How many rows are of clips without an event."""
-        return int((self.category == BACKGROUND).sum())
+        """How many samples are clips without an event."""
+        return int(self.background.sum())
+
+    def epoch_size(self, background_share: float) -> int:
+        """How many samples an epoch has, of which at most a share may be without an event."""
+        empty = self.background_count()
+        events = len(self) - empty
+        if background_share == 1:
+            return len(self)
+        return events + min(empty, int(events * background_share / (1 - background_share)))
+
+    def drawn(self, order: Tensor, background_share: float) -> Tensor:
+        """Of all samples, in a random order (R,) on the host, those of an epoch, in that order."""
+        empty = self.background.cpu()[order]
+        left_out = len(self) - self.epoch_size(background_share)
+        return order[~empty | (empty.cumsum(0) > left_out)]
 
 
 @dataclass(frozen=True)
@@ -165,15 +191,27 @@ def resolve(config: TrainConfig, cache: Cache, classes: Sequence[str] | None) ->
     return config.revised(**facts)
 
 
+def settle_events(cache: Cache, config: TrainConfig, rows: Rows) -> tuple[TrainConfig, str]:
+    """Settings that say whether clips have several events, and why, in a line."""
+    known = np.sort(np.concatenate([rows.kept["train"], rows.kept["val"]]))
+    some, many = how_many(cache, rows.labels, known)
+    kind = config.events
+    if kind == "auto":
+        kind = "several" if many > SEVERAL_FROM * max(some, 1) else "single"
+    told = f"events: {kind} ({many} of {some} clips with an event have two or more; --events)"
+    return config.revised(events=kind), told
+
+
 def load_dataset(
     cache: Cache,
     config: TrainConfig,
     splits: Sequence[str] = SPLITS,
     rows: Rows | None = None,
 ) -> Dataset:
-    """Label rows (see `choose_rows`) process_group with features, on the config's device.
+    """Label rows (see `choose_rows`) with features, on the config's device.
 
-    `config` must be resolved.
+    `config` must be resolved. Each sample is a clip and one event, or with events "several" a clip
+    and all of them, see `targets`.
     """
     rows = rows or choose_rows(cache, config)
     labels = rows.labels
@@ -189,19 +227,21 @@ def load_dataset(
             )
             + "; see `python -m cache info`"
         )
-    used = sorted({labels.ids[row] for some in chosen.values() for row in some})
-    clips = load_features(cache, config, used, len(labels.classes))
-    place = {clip_id: row for row, clip_id in enumerate(used)}
-    ends = np.stack([labels.start_s, labels.end_s], 1) / cache.clip_seconds
+    several = config.events == "several"
+    found = {name: targets(cache, labels, some, several) for name, some in chosen.items()}
+    used = np.unique(np.concatenate([one.clips for one in found.values()]))
+    clips = load_features(cache, config, [cache.ids[n] for n in used], len(labels.classes))
 
-    def samples(some: npt.NDArray[np.int64]) -> Samples:
+    def samples(one: Targets) -> Samples:
+        ends = np.stack([one.start_s, one.end_s], 2) / cache.clip_seconds
+        category, interval = torch.from_numpy(one.category), torch.from_numpy(np.float32(ends))
+        if not several:
+            category, interval = category.squeeze(1), interval.squeeze(1)
         return Samples(
-            clip=torch.tensor([place[labels.ids[row]] for row in some], dtype=torch.int64).to(
-                clips.device
-            ),
-            category=torch.from_numpy(labels.category[some]).to(clips.device),
-            interval=torch.from_numpy(ends[some].astype(np.float32)).to(clips.device),
-            rows=some,
+            clip=torch.from_numpy(np.searchsorted(used, one.clips)).to(clips.device),
+            category=category.to(clips.device),
+            interval=interval.to(clips.device),
+            rows=one.rows,
         )
 
-    return Dataset(clips, {name: samples(some) for name, some in chosen.items()}, rows)
+    return Dataset(clips, {name: samples(one) for name, one in found.items()}, rows)

@@ -23,17 +23,21 @@ def splice(
 
     The event and a random part of what is beside it stay. Around these the sound, the frames, or
     both (each of another clip of the batch) are those of clips with an event of another class or
-    with none. So nothing of its class is both heard and seen around it.
-    category (N,), −1 for no event: such clips stay as they are; interval (N, 2) as fractions.
+    with none. So nothing of its class is both heard and seen around it. Of several events all, and
+    what is between them, stay.
+    category (N,) or (N, E), −1 for no event: such clips stay as they are; interval (N, 2) or
+    (N, E, 2) as fractions.
     """
     n, device = len(category), category.device
     if not n:
         return batch
+    category, interval = category.view(n, -1), interval.view(n, -1, 2)
     heard_of, seen_of = (torch.rand(n, device=device).argsort() for _ in range(2))
     of_sound, of_frames = category[heard_of], category[seen_of]
-    strangers = (of_sound != category) & (of_frames != category) & (of_sound != of_frames)
-    chosen = strangers & (category >= 0) & (torch.rand(n, device=device) < share)
-    begin, end = interval.unbind(dim=1)
+    strangers = _apart(of_sound, category) & _apart(of_frames, category)
+    strangers &= _apart(of_sound, of_frames)
+    chosen = strangers & (category[:, 0] >= 0) & (torch.rand(n, device=device) < share)
+    begin, end = interval[..., 0].amin(dim=1), interval[..., 1].amax(dim=1)
     beside = torch.rand(2, n, device=device).sqrt()
     first, last = begin * beside[0] * clip_seconds, (1 - (1 - end) * beside[1]) * clip_seconds
     sound, frames = batch.sound, batch.frames
@@ -52,3 +56,11 @@ def splice(
         maps = torch.where(outside[:, :, None, None], frames.maps[seen_of], frames.maps)
         frames = replace(frames, maps=maps)
     return Batch(sound, frames)
+
+
+def _apart(some: Tensor, others: Tensor) -> Tensor:
+    """(N,) whether clips have no class in common, of the classes (N, E) of each one's events.
+
+    Two clips without an event have that in common.
+    """
+    return (some.unsqueeze(2) != others.unsqueeze(1)).all(dim=2).all(dim=1)

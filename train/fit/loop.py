@@ -29,12 +29,14 @@ from train.data.splice import splice
 from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
+from train.fit.several import several_losses, validate_several
 from train.fit.state import History, TrainState
 from train.fit.validate import validate
 from train.model.fusion import FusionModel, autocast
 from train.runs.checkpoint import BEST, LAST, About, save
 from train.score.metrics import CRITERION
 from train.score.predict import TrainingError
+from train.score.seconds import CRITERION_OF_SEVERAL
 
 _LINES = 60
 LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
@@ -54,21 +56,23 @@ def train_model(
     epochs: the learning rate may depend on that). Of several processes the first writes and speaks.
     """
     config, train = about.config, dataset.splits["train"]
-    state, epochs = TrainState.begin(model, config, len(train)), config.epochs_over(len(train))
+    size = train.epoch_size(config.background_share)
+    state, epochs = TrainState.begin(model, config, size), config.epochs_over(size)
     if resume:
         restore(run / LAST, state, about)
     trainer, history = Trainer(state, config, dataset.clips, train, group), state.history
     silent = not group.is_main_process or None
     with tqdm(total=epochs, initial=len(history), unit="epoch", disable=silent) as bar:
         while len(history) < epochs and not stopped_early(history, config):
-            number, best = len(history) + 1, max(_scores(history), default=-1.0)
+            number, best = len(history) + 1, max(_scores(history, config), default=-1.0)
             started, rate = time.perf_counter(), state.rate_of(number, epochs)
             try:
                 losses = trainer.train_epoch(number)
-                values, chosen = validate(state.ema.model, dataset, group)
+                check = validate_several if config.events == "several" else validate
+                values, chosen = check(state.ema.model, dataset, group)
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
-            score, seconds = values[f"val_{CRITERION}"], time.perf_counter() - started
+            score, seconds = values[_criterion(config)], time.perf_counter() - started
             told = dict(zip(LOSSES, losses, strict=True)) | values
             history.append({"epoch": number, **told, "learning_rate": rate, "seconds": seconds})
             state.scored(score)
@@ -124,11 +128,14 @@ class Trainer:
             torch.manual_seed(seed ^ self.group.rank << 40)
         self.state.model.train()
         total = torch.zeros(len(LOSSES), device=self.device)
-        epoch_of = self.clips.epoch(order, clip, config.batch_size, self.group)
-        with closing(epoch_of) as batches:
+        order = self.samples.drawn(order, config.background_share)
+        numbers = torch.sort(order).values
+        on_device = numbers.to(self.device)
+        place, size = torch.searchsorted(numbers, order), config.batch_size
+        with closing(self.clips.epoch(place, clip[on_device], size, self.group)) as batches:
             for chosen, count in batches:
-                total += self._step(chosen, count) * count
-        means: list[float] = (total / len(clip)).tolist()
+                total += self._step(on_device[chosen], count) * count
+        means: list[float] = (total / len(order)).tolist()
         if not np.isfinite(means).all():
             raise TrainingError(
                 f"the loss is not finite ({means[0]}): train anew with a lower --learning-rate, or "
@@ -155,7 +162,8 @@ class Trainer:
         if len(chosen):
             with autocast(self.device):
                 output = state.model(batch)
-            parts = compute_losses(output, category, interval, config, events, steps)
+            losses = several_losses if output.each is not None else compute_losses
+            parts = losses(output, category, interval, config, events, steps)
             parts[0].backward()  # type: ignore[no-untyped-call]
             found = parts.detach()
         found = self.group.all_reduce_gradients(state.model.parameters(), found)
@@ -173,7 +181,8 @@ class Trainer:
         steps = self.state.model.step_count(batch)
         if not self._has_background:
             return self.group.all_reduce(steps), count
-        events = (category != BACKGROUND).sum()
+        first = category if category.ndim == 1 else category[:, 0]
+        events = (first != BACKGROUND).sum()
         both = self.group.all_reduce(torch.stack([steps, events]))
         return both[0], both[1].clamp_min(1)
 
@@ -227,7 +236,9 @@ def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
 
 def kept_epoch(history: Sequence[dict[str, float]], config: TrainConfig) -> int:
     """Number (from 1) of the epoch whose weights are kept: the last, or the first of the best."""
-    return len(history) if config.selection == "last" else 1 + int(np.argmax(_scores(history)))
+    return (
+        len(history) if config.selection == "last" else 1 + int(np.argmax(_scores(history, config)))
+    )
 
 
 def stopped_early(history: History, config: TrainConfig) -> bool:
@@ -235,8 +246,14 @@ def stopped_early(history: History, config: TrainConfig) -> bool:
     return bool(history) and len(history) - kept_epoch(history, config) >= config.patience
 
 
-def _scores(history: Sequence[dict[str, float]]) -> list[float]:
-    return [entry[f"val_{CRITERION}"] for entry in history]
+def _criterion(config: TrainConfig) -> str:
+    """The name of the validation score that chooses."""
+    several = config.events == "several"
+    return f"val_{CRITERION_OF_SEVERAL if several else CRITERION}"
+
+
+def _scores(history: Sequence[dict[str, float]], config: TrainConfig) -> list[float]:
+    return [entry[_criterion(config)] for entry in history]
 
 
 def _diverged(run: Path, number: int, error: TrainingError) -> str:
@@ -253,10 +270,12 @@ def _tell(entry: dict[str, float], epochs: int, is_best: bool) -> None:
     number = int(entry["epoch"])
     if number % max(1, epochs // _LINES) and number not in (1, epochs):
         return
+    names = {"val_class_loss": "loss", f"val_{CRITERION_OF_SEVERAL}": CRITERION_OF_SEVERAL}
+    if "val_top1" in entry:
+        names = {"val_top1": "top-1", "val_miou": "mIoU", f"val_{CRITERION}": CRITERION}
+    told = "  ".join(f"{label} {entry[name]:.3f}" for name, label in names.items())
     line = (
-        f"epoch {number:>3}/{epochs}  loss {entry['train_loss']:.4f}  "
-        f"val top-1 {entry['val_top1']:.3f}  mIoU {entry['val_miou']:.3f}  "
-        f"{CRITERION} {entry[f'val_{CRITERION}']:.3f}{' *' if is_best else ''}  "
-        f"lr {entry['learning_rate']:.1e}  {entry['seconds']:.2f} s"
+        f"epoch {number:>3}/{epochs}  loss {entry['train_loss']:.4f}  val {told}"
+        f"{' *' if is_best else ''}  lr {entry['learning_rate']:.1e}  {entry['seconds']:.2f} s"
     )
     tqdm.write(line, file=sys.stderr)

@@ -6,9 +6,12 @@ The letters of the shapes are those of `train.data.batch`.
     maps (N, F, S, C)  → P → channel, spatial attention → mean where  ├ both ways, fused on the
                          looked at → + time → temporal self-attention ┘ audio's time steps
     fused (N, T, d)    → per-step gate → class logits, start ≤ end
+                       → of several events, which classes are on around each step
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,9 @@ from torch import Tensor, nn
 from train.config import TrainConfig
 from train.data.batch import Batch, Frames, Output, Shapes, Sound
 from train.model.layers import AudioStream, CrossModal, VideoStream
+
+_REACH_S = 4.0
+"""From how far, in seconds, a step still tells which classes are on at another."""
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -44,6 +50,8 @@ class FusionModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.gate = nn.Linear(width, 1)
         self.classify = nn.Linear(width, shapes.classes)
+        if config.events == "several":  # at first each class is as rare as it is among all
+            nn.init.constant_(self.classify.bias, -math.log(max(shapes.classes - 1, 1)))
 
     def forward(self, batch: Batch, return_attention: bool = False) -> Output:
         """See Batch and Output for shapes."""
@@ -92,6 +100,10 @@ class FusionModel(nn.Module):
         gate = score.sigmoid()
         share = (gate / gate.sum(dim=1, keepdim=True).clamp_min(1e-6)).to(x.dtype)
         logits = self.classify(self.dropout((share.unsqueeze(1) @ x).squeeze(1)))
+        each = None
+        if self.config.events == "several":
+            around = nearby(time_s, gate).to(x.dtype) @ x
+            each = self.classify(self.dropout(around)).float()
         clip_seconds = self.shapes.clip_seconds
         interval = gated_interval(gate, time_s, span_s) / clip_seconds
         steps = torch.stack([time_s - span_s / 2, time_s + span_s / 2], dim=-1) / clip_seconds
@@ -99,7 +111,18 @@ class FusionModel(nn.Module):
         if attention:
             attention["gate"] = gate
         steps = steps.expand(*score.shape, 2)
-        return Output(logits.float(), interval.clamp(0.0, 1.0), score, steps, attention)
+        return Output(logits.float(), interval.clamp(0.0, 1.0), score, steps, attention, each)
+
+
+def nearby(time_s: Tensor, gate: Tensor) -> Tensor:
+    """How much each step counts for which classes are on at another: (N, T, T), rows sum to one.
+
+    time_s (N or 1, T) seconds, gate (N, T). Steps of an event tell more of its class together than
+    one alone; those count that are near and in which something is on.
+    """
+    apart = (time_s.unsqueeze(-1) - time_s.unsqueeze(-2)).abs()
+    weight = (1 - apart / _REACH_S).clamp_min(0.0) * gate.unsqueeze(-2)
+    return weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-6)
 
 
 def gated_interval(gate: Tensor, time_s: Tensor, span_s: Tensor) -> Tensor:

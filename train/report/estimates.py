@@ -54,6 +54,12 @@ def difference(one: Mapping[str, Any]) -> str:
 
 def legend(estimates: Estimates) -> str:
     """What the brackets beside scores mean, and n; "" where there are none."""
+    if "segment_f1" in estimates:
+        one = estimates["segment_f1"]
+        return (
+            f"in brackets: {_LEVEL} interval over {one['clips']} recordings with {one['events']} "
+            f"events, drawn anew {RESAMPLES:,} times"
+        )
     if "miou" not in estimates:
         return ""
     whole, short = estimates["miou"], estimates.get("short_miou", {"clips": 0, "events": 0})

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from train.report.tables import (
-    GROUPS,
-    Groups,
     caveats,
+    groups_of,
     how_sure,
     render,
     scored,
@@ -18,8 +17,12 @@ from train.report.tables import (
 from train.runs.evaluate import MODEL, Result
 
 
-def folds_table(runs: Mapping[str, Result], groups: Groups = GROUPS) -> str:
-    """Runs that were divided into folds side by side, the baselines once; by name (see MODEL)."""
+def folds_table(runs: Mapping[str, Result], brief: bool = False) -> str:
+    """Runs that were divided into folds side by side, the baselines once; by name (see MODEL).
+
+    brief: the headline scores alone.
+    """
+    groups = groups_of(next(iter(runs.values())), brief)
     columns: dict[str, Mapping[str, str]] = {}
     for name, result in runs.items():
         for predictor in result["scores"]:

@@ -43,14 +43,14 @@ def write(
         np.array(result["confusion"], np.float64), result["classes"]
     )
     seconds = views[0].clip_seconds if views else 1.0
-    page = _template().render(
+    page = template("page.html").render(
         title=f"Run {run.name}",
-        subtitle=_subtitle(result),
+        subtitle=subtitle(result),
         headline=page_scores.headline(result),
         tables=page_scores.tables(run, result["split"]),
         sure=page_scores.how_sure(result),
-        curves=_curves(history, result["epoch"]),
-        curves_alt=_curves_alt(history, result["epoch"]),
+        curves=curves(history, result["epoch"]),
+        curves_alt=curves_alt(history, result["epoch"]),
         confusion=base64_text(png(confusion, dpi=90)),
         confusion_alt="confusion matrix, true class down, predicted class across; "
         "the table above holds its diagonal as recall",
@@ -61,20 +61,22 @@ def write(
         gate_note=_gate_note(views),
         clips=[_clip(view, mel) for view, mel in zip(views, mels, strict=True)],
         seconds=seconds,
-        ticks=_ticks(seconds),
-        facts=_facts(result),
+        ticks=ticks(seconds),
+        facts=facts(result),
     )
     replace_file(run / FILE, page.encode("utf-8", "replace"))
     return run / FILE
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page of this folder, whose values are escaped."""
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     engine = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
-    return engine.get_template("page.html")
+    return engine.get_template(name)
 
 
-def _subtitle(result: Result) -> str:
+def subtitle(result: Result) -> str:
+    """Which model this is."""
     config = result["config"]
     return f"{config['modality']} · seed {config['seed']} · epoch {result['epoch']} kept"
 
@@ -103,7 +105,8 @@ def _gate_note(views: Sequence[View]) -> str:
     )
 
 
-def _facts(result: Result) -> list[tuple[str, str]]:
+def facts(result: Result) -> list[tuple[str, str]]:
+    """What made a result, name by name."""
     leaks = {name: len(ids) for name, ids in result["leaks"].items()}
     return [
         ("features", f"fingerprint {result['fingerprint']}"),
@@ -115,23 +118,28 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     ]
 
 
-def _curves(history: Sequence[dict[str, float]], kept: int) -> str | None:
+def curves(history: Sequence[dict[str, float]], kept: int) -> str | None:
+    """How it was trained, as a PNG in base64; None without a history."""
     if not history:
         return None
     return base64_text(png(run_plots.curves_figure(history, kept), dpi=90))
 
 
-def _curves_alt(history: Sequence[dict[str, float]], kept: int) -> str:
+def curves_alt(history: Sequence[dict[str, float]], kept: int) -> str:
+    """The same in words."""
     if not 1 <= kept <= len(history):
         return ""
     one = history[kept - 1]
+    names = {"val_top1": "top-1", "val_miou": "mIoU", "val_segment_map": "mAP of seconds"}
+    scores = ", ".join(f"{label} {one[name]:.3f}" for name, label in names.items() if name in one)
     return (
         f"curves over {len(history)} epochs: losses, validation scores, learning rate; kept are "
-        f"the weights of epoch {kept}: top-1 {one['val_top1']:.3f}, mIoU {one['val_miou']:.3f}"
+        f"the weights of epoch {kept}: {scores}"
     )
 
 
-def _ticks(seconds: float) -> list[dict[str, Any]]:
+def ticks(seconds: float) -> list[dict[str, Any]]:
+    """Where the seconds stand below an axis."""
     step = max(1, round(seconds / 10))
     return [
         {"text": f"{at}", "left": f"{100 * at / seconds:.3f}", "odd": bool(at // step % 2)}

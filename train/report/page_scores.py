@@ -9,7 +9,7 @@ from typing import Any
 from train.report import run_plots
 from train.report.drawing import base64_text, png
 from train.report.estimates import DIFFERENCES, beside, difference, legend
-from train.report.tables import GROUPS, HEADLINE, plain, shown, title, with_intervals
+from train.report.tables import HEADLINE, groups_of, plain, shown, title, with_intervals
 from train.runs.evaluate import MODEL, Result
 from train.runs.stored import read_scores
 
@@ -17,16 +17,18 @@ from train.runs.stored import read_scores
 def headline(result: Result) -> list[tuple[str, str, str, str]]:
     """Label, value, interval and best baseline of each headline score."""
     scores, sure = result["scores"], result.get("intervals", {}).get(MODEL, {})
+    labels = groups_of(result, brief=True)[""]
     trivial = [name for name in scores if not name.startswith(MODEL)]
     values = plain(scores[MODEL])
 
     def best(key: str) -> str:
         known = [scores[name][key] for name in trivial if scores[name][key] is not None]
-        return f"best baseline: {max(known):.3f}" if known else ""
+        first = min if "↓" in labels[key] else max
+        return f"best baseline: {first(known):.3f}" if known else ""
 
     return [
         (label, values[key], beside(values, sure)[key][len(values[key]) + 1 :], best(key))
-        for key, label in HEADLINE[""].items()
+        for key, label in labels.items()
     ]
 
 
@@ -44,9 +46,7 @@ def table(result: Result) -> dict[str, Any]:
         "split": result["split"],
         "title": title(result),
         "legend": legend(result.get("intervals", {}).get(MODEL, {})),
-        "decoding": {"gate": "gate's best interval", "interval": "interval head"}[
-            result["decoding"]
-        ],
+        "note": _note(result),
         "columns": list(columns),
         "groups": [
             (
@@ -56,9 +56,23 @@ def table(result: Result) -> dict[str, Any]:
                     for key, label in labels.items()
                 ],
             )
-            for name, labels in shown(GROUPS, columns).items()
+            for name, labels in shown(groups_of(result), columns).items()
         ],
     }
+
+
+def _note(result: Result) -> str:
+    """How what is scored was read off the answers."""
+    if "recordings" in result:
+        return (
+            "mAP ranks all candidates, whatever their confidence; all else is of the events that "
+            "are said, by the threshold that validation chose."
+        )
+    decoding = {"gate": "gate's best interval", "interval": "interval head"}[result["decoding"]]
+    return (
+        f"Start and end are read off the {decoding}, which validation chose. An event counts in "
+        "“recall at tIoU”, “event F1” and “wrong class = 0” only where its class is right as well."
+    )
 
 
 def how_sure(result: Result) -> dict[str, Any] | None:
@@ -66,14 +80,15 @@ def how_sure(result: Result) -> dict[str, Any] | None:
     found, ahead = result.get("intervals", {}), result.get("differences", {})
     if not found.get(MODEL):
         return None
-    names = [name for name in HEADLINE[""] if name in found[MODEL]]
+    labels = HEADLINE[""]
+    names = [name for name in labels if name in found[MODEL]]
     return {
-        "forest": base64_text(png(run_plots.forest_figure(found, HEADLINE[""]), dpi=90)),
+        "forest": base64_text(png(run_plots.forest_figure(found, labels), dpi=90)),
         "forest_alt": "the headline scores of the model and of the baselines, a dot each with its "
         "interval; the table of scores holds them as figures",
         "title": DIFFERENCES,
         "columns": [f"{MODEL} minus {name}" for name in ahead],
-        "rows": [(HEADLINE[""][name], _differences(name, ahead)) for name in names],
+        "rows": [(labels[name], _differences(name, ahead)) for name in names],
     }
 
 
@@ -84,4 +99,5 @@ def _differences(name: str, ahead: Mapping[str, Any]) -> list[str]:
 def class_row(row: Mapping[str, Any]) -> tuple[str, list[str]]:
     """The name of a class and its figures as text."""
     values = [value for name, value in row.items() if name != "class"]
-    return row["class"], [f"{v:.3f}" if isinstance(v, float) else str(v or "–") for v in values]
+    texts = [f"{v:.3f}" if isinstance(v, float) else "–" if v is None else str(v) for v in values]
+    return row["class"], texts

@@ -77,20 +77,19 @@ def curves_figure(history: Sequence[Mapping[str, float]], kept: int) -> Figure:
     """Losses, validation scores and the learning rate over epochs; `kept` has the weights."""
     epoch = [entry["epoch"] for entry in history]
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    losses = {
+        "train_class_loss": "train, class",
+        "train_interval_loss": "train, interval (L1)",
+        "train_gate_loss": "train, gate",
+        "val_class_loss": "validation, class",
+    }
+    scores = {"val_top1": "top-1", "val_miou": "mIoU", "val_localized_iou": "mIoU, wrong class = 0"}
+    if history and "val_segment_map" in history[0]:  # of several events
+        del losses["train_interval_loss"]
+        scores = {"val_segment_map": "mAP of seconds"}
     panels = [
-        (
-            "loss",
-            {
-                "train_class_loss": "train, class",
-                "train_interval_loss": "train, interval (L1)",
-                "train_gate_loss": "train, gate",
-                "val_class_loss": "validation, class",
-            },
-        ),
-        (
-            "validation score",
-            {"val_top1": "top-1", "val_miou": "mIoU", "val_localized_iou": "mIoU, wrong class = 0"},
-        ),
+        ("loss", losses),
+        ("validation score", scores),
         ("learning rate", {"learning_rate": "learning rate"}),
     ]
     colors = (TRUE, PREDICTED, "#009E73", "#CC79A7")

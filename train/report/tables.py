@@ -11,6 +11,7 @@ from cache.labels.annotations import without_an_event
 from train.report.estimates import DIFFERENCES, Estimates, beside, difference, legend
 from train.runs.evaluate import MODEL, Result
 from train.score.metrics import Scores
+from train.score.recordings import HEADLINES
 from train.score.summary import mean_and_deviation
 
 CLASS = {
@@ -60,16 +61,46 @@ HEADLINE = {
         "short_miou": "mIoU, shorter events",
     }
 }
+RECORDINGS = {
+    "events of any confidence": {
+        "tiou_map": "mAP, mean of tIoU 0.1–0.9",
+        **{f"map@{level}": f"mAP at tIoU {level}" for level in (0.1, 0.3, 0.5, 0.7, 0.9)},
+    },
+    "events that are said": {
+        "event_f1@0.5s": "event F1, collar 0.5 s",
+        "event_f1@1s": "event F1, collar 1 s",
+        "event_f1@1s,20%": "event F1, 1 s or 20 % of the length",
+        "event_f1@0.2s,20%": "event F1, 0.2 s or 20 % of the length",
+        "false_alarms_per_hour": "false alarms an hour ↓",
+        "false_alarms_per_hour_without_events": "false alarms an hour, where is none ↓",
+        "miss_rate": "misses ↓",
+    },
+    "seconds": {
+        "segment_f1": "segment F1",
+        "segment_f1_macro": "segment F1 (macro)",
+        "segment_error_rate": "segment error rate ↓",
+        "segment_error_rate_macro": "segment error rate (macro) ↓",
+    },
+}
+_ALL = {key: label for labels in RECORDINGS.values() for key, label in labels.items()}
+HEADLINE_RECORDINGS = {"": {key: _ALL[key] for key in HEADLINES}}
 Groups = Mapping[str, Mapping[str, str]]
 Columns = Mapping[str, Mapping[str, str]]
 Runs = dict[str, tuple[list[Result], Result | None]]
 """By name, the results of a run's models (a seed each) and of their ensemble, if there is one."""
 
 
+def groups_of(result: Mapping[str, Any], brief: bool = False) -> Groups:
+    """The scores that a result has: of clips with one event each, or of recordings."""
+    if "recordings" in result:
+        return HEADLINE_RECORDINGS if brief else RECORDINGS
+    return HEADLINE if brief else GROUPS
+
+
 def table(result: Result) -> str:
     """The scores of one evaluation, baselines beside each."""
     columns = {name: with_intervals(result, name) for name in result["scores"]}
-    return "\n".join([render(title(result), columns), *how_sure(result)])
+    return "\n".join([render(title(result), columns, groups_of(result)), *how_sure(result)])
 
 
 def with_intervals(result: Result, predictor: str) -> dict[str, str]:
@@ -83,16 +114,16 @@ def seeds_table(results: list[Result], together: Result | None, of: str = "seeds
     return comparison({MODEL: (results, together)}, of=of)
 
 
-def comparison(runs: Runs, groups: Groups = GROUPS, of: str = "seeds") -> str:
+def comparison(runs: Runs, brief: bool = False, of: str = "seeds") -> str:
     """Runs side by side: each one's seeds and their ensemble, if any; the baselines once.
 
-    Of one run also by how much it beats the baselines.
+    Of one run also by how much it beats the baselines. brief: the headline scores alone.
     """
-    brief = len(runs) > 1 or groups is not GROUPS
+    groups = groups_of(next(iter(runs.values()))[0][0], brief)
     columns: dict[str, Mapping[str, str]] = {}
     for name, (seeds, together) in runs.items():
         for predictor in [key for key in seeds[0]["scores"] if key.startswith(MODEL)]:
-            if predictor.endswith("decoding") and brief:
+            if predictor.endswith("decoding") and (brief or len(runs) > 1):
                 continue
             heading = of_seeds(predictor.replace(MODEL, name, 1), len(seeds), of)
             scores = spread([result["scores"].get(predictor, {}) for result in seeds])
@@ -196,6 +227,13 @@ def title(result: Mapping[str, Any]) -> str:
 def scored(result: Mapping[str, Any]) -> str:
     """Which events were scored."""
     left_out, empty = len(result["clips_without_features"]), result.get("clips_without_event", 0)
+    if "recordings" in result:
+        return (
+            f"{result['split']}: {result['recordings']} recordings of {result['hours']:.2f} h with "
+            f"{result['events']} events of {result['classes_in_split']} classes, "
+            f"{result['recordings_without_events']} of them without an event"
+            + (f"; {left_out} labelled recording(s) without features left out" if left_out else "")
+        )
     return (
         f"{result['split']}: {result['events']} events, {result['events_shorter_than_clip']} of "
         f"them shorter than the clip, {result['classes_in_split']} classes"

@@ -19,8 +19,12 @@ from train.data.features import FeatureStore, load_features
 from train.runs import folders
 from train.runs.checkpoint import BEST
 from train.runs.record import Record, seen
+from train.runs.recordings import as_rows, on_recordings
+from train.runs.timelines import read_off_of, timelines
 from train.runs.trained import Answer, TrainedRun
 from train.score.metrics import CRITERION
+from train.score.seconds import CRITERION_OF_SEVERAL
+from train.score.timeline import Timeline
 
 _WORTH_TELLING_S = 0.5  # sound and pictures of one recording end that far apart
 _NAMED = 10
@@ -30,11 +34,40 @@ ClipAnswer = dict[str, str | float | None]
 def predict(run: TrainedRun, cache: Cache, device: str | None = None) -> list[ClipAnswer]:
     """Class, confidence, start and end (s) of every clip of a cache; labels are not needed.
 
-    In the order of the cache's ids; see `clip_answers`. device: default is the run's. Raises
-    CacheError where the cache holds other features than the run was trained on.
+    In the order of the cache's ids; see `clip_answers`. Of a run for which a clip may have several
+    events, and in a cache of windows, the events of every recording instead, see `found_events`.
+    device: default is the run's. Raises CacheError where the cache holds other features than the
+    run was trained on.
     """
     run.check_features(cache)
+    if on_recordings(cache, run.about):
+        return found_events(run, cache, timelines(run, cache, device=device))
     return clip_answers(run, cache, run.answer(load_all_clips(run, cache, device)))
+
+
+def found_events(run: TrainedRun, cache: Cache, of: Mapping[str, Timeline]) -> list[ClipAnswer]:
+    """A record for each event that is found in recordings, by recording and time.
+
+    of: what `timelines` gives. `seen` is of the recording, see `clip_answers`. A recording in which
+    nothing is found has none.
+    """
+    names, classes = list(of), run.about.classes
+    before = seen_in(run, names)
+    found = read_off_of(run).events(list(of.values()))
+    return [
+        {"recording": names[number], **row, "seen": before[names[number]]}
+        for number, row in as_rows(classes, found)
+    ]
+
+
+def seen_in(run: TrainedRun, ids: Sequence[str]) -> dict[str, str]:
+    """Whether the run has seen recordings, by name: "train", "val", "no" or "unknown"."""
+    records = [one.record for one in run.models if one.record is not None]
+    known = len(records) == len(run.models) and all(record.knows_seen for record in records)
+    before = dict.fromkeys(ids, "no" if known else "unknown")
+    for split, some in seen(records, ids).items():
+        before.update(dict.fromkeys(some, split))
+    return before
 
 
 def load_all_clips(run: TrainedRun, cache: Cache, device: str | None) -> FeatureStore:
@@ -53,12 +86,7 @@ def clip_answers(run: TrainedRun, cache: Cache, answer: Answer) -> list[ClipAnsw
     where one was selected on it, "no", or "unknown" where a model has no record, or begins from
     weights of one that has none.
     """
-    records = [one.record for one in run.models if one.record is not None]
-    known = len(records) == len(run.models) and all(record.knows_seen for record in records)
-    before = dict.fromkeys(cache.ids, "no" if known else "unknown")
-    for split, ids in seen(records, cache.ids).items():
-        before.update(dict.fromkeys(ids, split))
-    unseen = unseen_s(cache)
+    before, unseen = seen_in(run, cache.ids), unseen_s(cache)
     return [
         {
             "id": clip_id,
@@ -81,11 +109,12 @@ def describe_run(run: TrainedRun) -> str:
     when = max(folders.trained_at(one.folder / BEST) for one in models)
     date = datetime.datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M")
     streams = {"both": "sound and pictures"}.get(about.config.modality, about.config.modality)
+    criterion = CRITERION_OF_SEVERAL if about.config.events == "several" else CRITERION
     scores = [f"{one.about.score:.3f}" for one in models if one.about.score is not None]
     return (
         f"answered by {who}: trained {date} on {_trained_on([one.record for one in models])}, "
         f"{streams}, {len(about.classes)} classes, features {about.fingerprint[:16]}…; "
-        f"{CRITERION} on val {', '.join(scores) or 'unknown'}"
+        f"{criterion} on val {', '.join(scores) or 'unknown'}"
     )
 
 

@@ -25,6 +25,7 @@ from train.data.batch import Shapes
 from train.data.dataset import Dataset
 from train.model.fusion import FusionModel
 from train.score.calibrate import Calibration
+from train.score.read_off import ReadOff
 
 BEST, LAST = "best_model_with_attention.pth", "last.pth"
 FORMAT, FORMAT_VERSION = "avel-model", 1
@@ -73,6 +74,9 @@ class About(Settings):
     without an event were seen there."""
     calibration: Calibration = Calibration()
     """What corrects the answers, as validation had it when this was saved."""
+    read_off: ReadOff | None = None
+    """How timelines of recordings become lists of events, as chosen on validation; None in runs of
+    earlier releases."""
 
     def model_shapes(self) -> Shapes:
         """The shapes as the model takes them; ConfigError where they can't be a model's."""
@@ -134,6 +138,11 @@ def load(path: Path) -> tuple[FusionModel, About, Mapping[str, Any]]:
         raise CheckpointError(
             f"{path}: {len(about.classes)} class names, {len(set(about.classes))} of them "
             f"different, for {shapes.classes} classes; {_AGAIN}"
+        )
+    if about.read_off is not None and len(about.read_off.threshold) != shapes.classes:
+        raise CheckpointError(
+            f"{path}: {len(about.read_off.threshold)} thresholds for {shapes.classes} classes; "
+            f"{_AGAIN}"
         )
     # On "meta" nothing is allocated: a foreign file's claimed sizes are checked first.
     with torch.device("meta"), warnings.catch_warnings():

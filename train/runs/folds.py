@@ -71,7 +71,7 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
         for row in answered_events(fold.dataset, SCORED, fold.answer)
     ]
     ids = [str(row["id"]) for row in rows]
-    known = _known(results := [fold.result for fold in folds])
+    known = known_of(results := [fold.result for fold in folds])
     said = {MODEL: (labelled, answered)} | without_seen(labelled, answered, ids, known["seen"])
     said |= _of_baselines(folds, labelled)
     threshold = mean_threshold(answers := [fold.answer for fold in folds])
@@ -96,7 +96,7 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
     }, rows
 
 
-def _known(results: Sequence[Result]) -> Result:
+def known_of(results: Sequence[Result]) -> Result:
     """What is known of the folds' models, of all together."""
     trained = [result["training_rows"] for result in results]
     return {

@@ -65,21 +65,17 @@ class StoredFold(Settings):
     scores: _OfModel
 
 
-class StoredResult(StoredIntervals):
-    """What is taken out of `metrics_<split>.json`; other keys are left alone."""
+class _Stored(StoredIntervals):
+    """What all of `metrics_<split>.json` have; other keys are left alone."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
     split: Literal["train", "val", "test", "folds"]
     epoch: _Count | Annotated[list[_Count], Field(max_length=1000)] = 0
     events: _Count
-    events_shorter_than_clip: _Count
     classes_in_split: _Count
     clips_without_features: list[str]
-    clips_without_event: _Count = 0
-    decoding: Literal["gate", "interval"]
     scores: dict[str, dict[str, _Score | None]]
-    clip_seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
     of_seeds: StoredIntervals = Field(default=StoredIntervals())
     test_looks: _Count = 1
     seen: dict[str, list[str]] = Field(default={})
@@ -90,10 +86,27 @@ class StoredResult(StoredIntervals):
     folds: list[StoredFold] = Field(default=[], max_length=1000)
 
     @model_validator(mode="after")
-    def _has_the_model(self) -> StoredResult:
+    def _has_the_model(self) -> _Stored:
         if "model" not in self.scores:
             raise ValueError("scores: expected those of 'model' among them")
         return self
+
+
+class StoredResult(_Stored):
+    """What is taken out of the scores of clips with one event each."""
+
+    events_shorter_than_clip: _Count
+    clips_without_event: _Count = 0
+    decoding: Literal["gate", "interval"]
+    clip_seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
+
+
+class StoredRecordings(_Stored):
+    """What is taken out of the scores of recordings."""
+
+    recordings: _Count
+    recordings_without_events: _Count
+    hours: Annotated[float, Field(ge=0, le=1e9)]
 
 
 class StoredAnswer(Settings):
@@ -122,9 +135,10 @@ class Epoch(Settings):
     train_interval_loss: _Loss
     train_gate_loss: _Loss
     val_class_loss: _Loss
-    val_top1: _Loss
-    val_miou: _Loss
-    val_localized_iou: _Loss
+    val_top1: _Loss | None = None
+    val_miou: _Loss | None = None
+    val_localized_iou: _Loss | None = None
+    val_segment_map: _Loss | None = None
     learning_rate: _Loss
 
 
@@ -136,7 +150,8 @@ def read_scores(path: Path) -> dict[str, Any]:
     """The content of `metrics_<split>.json`; ConfigError where it is not one."""
     found: Any = read_json(path, AGAIN)
     try:
-        StoredResult.parse(found, str(path))
+        listed = isinstance(found, dict) and "recordings" in found
+        (StoredRecordings if listed else StoredResult).parse(found, str(path))
     except ConfigError as error:
         raise ConfigError(f"{error}; {AGAIN}") from None
     return dict(found)

@@ -107,14 +107,29 @@ def cell_probability(gate_logits: Tensor, steps: Tensor, cells: int) -> Tensor:
     gate_logits and steps as in `second_probability`. Before the first and after the last middle it
     stays as it is there; a cell in which no step lies is 0.
     """
-    middle = (torch.arange(cells, device=steps.device) + 0.5) / cells
-    begin, end = steps[:, :, :1], steps[:, :, 1:]
-    known = torch.isfinite(gate_logits).unsqueeze(-1)
-    near = 1 - (middle - (begin + end) / 2).abs() / (end - begin).clamp_min(1e-9)
-    near = near.clamp_min(0.0) * known
-    inside = ((begin <= middle) & (middle < end) & known).any(dim=1)
+    near, inside = _near(torch.isfinite(gate_logits), steps, cells)
     value = (gate_logits.sigmoid().unsqueeze(1) @ near).squeeze(1)
     return value / near.sum(dim=1).clamp_min(1e-9) * inside
+
+
+def class_probability(gate_logits: Tensor, each: Tensor, steps: Tensor, cells: int) -> Tensor:
+    """The same of each class, the gate's probability times its own: (N, G, K) in [0, 1].
+
+    each (N, T, K): see `Output`.
+    """
+    near, inside = _near(torch.isfinite(gate_logits), steps, cells)
+    value = near.transpose(1, 2) @ (gate_logits.sigmoid().unsqueeze(2) * each.sigmoid())
+    return value / near.sum(dim=1).clamp_min(1e-9).unsqueeze(2) * inside.unsqueeze(2)
+
+
+def _near(known: Tensor, steps: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """How near each step is to each cell, (N, T, G), and in which cells one lies, (N, G)."""
+    middle = (torch.arange(cells, device=steps.device) + 0.5) / cells
+    begin, end = steps[:, :, :1], steps[:, :, 1:]
+    known = known.unsqueeze(-1)
+    near = 1 - (middle - (begin + end) / 2).abs() / (end - begin).clamp_min(1e-9)
+    near = near.clamp_min(0.0) * known
+    return near, ((begin <= middle) & (middle < end) & known).any(dim=1)
 
 
 def best_interval(probability: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -14,7 +14,13 @@ from train.data.dataset import Samples
 from train.data.features import FeatureStore
 from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.model.fusion import FusionModel, autocast
-from train.score.decode import Evidence, cell_count, cell_probability, second_probability
+from train.score.decode import (
+    Evidence,
+    cell_count,
+    cell_probability,
+    class_probability,
+    second_probability,
+)
 from train.score.metrics import Array, Events, second_count
 
 _BATCH = 64
@@ -55,13 +61,53 @@ def predict(
         answers[mine[places]] = answer
         if watch is not None:
             watch(mine[places], _evidence(answer, shapes), batch, attention)
-    answers = group.all_reduce(answers)
+    return _evidence(_finite(group.all_reduce(answers)), shapes)
+
+
+@torch.inference_mode()
+def predict_each(
+    model: FusionModel,
+    clips: FeatureStore,
+    rows: Tensor,
+    cells: int,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> Array:
+    """Probability of each class in each of `cells` equal parts of clip rows (N,): (N, G, K).
+
+    Of a model of several events, as it says it: nothing is calibrated; and both ways, as in
+    `predict`.
+    """
+    check_shapes(model.shapes, clips.shapes, model.config.modality)
+    model.eval()
+    answers = torch.zeros(len(rows), cells, model.shapes.classes, device=clips.device)
+    mine = group.share(torch.arange(len(rows), device=clips.device))
+    for places, batch in clips.batches(rows[mine], _BATCH):
+        answer = _each(model, batch, cells)
+        if model.config.reversed_share:
+            which = torch.ones(len(answer), dtype=torch.bool, device=clips.device)
+            nothing = torch.zeros(len(answer), 2, device=clips.device)
+            turned, _ = reverse_time(batch, nothing, which, model.shapes.clip_seconds)
+            answer = (answer + _each(model, turned, cells).flip(1)) / 2
+        answers[mine[places]] = answer
+    found: Array = _finite(group.all_reduce(answers)).double().cpu().numpy()
+    return found
+
+
+def _each(model: FusionModel, batch: Batch, cells: int) -> Tensor:
+    """(N, G, K) of one pass."""
+    with autocast(next(model.parameters()).device):
+        output = model(batch)
+    assert output.each is not None
+    return class_probability(output.gate_logits, output.each, output.steps, cells)
+
+
+def _finite(answers: Tensor) -> Tensor:
     if not bool(answers.isfinite().all()):
         raise TrainingError(
             "the model's answers are not finite, its training diverged: train anew with a lower "
             "--learning-rate"
         )
-    return _evidence(answers, shapes)
+    return answers
 
 
 def attention_bytes(model: FusionModel, clips: FeatureStore) -> int:
