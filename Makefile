@@ -50,6 +50,7 @@ with_args := $(PY) -c "$$APPEND_ARGS" $(PY)
 tests := -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 jobs := $${JOBS:+--jobs="$$JOBS"}
 weights := $${WEIGHTS:+--weights="$$WEIGHTS"}
+hop := $${HOP:+--hop-seconds="$$HOP"}
 where := $${DASK:+--dask="$$DASK"} $${STORE:+--store="$$STORE"} $${PART:+--part="$$PART"}
 run := $${RUN:+--run="$$RUN"}
 formats := $${FORMATS:+--formats="$$FORMATS"}
@@ -116,16 +117,16 @@ demo: $(READY) ## all of it on a synthetic set, in minutes: synthesize, extract,
 	sed -n '/predicted_start_s/,/^pictures/p' demo/predict.log | sed '/^pictures/d'; \
 	awk -F '&' -v id="$$id" '$$2 == id { print "annotated: " $$1 ", " $$4 " to " $$5 " s" }' demo/data/testSet.txt
 	@set -e; RUN=demo/run; media=demo/data/recordings/walk.mp4; out=demo/annotations; HOP=5; \
-	LABELS=demo/data/recordings/events.csv; ( $(call annotate_media,$(PY)) >demo/annotate.log ); \
+	LABELS=demo/data/recordings/events.csv; ( $(call annotate_media,$(PY)) ) >demo/annotate.log; \
 	echo; echo "a recording, $$media:"; \
 	sed -n '/^walk.mp4, /,/^written/p' demo/annotate.log | sed '1d;/^written/d'; \
 	echo "annotated:"; awk -F ',' 'NR > 1 { printf "  %8.1f to %6.1f s  %s\n", $$2, $$3, $$4 }' "$$LABELS"
 	@echo; echo "play it beside what was found, and correct that: demo/annotations/walk/timeline.html"
 	@echo "pictures: demo/run/report.html, the clip's in demo/run/predictions/; all scores: demo/evaluate.log"
 
-features: $(READY) ## DATA=folder → CACHE (default features/): extract what is not done yet (DASK= PART= STORE=: docs/scaling.md)
+features: $(READY) ## DATA=folder → CACHE (default features/): extract what is not done yet (HOP=5: a clip every 5 s of long recordings; DASK= PART= STORE=: docs/scaling.md)
 	@test -n "$$DATA" || { echo "Name the folder of clips: make features DATA=..."; exit 2; }
-	@$(with_args) -m extract --data="$$DATA" --cache="$$CACHE" $(weights) $(jobs) $(where)
+	@$(with_args) -m extract --data="$$DATA" --cache="$$CACHE" $(hop) $(weights) $(jobs) $(where)
 
 train: $(READY) ## CACHE → runs/<id>: fit a model (RUN= names the folder, SEEDS=5: five seeds and their ensemble)
 	@$(with_args) -m train fit --cache="$$CACHE" $(run) $(seeds)

@@ -37,6 +37,7 @@ import extract.features.video
 import extract.media.decode
 import extract.media.files
 import extract.media.frames
+import extract.media.sound
 from cache.format.identity import Identity
 from cache.format.shard import Clip, write_shard
 from extract.config import ExtractConfig
@@ -51,12 +52,12 @@ WRAPPED: tuple[tuple[str, Any, str], ...] = (
     ("decode pictures", extract.media.frames, "_needed_frames"),
     ("decode pictures again", extract.media.frames, "_frames_in_passing"),
     ("pictures to RGB", extract.media.decode, "decode_frames"),
-    ("decode sound", extract.media.decode, "_decode_sound"),
-    ("place sound", extract.media.decode, "_placed"),
+    ("decode sound", extract.media.decode, "sound_of_clip"),
+    ("place sound", extract.media.sound, "placed"),
     ("read and hash WAV", extract.media.decode, "_read_sound"),
     ("list pictures", extract.media.files, "pictures"),
     ("read, hash, decode pictures", extract.media.decode, "read_pictures"),
-    ("cut and check sound", extract.media.decode, "finish_waveform"),
+    ("cut and check sound", extract.media.sound, "finish_waveform"),
     ("resample", soxr, "resample"),
     ("STFT", extract.features.audio, "_power"),
     ("audio features", extract.features.extractor, "audio_features"),

@@ -29,7 +29,7 @@ from extract.identity import identity_for
 from extract.one_clip import one_clip
 from extract.parallel.guard import WORKING, interrupted
 from extract.parallel.job import Workers, pick_device
-from extract.plan import Plan, describe_plan, ids_of_part, make_plan, parse_part
+from extract.plan import Plan, describe_plan, ids_of_part, make_plan, parse_part, unseen
 from extract.sources import MediaSource
 
 
@@ -131,7 +131,8 @@ def extract(command: Command) -> int:
     index = load_index(command.cache, identity)
     damaged = damaged_shards(command.cache, index)
     wanted = ids_of_part(labels.ids, command.part) if command.part else None
-    plan = make_plan(labels, sources, without(index, damaged), command.retry_failed, wanted)
+    whole = without(index, damaged)
+    plan = make_plan(labels, sources, whole, command.retry_failed, wanted, config)
     workers = command.workers(bool(plan.todo))
     say(describe_plan(plan, command.data, command.cache, config, workers))
     if command.dry_run:
@@ -164,7 +165,8 @@ class Task:
 
     def plan(self, index: Index, retry: bool) -> Plan:
         """What is to do now."""
-        return make_plan(self.labels, self.sources, index, retry, self.wanted)
+        config = self.command.features
+        return make_plan(self.labels, self.sources, index, retry, self.wanted, config)
 
 
 def _describe_labels(labels: Labels, stored: Labels | None) -> None:
@@ -254,16 +256,18 @@ def _conclude(command: Command, plan: Plan, index: Index, finished: bool) -> int
         say(failed, error=True, one_line=True)
     for problem in index.damaged.values():
         say(f"damaged   {problem}", error=True, one_line=True)
+    if note := unseen(index, command.features):
+        say(note)
     lost = len(plan.failed) + len(plan.missing)
     say(
         f"finished  {len(plan.done)} of {len(plan.wanted)} clips in {command.cache}; "
-        f"{len(plan.failed)} failed, {len(plan.missing)} without media, {len(plan.todo)} left to do"
+        f"{len(plan.failed)} failed, {len(plan.missing)} without media, {plan.to_do} left to do"
     )
     if not finished:
         say("stopped   run the same command again to go on", error=True)
         return 130
     if plan.todo:
-        say(f"error: {len(plan.todo)} clip(s) are left to do, run it again", error=True)
+        say(f"error: {plan.to_do} clip(s) are left to do, run it again", error=True)
         return 1
     if lost > command.max_failures:
         say(

@@ -26,10 +26,11 @@ VIDEO_SUFFIXES = (
     "ogv", "asf",
 )  # fmt: skip
 SOUND_SUFFIXES = ("m4a", "mp3", "ogg", "flac")
+MEDIA_SUFFIXES = frozenset({*VIDEO_SUFFIXES, *SOUND_SUFFIXES, "wav"})
 LOOKED_FOR = (
-    "ID.mp4 (or .mkv, .webm, …) in AVE/ and in the folder itself, ID.wav in audio_wav/ and in the "
-    "folder itself, a folder ID of pictures in video_frames/; the same in AVE_Dataset/ and "
-    "AVE_Processed/"
+    "ID.mp4 (or .mkv, .webm, …) in AVE/, media/ and the folder itself, ID.wav in audio_wav/, "
+    "media/ and the folder itself, a folder ID of pictures in video_frames/; the same in "
+    "AVE_Dataset/ and AVE_Processed/"
 )
 _RANK = {suffix: rank for rank, suffix in enumerate(VIDEO_SUFFIXES + SOUND_SUFFIXES)}
 _STREAMS = {"both": {"sound", "frames"}, "audio": {"sound"}, "video": {"frames"}}
@@ -54,7 +55,7 @@ def find_annotations(data: Path) -> Path:
         raise AnnotationError(f"{data}: {problem}; {_EXPECTED}") from None
     for folder in _roots(data):
         names = {file.name for file in _listed(folder)}
-        for name in (AVE_FILE, "annotations.csv"):
+        for name in (AVE_FILE, "annotations.csv", "events.csv"):
             if name in names:
                 return folder / name
     tables = [file.name for file in _listed(data) if _split(file.name)[1] == "csv"]
@@ -76,9 +77,9 @@ def find_sources(
     """The media of each id that has any: with the streams wanted, then with less to decode.
 
     Looks in DATA, DATA/AVE_Dataset and DATA/AVE_Processed for `AVE/<id>.<container>`,
-    `<id>.<container>`, `audio_wav/<id>.wav` and `video_frames/<id>/`; an id may also be a whole
-    file name. Media that can't be looked at, such as a link to nowhere, gives a source with a
-    problem. Raises MediaError for a folder of media that can't be listed.
+    `<id>.<container>`, `audio_wav/<id>.wav` and `video_frames/<id>/`, and in `media/`; an id may
+    also be a whole file name. Media that can't be looked at, such as a link to nowhere, gives a
+    source with a problem. Raises MediaError for a folder of media that can't be listed.
     """
     folder, wanted, sources = _Folder.listed(data), _STREAMS[modalities], {}
     for clip_id in ids:
@@ -172,10 +173,10 @@ class _Folder:
         """List the places where media is looked for."""
         found: tuple[dict[str, list[_File]], ...] = tuple(defaultdict(list) for _ in range(3))
         for root in _roots(data):
-            for file in (*_listed(root / "AVE"), *_listed(root)):
+            for file in (*_listed(root / "AVE"), *_listed(root / "media"), *_listed(root)):
                 if _split(file.name)[1] in _RANK:
                     found[0][_split(file.name)[0]].append(file)
-            for file in (*_listed(root / "audio_wav"), *_listed(root)):
+            for file in (*_listed(root / "audio_wav"), *_listed(root / "media"), *_listed(root)):
                 if _split(file.name)[1] == "wav":
                     found[1][_split(file.name)[0]].append(file)
             for file in _listed(root / "video_frames"):

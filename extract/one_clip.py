@@ -1,22 +1,27 @@
-"""`python -m extract clip FILE`: one file into a small cache, as another cache was made."""
+"""`python -m extract clip FILE…`: files into a small cache, as another cache was made."""
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cache.common.cli import Parser, say
 from cache.common.errors import ConfigError
 from cache.common.strict_json import read_json
 from cache.format.identity import Identity, config_differences
+from cache.format.index import Index
 from cache.format.index_file import load_index
 from cache.format.lock import claimed
+from cache.format.windows import looks_like_window
 from extract.config import ExtractConfig
 from extract.features.weights import check_weights
+from extract.finding import MEDIA_SUFFIXES
 from extract.identity import load_digest, new_identity
 from extract.parallel.job import Workers, pick_device
-from extract.sources import MediaSource, file_source, picture_files
+from extract.plan import plan_ids, unseen
+from extract.sources import MediaSource, entries, file_source, other_id, picture_files, safe_id
 
 _NO_WEIGHTS = "imagenet"  # what a cache without video names; no network is loaded for it
 _NEEDS = {
@@ -27,42 +32,77 @@ _NEEDS = {
 
 
 def one_clip(argv: Sequence[str]) -> int:
-    """Extract one file the way another cache was made."""
-    parser = Parser(
-        prog="python -m extract clip",
-        description="Extract one media file into a small cache, with a trained run's settings.",
-    )
-    parser.add_argument("file", type=Path, help="the media file, or a folder of pictures")
-    parser.add_argument("--cache", type=Path, required=True, help="folder of the small cache")
-    parser.add_argument(
-        "--like", type=Path, required=True, help="a run's features.json, or a cache's cache.json"
-    )
-    parser.add_argument("--weights", help="where the network's weights are now; default: as then")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    arguments = parser.parse_args(argv)
+    """Extract files the way another cache was made."""
+    arguments = _parser().parse_args(argv)
     like = _like(arguments.like)
     config = ExtractConfig.of(like)
-    source = _source(arguments.file, config.modalities)
+    if arguments.hop_seconds is not None:
+        config = config.revised(hop_seconds=arguments.hop_seconds)
+    sources = _sources(arguments.file, config)
     weights, digest = _NO_WEIGHTS, ""
     if config.modalities != "audio":
         weights = arguments.weights or _weights(like, arguments.like)
         check_weights(weights)
         digest = load_digest(config.backbone, weights)
     identity = new_identity(config, weights, digest)
-    if identity.numbers != like.numbers:
+    if _without_hop(identity).numbers != _without_hop(like).numbers:
         raise ConfigError(_other_features(arguments.like, identity, like))
-    from extract.parallel.pipeline import run
-
     with claimed(arguments.cache, identity) as identity:
-        workers = Workers(weights, pick_device(arguments.device, config))
-        before = load_index(arguments.cache, identity)
-        index, finished = run([source], arguments.cache, identity, workers, before)
-    if source.id in index.failures:
-        needed = _NEEDS[config.modalities]
-        problem = f"{index.failures[source.id].message} (needed here: {needed})"
+        index, finished = load_index(arguments.cache, identity), True
+        retry = len(sources) == 1  # who names one file wants to know why it fails
+        plan = plan_ids(sources, sources, index, retry, config=config)
+        if plan.todo:
+            from extract.parallel.pipeline import run
+
+            device = pick_device(arguments.device, config)
+            workers = Workers(weights, device, arguments.jobs)
+            index, finished = run(plan.todo, arguments.cache, identity, workers, index)
+    if len(plan.wanted) > 1 or plan.done:
+        say(f"{arguments.cache}: {len(plan.done)} clips were there, {plan.to_do} were tried now")
+    return _conclude(sources, index, config) if finished else 130
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m extract clip",
+        description="Extract media files into a small cache, with a trained run's settings.",
+    )
+    parser.add_argument(
+        "file", type=Path, nargs="+", help="media files, folders of them, or a folder of pictures"
+    )
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the small cache")
+    parser.add_argument(
+        "--like", type=Path, required=True, help="a run's features.json, or a cache's cache.json"
+    )
+    parser.add_argument(
+        "--hop-seconds",
+        type=float,
+        help="take a clip every so many seconds of each file; default: as then",
+    )
+    parser.add_argument("--weights", help="where the network's weights are now; default: as then")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="worker processes; default: 1")
+    return parser
+
+
+def _without_hop(identity: Identity) -> Identity:
+    """The same of a cache without windows: how many clips there are changes no clip."""
+    config = {name: value for name, value in identity.config.items() if name != "hop_seconds"}
+    declared = replace(identity.declaration, hop_s=None)
+    return replace(identity, config=config, declaration=declared)
+
+
+def _conclude(sources: dict[str, MediaSource], index: Index, config: ExtractConfig) -> int:
+    """Say which files gave nothing; returns the exit code, which is milder among several."""
+    plan = plan_ids(sources, sources, index, retry=False, config=config)
+    for failure in plan.failed.values():
+        problem = f"{failure.message} (needed here: {_NEEDS[config.modalities]})"
         say(f"error: {problem}", error=True, one_line=True)
-        return 2
-    return 0 if finished else 130
+    if note := unseen(index, config):
+        say(note)
+    if not plan.failed:
+        return 0
+    return 2 if len(sources) == 1 and not plan.done else 1
 
 
 def _other_features(path: Path, identity: Identity, like: Identity) -> str:
@@ -78,23 +118,57 @@ def _other_features(path: Path, identity: Identity, like: Identity) -> str:
     )
 
 
+def _sources(given: Sequence[Path], config: ExtractConfig) -> dict[str, MediaSource]:
+    """The media that is named, by the id that each gets in the cache.
+
+    Of a folder, the media files in it. What is named itself must be media.
+    """
+    found: dict[str, MediaSource] = {}
+    for path in given:
+        inside = _media_in(path, config.modalities)
+        for file in inside or [path]:
+            try:
+                source = _source(file, config.modalities)
+            except ConfigError as error:
+                if not inside:
+                    raise
+                problem = str(error).removeprefix(f"{file}: ")
+                source = MediaSource(safe_id(file.stem), container=file, problem=problem)
+            if source.id in found and found[source.id].path == source.path:
+                continue
+            if source.id in found or (config.hop_seconds and looks_like_window(source.id)):
+                source = replace(source, id=other_id(file))
+            if source.id not in (file.stem, file.absolute().name):
+                say(f"note      {file}: called {source.id} in the cache", one_line=True)
+            found[source.id] = source
+    return found
+
+
+def _media_in(folder: Path, modalities: str) -> list[Path]:
+    """The media files in a folder, by name; none where it is no folder, or pictures of a clip."""
+    try:
+        if not folder.is_dir() or (modalities == "video" and picture_files(folder)):
+            return []
+        found = [Path(entry.path) for entry in entries(folder)]
+    except OSError:
+        return []  # `_source` says what is wrong with it
+    return [path for path in found if path.suffix.lower()[1:] in MEDIA_SUFFIXES]
+
+
 def _source(file: Path, modalities: str) -> MediaSource:
     needed = _NEEDS[modalities]
     try:
         kind = file.stat().st_mode
         if stat.S_ISDIR(kind) and not (modalities == "video" and picture_files(file)):
-            what = "a folder" if modalities != "video" else "a folder without pictures"
-            raise ConfigError(f"{file}: expected {needed}, found {what}")
+            what = "media in it" if modalities != "video" else "pictures or media in it"
+            raise ConfigError(f"{file}: expected {needed}, found a folder without {what}")
         if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
             raise ConfigError(f"{file}: expected {needed}, found no plain file")
-        source = file_source(file)
+        return file_source(file)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file; expected {needed}") from None
     except OSError as error:
         raise ConfigError(f"{file}: can't be looked at ({error.strerror})") from None
-    if source.id not in (file.stem, file.absolute().name):
-        say(f"note      {file}: called {source.id} in the cache", one_line=True)
-    return source
 
 
 def _like(path: Path) -> Identity:

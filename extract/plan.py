@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cache.common.atomic import check_room
@@ -13,12 +13,15 @@ from cache.common.cli import printable
 from cache.common.errors import ConfigError
 from cache.format.index import Index
 from cache.format.shard import Failure
+from cache.format.windows import Window, beyond_clips
 from cache.labels.annotations import Labels, some
 from extract.config import ExtractConfig
 from extract.features.declare import declare
 from extract.finding import LOOKED_FOR, elsewhere
 from extract.parallel.job import Workers
+from extract.recordings import Recording, find_recordings
 from extract.sources import MediaSource
+from extract.stretches import stretches
 
 JPEG_BYTES_GUESS = 9_000
 _SHOWN = 5
@@ -32,11 +35,15 @@ class Plan:
     Attributes
     ----------
     wanted: clip ids of the labels, in file order, each once.
+    recordings: the ids of the labels, in file order; keys alone.
     sources: media found, by id.
     done: ids whose features are there and whose media has not changed, as far as it can be seen.
     failed: ids that failed before with this same media, left alone unless asked.
     todo: sources to extract now.
     missing: ids with neither features nor media.
+
+    Where recordings give windows, ids are those of windows; of a recording that is missing, or
+    that can't be looked at, its own.
     """
 
     wanted: list[str]
@@ -46,6 +53,12 @@ class Plan:
     todo: list[MediaSource] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     changed: int = 0
+    recordings: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def to_do(self) -> int:
+        """How many clips there are to extract now."""
+        return sum(len(source.clip_ids) for source in self.todo)
 
 
 def parse_part(text: str) -> tuple[int, int]:
@@ -73,45 +86,85 @@ def make_plan(
     index: Index,
     retry: bool,
     part: Collection[str] | None = None,
+    config: ExtractConfig | None = None,
 ) -> Plan:
-    """Compare what is wanted (all, or the ids of a part) with what is there.
+    """Compare what is wanted (all, or the ids of a part) with what is there."""
+    ids = [i for i in dict.fromkeys(labels.ids) if part is None or i in part]
+    return plan_ids(ids, sources, index, retry, config)
 
-    Media is looked up, not opened.
+
+def plan_ids(
+    ids: Iterable[str],
+    sources: dict[str, MediaSource],
+    index: Index,
+    retry: bool,
+    config: ExtractConfig | None = None,
+) -> Plan:
+    """Compare clips, or recordings, with what is there.
+
+    Media is looked up, not opened; but where `config` has a hop, recordings are whose length no
+    row tells.
     """
-    ids = dict.fromkeys(labels.ids)
-    plan = Plan([i for i in ids if part is None or i in part], sources)
+    ids = list(ids)
+    plan = Plan(ids, sources, recordings=dict.fromkeys(ids))
+    if config is not None and config.hop_seconds is not None:
+        plan.wanted = []
+        for recording in find_recordings(ids, sources, index, config):
+            _add_recording(plan, recording, index, retry)
+        return plan
     for clip_id in plan.wanted:
-        entry, failure, source = (
-            index.clips.get(clip_id),
-            index.failures.get(clip_id),
-            sources.get(clip_id),
-        )
-        before = entry or failure
-        same = source is None or (before is not None and source.made(before))
-        unseen = source is None or source.problem != ""
-        if entry is not None and (same or unseen):
-            plan.done.append(clip_id)
-        elif source is None:
-            plan.missing.append(clip_id)
-        elif failure is not None and same and not retry:
-            plan.failed[clip_id] = failure
-        else:
-            plan.changed += before is not None and not same
+        source = sources.get(clip_id)
+        if _add_clip(plan, clip_id, source, index, retry) and source is not None:
             plan.todo.append(source)
     return plan
+
+
+def _add_clip(
+    plan: Plan, clip_id: str, source: MediaSource | None, index: Index, retry: bool
+) -> bool:
+    """Note what there is of a clip; whether it is to be made now."""
+    entry, failure = index.clips.get(clip_id), index.failures.get(clip_id)
+    before = entry or failure
+    same = source is None or (before is not None and source.made(before))
+    unseen = source is None or source.problem != ""
+    if entry is not None and (same or unseen):
+        plan.done.append(clip_id)
+    elif source is None:
+        plan.missing.append(clip_id)
+    elif failure is not None and same and not retry:
+        plan.failed[clip_id] = failure
+    else:
+        plan.changed += before is not None and not same
+        return True
+    return False
+
+
+def _add_recording(plan: Plan, recording: Recording, index: Index, retry: bool) -> None:
+    """Note what there is of each window of a recording, and which stretches are to be made."""
+    if recording.refusal is not None:
+        plan.wanted.append(recording.id)
+        plan.failed[recording.id] = recording.refusal
+        return
+    for stretch in stretches(recording.offsets_s, recording.config):
+        ids = [Window(recording.id, offset_s).clip_id for offset_s in stretch]
+        plan.wanted += ids
+        wanted = [i for i in ids if _add_clip(plan, i, recording.source, index, retry)]
+        if wanted and recording.source is not None:
+            gone = recording.gone if stretch[-1] == recording.offsets_s[-1] else ()
+            source = replace(recording.source, offsets_s=stretch, wanted=tuple(wanted), gone=gone)
+            plan.todo.append(source)
 
 
 def describe_plan(
     plan: Plan, data: Path, folder: Path, config: ExtractConfig, workers: Workers
 ) -> str:
     """The plan as text: counts, disk, device, workers; what was chosen among several files."""
-    needed = len(plan.todo) * bytes_per_clip(config)
+    needed = plan.to_do * bytes_per_clip(config)
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
-    found = sum(clip_id in plan.sources for clip_id in plan.wanted)
     lines = [
-        f"clips     {len(plan.wanted)}: media found {found}, missing {len(plan.missing)}",
-        f"          done {len(plan.done)}, failed before {len(plan.failed)}, to do {len(plan.todo)}"
+        _counted(plan, config),
+        f"          done {len(plan.done)}, failed before {len(plan.failed)}, to do {plan.to_do}"
         + (f" ({plan.changed} of them because their media changed)" if plan.changed else ""),
         f"disk      {needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}",
     ]
@@ -119,14 +172,40 @@ def describe_plan(
         lines.append(f"device    {workers.device}, {workers.described}")
     # A name may have a line end in it, but no line of its own.
     lines += [printable(line) for line in (*_choices(plan), *_missing(plan, data))]
-    need = f"{needed / 1e9:.2f} GB needed for {len(plan.todo)} clips"
+    need = f"{needed / 1e9:.2f} GB needed for {plan.to_do} clips"
     check_room(place, needed, need, " or choose another CACHE folder")
     return "\n".join(lines)
 
 
+def _counted(plan: Plan, config: ExtractConfig) -> str:
+    """How many clips, and of how much the media is there."""
+    if config.hop_seconds is None:
+        found = sum(clip_id in plan.sources for clip_id in plan.wanted)
+        return f"clips     {len(plan.wanted)}: media found {found}, missing {len(plan.missing)}"
+    found = len(plan.recordings.keys() & plan.sources.keys())
+    return (
+        f"clips     {len(plan.wanted)}, every {config.hop_seconds:g} s of "
+        f"{len(plan.recordings)} recordings: media found {found}, missing {len(plan.missing)}"
+    )
+
+
+def unseen(index: Index, config: ExtractConfig) -> str:
+    """How much of recordings is in no clip, as far as rows tell; "" for nothing."""
+    if config.hop_seconds is not None:
+        return ""
+    count, seconds = beyond_clips(index.live.rows["media_s"], config.clip_seconds)
+    if not count:
+        return ""
+    return (
+        f"note      {count} recording{'s are' if count > 1 else ' is'} longer than a clip: "
+        f"{seconds:,.0f} s of them are not looked at; --hop-seconds (make features HOP=) takes "
+        "clips of all of it"
+    )
+
+
 def _choices(plan: Plan) -> list[str]:
     """What a person should know of the media taken, and of media that can't be seen."""
-    sources = [plan.sources[clip_id] for clip_id in plan.wanted if clip_id in plan.sources]
+    sources = [plan.sources[clip_id] for clip_id in plan.recordings if clip_id in plan.sources]
     notes = [f"{source.id}: {source.note}" for source in sources if source.note]
     done = set(plan.done)
     notes += [

@@ -36,7 +36,9 @@ class MediaSource:
     pictures) of the processed layout, of which one may be absent. `size` and `mtime_ns` tell
     later whether it changed (see `signature`). `problem` is why it can't be looked at, "" where
     it can, and `culprit` the path that is meant; `note` is what a person should know about the
-    choice.
+    choice. Of a stretch of a recording, `offsets_s` are its windows, and `wanted` the ids of those
+    whose rows are to be made; `gone` are those it had when its media was longer. Of a clip alone
+    they are empty.
     """
 
     id: str
@@ -48,6 +50,14 @@ class MediaSource:
     problem: str = ""
     culprit: Path | None = None
     note: str = ""
+    offsets_s: tuple[float, ...] = ()
+    wanted: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+    @property
+    def clip_ids(self) -> tuple[str, ...]:
+        """The clips of which it leaves a row or a failure."""
+        return (*self.wanted, *self.gone) or (self.id,)
 
     @property
     def path(self) -> Path:
@@ -102,6 +112,16 @@ def safe_id(name: str) -> str:
     composed = unicodedata.normalize("NFC", name)
     if check_id(composed) is None:
         return composed
+    return _marked(composed, name)
+
+
+def other_id(path: Path) -> str:
+    """An id for media whose plain one can't be had: it names the whole path's checksum."""
+    return _marked(unicodedata.normalize("NFC", path.stem), str(path.absolute()))
+
+
+def _marked(composed: str, name: str) -> str:
+    """A name that can be an id, with a checksum of another one."""
     mark = f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
     plain = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in composed)
     kept = plain.encode()[: MAX_ID_BYTES - len(mark)].decode("utf-8", "ignore")

@@ -16,9 +16,9 @@ FLOORS: dict[str, list[list[str]]] = {
         ["__main__"],
     ],
     "extract": [
-        ["config", "sources"],
+        ["config", "sources", "stretches"],
         ["media", "features"],
-        ["finding", "identity", "plan", "parallel"],
+        ["finding", "identity", "plan", "parallel", "recordings"],
         ["one_clip"],
         ["demo", "__main__"],
     ],

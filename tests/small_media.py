@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,50 @@ def write_set(folder: Path, clips: int = 8, mp4: int = 0) -> list[str]:
             cv2.imwrite(str(pictures / clip_id / f"{place}.jpg"), frame)
     (folder / "events.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return ids
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a recording is written: container, codecs, options of the pictures, and rates."""
+
+    container: str
+    video: str
+    audio: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    rate_hz: int = 44_100
+    fps: int = 10
+
+
+def write_recording(path: Path, kind: Kind, seconds: float, seed: int = 0) -> None:
+    """A recording whose every picture and moment of sound is another one."""
+    import av  # heavy, as above
+
+    rng = np.random.default_rng(seed)
+    sound = tone(seconds, 300 + seed, kind.rate_hz) + noise(seconds, seed, kind.rate_hz)
+    small = rng.integers(0, 255, (6, 8, 3)).astype(np.uint8)
+    picture: npt.NDArray[np.uint8] = cv2.resize(small, (64, 48)).astype(np.uint8)
+    with av.open(str(path), "w", format=kind.container) as container:
+        video: Any = container.add_stream(kind.video, rate=kind.fps, options=dict(kind.options))
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio: Any = container.add_stream(kind.audio, rate=kind.rate_hz, layout="mono")
+        size, name = audio.codec_context.frame_size or 1024, audio.codec_context.format.name
+        resampler = av.AudioResampler(format=name, layout="mono", rate=kind.rate_hz)
+        begin = 0
+        for number in range(round(seconds * kind.fps)):
+            picture = np.roll(picture, 1, axis=1)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, kind.fps)
+            container.mux(video.encode(frame))
+            while begin < min(len(sound), (number + 1) * kind.rate_hz // kind.fps):
+                block = sound[None, begin : begin + size]
+                part = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+                part.pts, part.sample_rate = begin, kind.rate_hz
+                part.time_base = Fraction(1, kind.rate_hz)
+                for one in resampler.resample(part):
+                    container.mux(audio.encode(one))
+                begin += block.shape[1]
+        container.mux(video.encode())
+        container.mux(audio.encode())
 
 
 @dataclass(frozen=True)

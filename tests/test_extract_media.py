@@ -24,7 +24,8 @@ from cache.common.errors import MediaError
 from extract.config import ExtractConfig
 from extract.demo.__main__ import write_jpegs, write_mp4
 from extract.finding import find_sources
-from extract.media.decode import Decoded, _placed, decode
+from extract.media.decode import Decoded, decode
+from extract.media.sound import placed
 from extract.sources import MediaSource, centres_s, file_source, pictures
 
 RATE_HZ = 22_050
@@ -279,7 +280,7 @@ def set_rotation(path: Path, degrees: int) -> None:
 class TestPlacing:
     def test_a_true_gap_is_silence_and_rounding_is_not(self) -> None:
         one = np.ones(1000, np.float32)
-        samples, start_s = _placed([(0.0, one), (0.2, one), (0.301, one)], 10_000)
+        samples, start_s = placed([(0.0, one), (0.2, one), (0.301, one)], 10_000)
         assert start_s == 0.0
         assert len(samples) == 4000
         assert samples[:1000].all()
@@ -288,14 +289,14 @@ class TestPlacing:
 
     def test_sound_before_the_clip_is_cut(self) -> None:
         ramp = np.arange(1000, dtype=np.float32)
-        samples, start_s = _placed([(-0.03, ramp), (0.07, ramp)], 10_000)
+        samples, start_s = placed([(-0.03, ramp), (0.07, ramp)], 10_000)
         assert start_s == 0.0
         assert np.array_equal(samples, np.concatenate([ramp[300:], ramp]))
 
     def test_whole_blocks_before_the_clip_are_cut(self) -> None:
         ramp = np.arange(1000, dtype=np.float32)
         blocks = [(-0.15, ramp), (-0.05, ramp), (0.05, ramp)]
-        samples, start_s = _placed(blocks, 10_000)
+        samples, start_s = placed(blocks, 10_000)
         assert start_s == 0.0
         assert np.array_equal(samples, np.concatenate([ramp[500:], ramp]))
 

@@ -21,8 +21,8 @@ from cache.common.errors import MediaError
 from extract.config import ExtractConfig
 from extract.demo.__main__ import write_mp4
 from extract.features.video import preprocess
+from extract.media.boxes import track_end_s, whole_avi
 from extract.media.decode import Decoded, decode
-from extract.media.streams import track_end_s, whole_avi
 from extract.sources import centres_s, file_source
 
 BOTH = ExtractConfig.parse({"clip_seconds": 10.0})

@@ -11,6 +11,7 @@ from cache.check.verify import read_record
 from cache.common.cli import printable
 from cache.common.strict_json import loads
 from cache.format.schema import SPLITS
+from cache.format.windows import beyond_clips
 from cache.labels.annotations import Labels, some, without_an_event
 from cache.reader import Cache
 
@@ -29,7 +30,8 @@ def facts_of(cache: Cache) -> dict[str, Any]:
         "compressed": bool(index.chunks),
         "clips": len(cache),
         "shards": len(index.shards),
-        "media_hours": round(float(valid_s.sum()) / 3600, 3),
+        "media_hours": round(_covered_s(cache) / 3600, 3),
+        "recordings": _recordings(cache),
         "shorter_clips": int(np.sum(valid_s < cache.clip_seconds)),
         "bytes": size,
         "fingerprint": cache.fingerprint,
@@ -42,6 +44,31 @@ def facts_of(cache: Cache) -> dict[str, Any]:
         "failures": _failures(cache),
         "health": _health(cache),
     }
+
+
+def _covered_s(cache: Cache) -> float:
+    """Seconds of media that are in clips, each once; what isn't finite `verify` names."""
+    valid_s = np.nan_to_num(cache.index.live.rows["valid_s"], nan=0.0, posinf=0.0, neginf=0.0)
+    if cache.declaration.hop_s is None:
+        return float(valid_s.sum())
+    covered_s = 0.0
+    for rows in cache.recordings.values():
+        seen_s = 0.0
+        for row in rows:
+            offset_s = cache.windows[row].offset_s
+            end_s = offset_s + float(valid_s[row])
+            covered_s += max(0.0, end_s - max(offset_s, seen_s))
+            seen_s = max(seen_s, end_s)
+    return covered_s
+
+
+def _recordings(cache: Cache) -> dict[str, Any]:
+    """How many recordings there are, and of how many what is in no clip, by their own account."""
+    if cache.declaration.hop_s is not None:
+        return {"count": len(cache.recordings), "hop_s": cache.declaration.hop_s}
+    media_s = cache.index.live.rows["media_s"]
+    longer, unseen_s = beyond_clips(media_s, cache.clip_seconds)
+    return {"count": len(cache), "hop_s": None, "longer": longer, "unseen_s": round(unseen_s, 1)}
 
 
 def _made_by(cache: Cache) -> list[dict[str, Any]]:
@@ -75,8 +102,8 @@ def _labels(cache: Cache, labels: Labels) -> dict[str, Any]:
         "shorter_events": int(np.sum(shorter)),
         "without_an_event": {name: int(np.sum(~whole[rows])) for name, rows in splits.items()}
         | {"clips": len({i for i, known in zip(labels.ids, whole, strict=True) if not known})},
-        "without_features": len({i for i in labels.ids if i not in cache}),
-        "without_labels": len({*cache.ids}.difference(labels.ids)),
+        "without_features": len({*labels.ids}.difference(cache.recordings)),
+        "without_labels": len({*cache.recordings}.difference(labels.ids)),
         "splits": {n: len(rows) for n, rows in splits.items()}
         | {"none": int(np.sum(labels.split < 0))},
         "leaks": {f"{a}/{b}": ids for (a, b), ids in labels.leaks().items()},
@@ -119,6 +146,7 @@ def describe(cache: Cache) -> str:
         f"cache        {facts['path']} ({form})",
         f"clips        {clips} in {facts['shards']} shards, {facts['media_hours']:.2f} h of media"
         f", {facts['shorter_clips']} shorter than {cache.clip_seconds:g} s",
+        *_describe_recordings(facts["recordings"]),
         f"size         {size / 1e9:.2f} GB ({size / 2**30:.2f} GiB), "
         f"{size / max(1, clips) / 1e3:.0f} kB per clip",
         f"fingerprint  {facts['fingerprint'][:16]}…, format {facts['format_version']}, "
@@ -135,6 +163,18 @@ def describe(cache: Cache) -> str:
     lines.append("arrays       " + _wrapped(arrays))
     lines += _describe_labels(facts["labels"]) if facts["labels"] else ["labels       none"]
     return "\n".join(lines + _describe_failures(facts["failures"]) + _describe_health(facts))
+
+
+def _describe_recordings(recordings: dict[str, Any]) -> list[str]:
+    if recordings["hop_s"] is not None:
+        every = f"a clip every {recordings['hop_s']:g} s"
+        return [f"recordings   {recordings['count']}, {every}; their hours are counted once"]
+    if recordings["longer"]:
+        return [
+            f"recordings   {recordings['longer']} are longer than a clip: "
+            f"{recordings['unseen_s']:,.0f} s of them are not looked at (make features HOP= does)"
+        ]
+    return []
 
 
 def _describe_labels(labels: dict[str, Any]) -> list[str]:

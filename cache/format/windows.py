@@ -12,6 +12,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+LONGER_S = 0.25
+"""What a recording has beyond its only clip is told of from here on: less is a codec's padding."""
 OFFSET_DECIMALS = 3
 _WINDOW = re.compile(r"(.+)@([1-9][0-9]{0,6}(?:\.[0-9]{0,2}[1-9])?|0\.[0-9]{0,2}[1-9])", re.DOTALL)
 
@@ -51,3 +56,10 @@ def window_of(clip_id: str) -> Window:
 def looks_like_window(recording: str) -> bool:
     """Whether a recording's own name could be taken for a window of another one."""
     return _WINDOW.fullmatch(recording) is not None
+
+
+def beyond_clips(media_s: npt.NDArray[np.float64], clip_seconds: float) -> tuple[int, float]:
+    """How many recordings of (R,) lengths are longer than their only clip, and by how many s."""
+    more_s = media_s[np.isfinite(media_s)] - clip_seconds
+    longer = more_s >= LONGER_S
+    return int(longer.sum()), float(more_s[longer].sum())

@@ -67,7 +67,10 @@ def add_transfer_commands(command: Callable[[str, str], Parser]) -> None:
     one.add_argument("cache", type=local_path, metavar="FOLDER", help="new or existing")
     one.add_argument("--only", metavar="SPLIT[,SPLIT]", help="train, val, test: only their clips")
     one.add_argument(
-        "--ids", type=local_path, metavar="FILE", help="only the clips listed, one id a line"
+        "--ids",
+        type=local_path,
+        metavar="FILE",
+        help="only the clips (or whole recordings) listed, one id a line",
     )
     one.add_argument(
         "--min-rate",

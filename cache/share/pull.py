@@ -17,6 +17,7 @@ from cache.format.index_file import save_index
 from cache.format.lock import claimed
 from cache.format.names import one_form
 from cache.format.schema import SHARD_FOLDER, SPLITS
+from cache.format.windows import window_of
 from cache.labels.store import LABELS_FILE
 from cache.reader import Cache, open_cache
 from cache.remote.cache import RemoteCache
@@ -118,7 +119,8 @@ def _source(there: RemoteCache) -> Cache:
 
 
 def _wanted(source: Cache, url: str, options: PullOptions) -> set[str] | None:
-    """The ids that --only and --ids name; None for all."""
+    """The clips that --only and --ids name; None for all. A recording's id names its windows."""
+    clips = _clips_of_recordings(source)
     wanted: set[str] | None = None
     if options.only:
         unknown = [name for name in options.only if name not in SPLITS]
@@ -127,10 +129,12 @@ def _wanted(source: Cache, url: str, options: PullOptions) -> set[str] | None:
         labels = source.stored_labels()
         if labels is None:
             raise CacheError(f"{url}: has no labels, so it is not known which clips are in a split")
-        wanted = {labels.ids[row] for name in options.only for row in labels.rows(name)}
+        chosen = {labels.ids[row] for name in options.only for row in labels.rows(name)}
+        wanted = {clip_id for i in chosen for clip_id in clips.get(i, [i])}
     if options.ids is not None:
-        known = {one_form(i): i for i in (*source.ids, *source.index.failures)}
-        asked = {known.get(one_form(i), i) for i in options.ids}
+        known = {one_form(i): i for i in (*source.ids, *source.index.failures, *clips)}
+        named = {known.get(one_form(i), i) for i in options.ids}
+        asked = {clip_id for i in named for clip_id in clips.get(i, [i])}
         absent = sorted(i for i in asked if i not in source and i not in source.index.failures)
         if absent:
             raise CacheError(
@@ -139,3 +143,12 @@ def _wanted(source: Cache, url: str, options: PullOptions) -> set[str] | None:
             )
         wanted = asked if wanted is None else wanted & asked
     return wanted
+
+
+def _clips_of_recordings(source: Cache) -> dict[str, list[str]]:
+    """The clips of each recording, those that failed too; empty where clips are no windows."""
+    found: dict[str, list[str]] = {}
+    if source.declaration.hop_s is not None:
+        for clip_id in (*source.ids, *source.index.failures):
+            found.setdefault(window_of(clip_id).recording, []).append(clip_id)
+    return found

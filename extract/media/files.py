@@ -11,6 +11,9 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -51,26 +54,54 @@ def media_sha256(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def read_pictures(
-    folder: Path, valid_s: float, length_s: float, config: ExtractConfig, digest: Any
-) -> tuple[list[Picture], npt.NDArray[np.float64], str]:
-    """A folder's pictures on screen at the sampled moments of a clip, each with its time in s.
+@dataclass
+class Album:
+    """A folder's pictures in order, and what was made of those that have been read.
 
-    The pictures divide `length_s`, the recording's whole length, evenly; those after `valid_s`,
-    the clip's end, are not looked at. The bytes of those read are added to `digest`. The last
-    value is a sentence on what their names say otherwise, "" for nothing. Raises MediaError
-    naming the folder or the picture.
+    `length_s` is how long the recording is, which they divide evenly.
     """
-    try:
-        paths = pictures(folder)
-    except OSError as error:
-        raise MediaError(folder, "video", f"expected pictures, found: {error}") from None
-    if not paths:
-        raise MediaError(folder, "video", "expected .jpg or .png pictures, found none")
-    targets_s = centres_s(valid_s, config.num_frames)
+
+    folder: Path
+    prepare: Callable[[Picture], Any] = lambda picture: picture
+    made: dict[int, Any] = field(default_factory=dict)
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """Of the pictures, in order; MediaError where there are none."""
+        try:
+            paths = pictures(self.folder)
+        except OSError as error:
+            raise MediaError(self.folder, "video", f"expected pictures, found: {error}") from None
+        if not paths:
+            raise MediaError(self.folder, "video", "expected .jpg or .png pictures, found none")
+        return paths
+
+    def picture(self, place: int, digest: Any) -> Any:
+        """A picture, prepared, each decoded once; its bytes are added to `digest`."""
+        path = self.paths[place]
+        data = read_bytes(path)
+        digest.update(data)
+        if place not in self.made:
+            self.made[place] = self.prepare(np.asarray(decode_picture(path, data), np.uint8))
+        return self.made[place]
+
+
+def read_pictures(
+    album: Album, span_s: tuple[float, float], length_s: float, config: ExtractConfig, digest: Any
+) -> tuple[list[Any], npt.NDArray[np.float64], str]:
+    """An album's pictures on screen at the sampled moments of a clip, each with its time in s.
+
+    The pictures divide `length_s`, the recording's whole length, evenly; the clip is the part
+    [from, to) of it, `span_s`, and those before and after are not looked at. The bytes of those
+    read are added to `digest`. The last value is a sentence on what their names say otherwise, ""
+    for nothing. Raises MediaError naming the folder or the picture.
+    """
+    paths, (begin_s, end_s) = album.paths, span_s
+    targets_s = begin_s + centres_s(end_s - begin_s, config.num_frames)
     chosen = np.minimum((targets_s / length_s * len(paths)).astype(int), len(paths) - 1)
-    frames = [np.asarray(read_picture(paths[place], digest), np.uint8) for place in chosen]
-    return frames, chosen * (length_s / len(paths)), _disagreement(paths, length_s)
+    frames = [album.picture(place, digest) for place in chosen.tolist()]
+    times_s = np.maximum(chosen * (length_s / len(paths)) - begin_s, 0.0)
+    return frames, times_s, _disagreement(paths, length_s)
 
 
 def _disagreement(paths: list[Path], length_s: float) -> str:
@@ -93,19 +124,25 @@ def _disagreement(paths: list[Path], length_s: float) -> str:
     )
 
 
-def read_picture(path: Path, digest: Any) -> cv2.typing.MatLike:
-    """A still picture, upright, (height, width, 3) uint8 RGB; its bytes are added to `digest`.
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a picture's file, of no more than a picture may have, and one."""
+    try:
+        with open_media(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return file.read(min(size, MAX_PICTURE_BYTES) + 1)
+    except OSError as error:
+        raise MediaError(path, "video", f"expected a picture, found: {error}") from None
+
+
+def decode_picture(path: Path, data: bytes) -> cv2.typing.MatLike:
+    """A still picture, upright, (height, width, 3) uint8 RGB.
 
     Its size is read from its header before it is decoded. Raises MediaError naming the file.
     """
     try:
-        with open_media(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(min(size, MAX_PICTURE_BYTES) + 1)
-        digest.update(data)
         _check(path, data)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except (OSError, cv2.error) as error:
+    except cv2.error as error:
         raise MediaError(path, "video", f"expected a picture, found: {error}") from None
     if picture is None:
         raise MediaError(

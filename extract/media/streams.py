@@ -1,37 +1,25 @@
-"""A container's streams: which are the clip's, their packets, and how long each lasts.
-
-A container may hold more than one picture and one sound: a cover, a still in front, commentary,
-tracks that no decoder here knows.
-"""
+"""A clip's packets and their times: of a clip alone, or of a window among others."""
 
 from __future__ import annotations
 
 import math
 import re
-import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from io import BufferedReader
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
-from av.stream import Disposition
-
-from cache.common.errors import MediaError
-from extract.config import ExtractConfig
-from extract.media.files import MAX_PIXELS, open_media
+import numpy as np
+import numpy.typing as npt
 
 REORDER_S = 1.0
 """How far packets may be out of presentation order."""
-DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
-"""Kept by the decoder too: the size of the pictures may change in the middle of a stream."""
+PREROLL_S = 1.0
+"""So long before a part of a recording its sound is decoded: what comes then depends on it."""
 _TAGGED_DURATION = re.compile(r"([0-9]+):([0-9]+):([0-9.]+)")
-MAX_BOXES = 10_000
-_UNKNOWN = {0, (1 << 32) - 1, (1 << 64) - 1}
-_Box = tuple[bytes, int, int]  # kind, begin and end of the content, in bytes
 
 
 @dataclass
@@ -45,6 +33,10 @@ class Streams:
     start_s: the container's start, which is the clip's.
     media_s: length that the container declares; NaN where it declares none.
     next_s: time of the first picture that comes too late for the clip; NaN where none does.
+    offset_s: of a window of a recording: where in it the clip begins; `start_s` is then there.
+    ended: whether the file has no more than what was read.
+    cut: whether it breaks off, or can't be followed, where reading ended.
+    container: what the packets belong to.
     """
 
     path: Path
@@ -54,6 +46,61 @@ class Streams:
     audio: list[Any] = field(default_factory=list)
     video: list[Any] = field(default_factory=list)
     next_s: float = math.nan
+    offset_s: float = 0.0
+    ended: bool = False
+    cut: bool = False
+    container: Any = None
+
+    def __enter__(self) -> Streams:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+    def window(self, offset_s: float, end_s: float) -> Streams:
+        """What `read_packets` gives of the part [offset_s, end_s) alone."""
+        view = replace(
+            self,
+            start_s=self.start_s + offset_s,
+            media_s=self.media_s - offset_s,
+            offset_s=offset_s,
+        )
+        limit_s = self.start_s + end_s + REORDER_S
+        first = 0
+        if offset_s > 0:
+            view.audio = _inside(self.audio, self._audio_s, view.start_s - PREROLL_S, limit_s)
+            keys = [place for place, shown_s in self._keys if shown_s <= view.start_s]
+            first = keys[-1] if keys else 0
+        else:
+            view.audio = _inside(self.audio, self._audio_s, -math.inf, limit_s)
+        late = self._video_s[first:] > limit_s
+        view.video = _inside(self.video[first:], self._video_s[first:], -math.inf, limit_s)
+        if late.any():
+            view.next_s = float(self._video_s[first:][late][0])
+        return view
+
+    @cached_property
+    def _audio_s(self) -> npt.NDArray[np.float64]:
+        return np.array([packet_s(packet) for packet in self.audio], np.float64)
+
+    @cached_property
+    def _video_s(self) -> npt.NDArray[np.float64]:
+        return np.array([packet_s(packet) for packet in self.video], np.float64)
+
+    @cached_property
+    def _keys(self) -> list[tuple[int, float]]:
+        """The place of each key frame, and when it is shown."""
+        found = enumerate(self.video)
+        return [(place, shown_s(packet)) for place, packet in found if packet.is_keyframe]
+
+    @property
+    def end_s(self) -> float:
+        """When the last packet ends, s from the start; infinite where more follow, or may."""
+        if not self.ended:
+            return math.inf
+        packets = [*self.audio, *self.video]
+        ends = [packet_s(p) + seconds(p.duration or 0, p.time_base) for p in packets]
+        return max((end_s for end_s in ends if end_s > 0), default=0.0) - self.start_s
 
     @property
     def stores_pts(self) -> bool:
@@ -61,88 +108,23 @@ class Streams:
         return self.format != "avi"
 
 
-def read_packets(path: Path, container: Any, config: ExtractConfig) -> Streams:
-    """The packets of the clip's sound and pictures, as far as the clip goes.
-
-    Raises MediaError where a wanted stream is missing or its pictures are too large.
-    """
-    wanted = {
-        kind: _candidates(path, kind, getattr(container.streams, kind))
-        for kind in ("audio", "video")
-        if config.modalities in (kind, "both")
-    }
-    begin, length = container.start_time, container.duration
-    streams = Streams(
-        path=path,
-        format=container.format.name,
-        start_s=begin / av.time_base if begin is not None else 0.0,
-        media_s=length / av.time_base if length is not None else math.nan,
-    )
-    packets, beyond = _demux(container, list(chain(*wanted.values())), streams.start_s, config)
-    if "audio" in wanted:
-        streams.audio = packets[_fullest(wanted["audio"], packets)]
-    if "video" in wanted:
-        index = _fullest(wanted["video"], packets)
-        streams.video, streams.next_s = packets[index], beyond.get(index, math.nan)
-    return streams
+def packet_s(packet: Any) -> float:
+    """When a packet is to be decoded, s; NaN where nothing says."""
+    stamp = packet.dts if packet.dts is not None else packet.pts
+    return math.nan if stamp is None else seconds(stamp, packet.time_base)
 
 
-def _candidates(path: Path, kind: str, streams: Sequence[Any]) -> list[Any]:
-    """The streams of a kind that can be decoded, those marked as default first; no covers."""
-    shown = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
-    able = [stream for stream in shown if stream.codec_context is not None]
-    if not able:
-        rest = ", only a cover picture" if len(shown) < len(streams) else ""
-        rest = " that can be decoded here" if shown else rest
-        raise MediaError(path, kind, f"expected {kind}, found no {kind} stream{rest}")
-    for stream in able:
-        context = stream.codec_context
-        context.thread_count = 1
-        if kind == "video":
-            context.options = DECODER_OPTIONS
-            if context.width * context.height > MAX_PIXELS:
-                raise MediaError(
-                    path,
-                    "video",
-                    f"expected pictures of at most {MAX_PIXELS:,} pixels, found "
-                    f"{context.width} × {context.height}; scale the video down",
-                )
-    return sorted(able, key=lambda stream: not stream.disposition & Disposition.default)
+def shown_s(packet: Any) -> float:
+    """When a packet's picture is shown, s; NaN where nothing says."""
+    return packet_s(packet) if packet.pts is None else seconds(packet.pts, packet.time_base)
 
 
-def _fullest(candidates: list[Any], packets: dict[int, list[Any]]) -> int:
-    """Index of the first stream that is more than a still, or holds anything at all."""
-    for fewest in (2, 1, 0):
-        for stream in candidates:
-            if len(packets[stream.index]) >= fewest:
-                return int(stream.index)
-    raise AssertionError("every stream has no packets or more")
-
-
-def _demux(
-    container: Any, wanted: list[Any], start_s: float, config: ExtractConfig
-) -> tuple[dict[int, list[Any]], dict[int, float]]:
-    """Packets by stream up to the clip's end, and the time of the first one beyond it.
-
-    A file that ends early gives the packets before its end.
-    """
-    packets: dict[int, list[Any]] = {stream.index: [] for stream in wanted}
-    beyond: dict[int, float] = {}
-    limit_s = start_s + config.clip_seconds + REORDER_S
-    try:
-        for packet in container.demux(wanted):
-            if packet.size == 0:
-                continue
-            stamp = packet.dts if packet.dts is not None else packet.pts
-            if stamp is not None and seconds(stamp, packet.time_base) > limit_s:
-                beyond.setdefault(packet.stream_index, seconds(stamp, packet.time_base))
-                if len(beyond) == len(wanted):
-                    break
-            else:
-                packets[packet.stream_index].append(packet)
-    except av.error.FFmpegError:
-        pass  # the file is cut or damaged here; extract.media says what that means
-    return packets, beyond
+def _inside(
+    packets: list[Any], times_s: npt.NDArray[np.float64], begin_s: float, limit_s: float
+) -> list[Any]:
+    """The packets of [begin, limit], and those whose time isn't known."""
+    kept = ~((times_s < begin_s) | (times_s > limit_s))
+    return [packets[place] for place in np.flatnonzero(kept).tolist()]
 
 
 def seconds(stamp: int, time_base: Any) -> float:
@@ -162,7 +144,7 @@ def declared_end_s(stream: Any) -> float:
 
 
 def decoded(
-    packets: list[Any], needed: list[int] | None = None
+    packets: Sequence[Any], needed: list[int] | None = None, context: Any = None
 ) -> Iterator[tuple[int, float, Any]]:
     """(packet number, time in s, frame) in presentation order.
 
@@ -172,7 +154,7 @@ def decoded(
     """
     if not packets:
         return
-    context, time_base = packets[0].stream.codec_context, packets[0].time_base
+    context, time_base = context or packets[0].stream.codec_context, packets[0].time_base
     context.flush_buffers()
     left = set(needed) if needed is not None else None
     for number, packet in enumerate([*packets, None]):
@@ -192,69 +174,3 @@ def decoded(
             return
         if left is not None and not left:
             return
-
-
-def track_end_s(path: Path, track_id: int) -> float:
-    """When a track ends on the movie's clock, within the movie; NaN where the file doesn't say.
-
-    A sample's duration in an mp4 is the step to the next one that is decoded. Where B-frames come
-    last, the picture that is shown last is not the last decoded, and how long it stays stands in
-    the header of its track alone. (In an AVI every packet lasts one step.)
-    """
-    try:
-        with open_media(path) as file:
-            size = file.seek(0, 2)
-            movie = _first(_boxes(file, 0, size), b"moov")
-            rate, movie_end = _header(file, _first(_boxes(file, *movie), b"mvhd"), ">II", ">IQ")
-            for kind, begin, end in _boxes(file, *movie):
-                if kind == b"trak":
-                    header = _first(_boxes(file, begin, end), b"tkhd")
-                    found, _, track_end = _header(file, header, ">III", ">IIQ")
-                    if found == track_id and not {track_end, movie_end} & _UNKNOWN and rate:
-                        return float(min(track_end, movie_end) / rate)
-    except (OSError, LookupError, struct.error):
-        pass  # no mp4 that can be followed: it says nothing
-    return math.nan
-
-
-def whole_avi(path: Path) -> bool:
-    """Whether an AVI is as long as it says; one that is cut declares what isn't there any more."""
-    with open_media(path) as file:
-        head = file.read(12)
-        size = int.from_bytes(head[4:8], "little")
-        return head[:4] == b"RIFF" and 0 < size <= file.seek(0, 2) - 8
-
-
-def _header(file: BufferedReader, place: tuple[int, int], short: str, long: str) -> tuple[int, ...]:
-    """The numbers after the two dates that a header begins with, in its version's widths."""
-    file.seek(place[0])
-    data = file.read(48)
-    values: tuple[int, ...] = struct.unpack_from(
-        *((long, data, 20) if data[0] else (short, data, 12))
-    )
-    return values
-
-
-def _first(boxes: Iterator[_Box], kind: bytes) -> tuple[int, int]:
-    """Where the first box of a kind is; raises LookupError where there is none."""
-    for found, begin, end in boxes:
-        if found == kind:
-            return begin, end
-    raise LookupError(kind)
-
-
-def _boxes(file: BufferedReader, begin: int, end: int) -> Iterator[_Box]:
-    """The boxes in a range of the file."""
-    for _ in range(MAX_BOXES):
-        if begin + 8 > end:
-            return
-        file.seek(begin)
-        size, kind = struct.unpack(">I4s", file.read(8))
-        header = 8
-        if size == 1:
-            size, header = *struct.unpack(">Q", file.read(8)), 16
-        size = size or end - begin
-        if size < header:
-            return
-        yield kind, begin + header, min(begin + size, end)
-        begin += size

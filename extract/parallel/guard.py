@@ -74,18 +74,19 @@ class Patience:
         self._calls.put(None)
         faulthandler.cancel_dump_traceback_later()
 
-    def call(self, action: Callable[[], T]) -> T:
-        """What `action` returns or raises; Stalled when it takes too long."""
+    def call(self, action: Callable[[], T], clips: int = 1) -> T:
+        """What `action` for so many clips returns or raises; Stalled when it takes too long."""
+        limit_s = self.limit_s * clips
         if multiprocessing.parent_process() is not None:
-            faulthandler.dump_traceback_later(2 * self.limit_s, exit=True)
+            faulthandler.dump_traceback_later(2 * limit_s, exit=True)
         self._calls.put(action)
         try:
-            value, error = self._answers.get(timeout=self.limit_s)
+            value, error = self._answers.get(timeout=limit_s)
         except queue.Empty:
             self._calls.put(None)  # it ends if it ever comes to its end
             self._start()
             raise Stalled(
-                f"took longer than {self.limit_s:g} s and was left behind; look at the file and "
+                f"took longer than {limit_s:g} s and was left behind; look at the file and "
                 "the disk it is on, or allow more with --stall-seconds, then use --retry-failed"
             ) from None
         if error is not None:

@@ -25,6 +25,7 @@ from extract.sources import MediaSource
 
 if TYPE_CHECKING:
     from cache.remote.store import Remote
+    from extract.features.extractor import Extractor
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,21 @@ def pick_device(device: str, config: ExtractConfig) -> str:
 
 
 def groups_of(todo: list[MediaSource], jobs: int) -> list[list[MediaSource]]:
-    """The clips of each shard: few enough that all workers have some to the end."""
-    size = max(1, min(SHARD_CLIPS, -(-len(todo) // (4 * jobs))))
-    return [todo[place : place + size] for place in range(0, len(todo), size)]
+    """The clips of each shard: few enough that all workers have some to the end.
+
+    A stretch of a recording is never divided.
+    """
+    clips = sum(len(source.clip_ids) for source in todo)
+    size = max(1, min(SHARD_CLIPS, -(-clips // (4 * jobs))))
+    groups: list[list[MediaSource]] = []
+    filled = size
+    for source in todo:
+        if filled + len(source.clip_ids) > size:
+            groups.append([])
+            filled = 0
+        groups[-1].append(source)
+        filled += len(source.clip_ids)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -132,20 +145,45 @@ class ShardJob:
         failures: list[Failure] = []
         with noting(self.folder, self.note) as note, one_thread(), Patience(stall_s) as patience:
             for source in sources:
-                note(source.id)
-                try:
-                    if source.problem:
-                        raise MediaError(source.path, "find", source.problem)
-                    clips.append(patience.call(functools.partial(extractor, source)))
-                except MediaError as error:
-                    failures.append(self.failure(source, error.stage, str(error)))
-                except Stalled as error:
-                    failures.append(self.failure(source, "stalled", f"{source.path}: {error}"))
-                except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
-                    message = f"{source.path}: unforeseen {type(error).__name__}: {error}"
-                    failures.append(self.failure(source, "unforeseen", message))
+                note(source.clip_ids[0])
+                for clip_id, found in self._tried(extractor, source, patience):
+                    if isinstance(found, Clip):
+                        clips.append(found)
+                    else:
+                        failures.append(self.failure(source, clip_id, *found))
             written = self.write(clips, failures)
         return Done(written, _worker(), time.perf_counter() - started, tuple(extractor.notes))
+
+    def _tried(
+        self, extractor: Extractor, source: MediaSource, patience: Patience
+    ) -> list[tuple[str, Clip | tuple[str, str]]]:
+        """The row of each clip that is wanted of a source, or stage and message of its failure."""
+        try:
+            if source.problem:
+                raise MediaError(source.path, "find", source.problem)
+            if not source.offsets_s:
+                return [(source.id, patience.call(functools.partial(extractor, source)))]
+            rows = patience.call(lambda: list(extractor.windows(source)), len(source.offsets_s))
+            return self._of_windows(source, rows)
+        except MediaError as error:
+            why = error.stage, str(error)
+        except Stalled as error:
+            why = "stalled", f"{source.path}: {error}"
+        except Exception as error:  # noqa: BLE001 - whatever one clip does, the others go on
+            why = "unforeseen", f"{source.path}: unforeseen {type(error).__name__}: {error}"
+        return [(clip_id, why) for clip_id in source.clip_ids]
+
+    def _of_windows(
+        self, source: MediaSource, rows: Sequence[tuple[str, Clip | MediaError]]
+    ) -> list[tuple[str, Clip | tuple[str, str]]]:
+        """What is wanted of a stretch's rows; there are none of windows beyond its end."""
+        found: list[tuple[str, Clip | tuple[str, str]]] = [
+            (clip_id, (row.stage, str(row)) if isinstance(row, MediaError) else row)
+            for clip_id, row in rows
+            if clip_id in source.wanted
+        ]
+        why = "end", f"{source.path}: it was longer when there was a row of this"
+        return found + [(clip_id, why) for clip_id in source.gone]
 
     def write(self, clips: Sequence[Clip], failures: Sequence[Failure]) -> Written:
         """Write a shard to where this job's shards go."""
@@ -163,23 +201,30 @@ class ShardJob:
         return written
 
     def finished(self, source: MediaSource, index: Index) -> bool:
-        """Whether this job has left a row or a failure of the clip; an older failure is neither."""
-        failure = index.failures.get(source.id)
+        """Whether this job has left what it makes of a source; an older failure is nothing.
+
+        Its clips are written in one shard: where it has left one of them, it has left all.
+        """
+        return any(self._left(source, clip_id, index) for clip_id in source.clip_ids)
+
+    def _left(self, source: MediaSource, clip_id: str, index: Index) -> bool:
+        failure = index.failures.get(clip_id)
         if failure is not None:
-            tried = failure.attempt > self.attempts.get(source.id, 0)
+            tried = failure.attempt > self.attempts.get(clip_id, 0)
             return tried and source.made(failure)
-        entry = index.clips.get(source.id)
+        entry = index.clips.get(clip_id)
         return entry is not None and source.made(entry)
 
-    def failure(self, source: MediaSource, stage: str, message: str) -> Failure:
-        """A failure row for a clip, counting its attempts."""
-        attempt = self.attempts.get(source.id, 0) + 1
-        return Failure(source.id, stage, message, attempt, source.size, source.mtime_ns)
+    def failure(self, source: MediaSource, clip_id: str, stage: str, message: str) -> Failure:
+        """A failure row for a clip of a source, counting its attempts."""
+        attempt = self.attempts.get(clip_id, 0) + 1
+        return Failure(clip_id, stage, message, attempt, source.size, source.mtime_ns)
 
     def killed(self, source: MediaSource) -> Done:
-        """The failure of a clip that takes its worker with it, in a shard of its own."""
+        """The failures of the clips that take their worker with them, in a shard of their own."""
         message = f"{source.path}: the process died while it worked on this clip"
-        return Done(self.write([], [self.failure(source, "find", message)]), "", 0.0)
+        failures = [self.failure(source, clip_id, "find", message) for clip_id in source.clip_ids]
+        return Done(self.write([], failures), "", 0.0)
 
     def _check_worker(self, sources: Sequence[MediaSource]) -> None:
         """Refuse work whose failures would be this worker's, not the clips'."""

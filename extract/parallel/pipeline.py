@@ -49,7 +49,7 @@ def run(
     tally, finished = Tally(), True
     try:
         with (
-            Progress(len(todo), "clip", "extract") as progress,
+            Progress(sum(map(_clips, todo)), "clip", "extract") as progress,
             _receiver(workers.store, folder) as receive,
             contextlib.closing(_shards(job, list(todo))) as shards,
         ):
@@ -81,9 +81,13 @@ def _job(
 ) -> ShardJob:
     """What the workers need besides their clips, by what the cache holds now."""
     attempts = {clip_id: failure.attempt for clip_id, failure in index.failures.items()}
-    replaced_ns = newest_ns(index, (source.id for source in todo))
+    replaced_ns = newest_ns(index, (clip_id for source in todo for clip_id in source.clip_ids))
     config = ExtractConfig.of(identity)
     return ShardJob(folder, identity, config, workers, attempts, replaced_ns, note)
+
+
+def _clips(source: MediaSource) -> int:
+    return len(source.clip_ids)
 
 
 def newest_ns(index: Index, ids: Iterable[str]) -> dict[str, int]:
@@ -176,7 +180,7 @@ def _local_shards(job: ShardJob, todo: list[MediaSource], jobs: int) -> Generato
                 ) from None
         index = load_index(job.folder, job.identity)
         remaining = [source for source in remaining if not job.finished(source, index)]
-        for source in [source for source in remaining if source.id in suspects]:
+        for source in [source for source in remaining if source.clip_ids[0] in suspects]:
             remaining.remove(source)
             yield _alone(job, source)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from cache import Cache, Labels
 from train.annotate.exports import Found
 from train.annotate.recording import Recording, spans, true_events
-from train.annotate.stand_in import read_off, timelines
+from train.runs.timelines import read_off_of, timelines
 from train.runs.trained import TrainedRun
 
 
@@ -26,7 +26,7 @@ def look_at(
     rows = tuple(cache.recordings[name])
     length_s, unseen = spans(cache, rows)
     timeline = timelines(run, cache, [cache.ids[row] for row in rows], device)[name]
-    way, classes = read_off(run), run.about.classes
+    way, classes = read_off_of(run), run.about.classes
     said = way.candidates([timeline])
     columns = zip(said.category, said.start_s, said.end_s, said.confidence, strict=True)
     candidates = [

@@ -179,7 +179,8 @@ def _beyond(one: Entry) -> str:
 
 def _size(folder: Path) -> str:
     """How much a folder's files take."""
-    return f"{sum(path.lstat().st_size for path in folder.rglob('*')) / 1e9:.2f} GB"
+    size = sum(path.lstat().st_size for path in folder.rglob("*"))
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _unread(media: Media) -> dict[str, str]:
