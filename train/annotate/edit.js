@@ -84,7 +84,7 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   state.saved = true;
   refresh();
-  tell(`${counted(state.events.length, "event")} as CSV: python -m cache relabel CACHE FILE`);
+  tell(`${counted(state.events.length, "event")} as CSV: python -m cache relabel CACHE FILE --only-these`);
 }
 
 /** The number in a field, or null. @param {string} id */
