@@ -1,12 +1,17 @@
 # `make` alone lists the targets. Values are taken as given, whatever they hold:
 #   make predict CLIP='holiday $5 "best of".mp4'
 # Variables come from the command line only, never from the environment.
-VARIABLES := DATA CACHE RUN CLIP SPLIT HOP JOBS DASK STORE PART SEEDS WEIGHTS ARGS DEMO_CLIPS \
+VARIABLES := DATA CACHE RUN CLIP MEDIA OUT FORMATS LABELS HOP SPLIT JOBS DASK STORE PART SEEDS WEIGHTS \
+	ARGS DEMO_CLIPS \
 	PYTHON LOCK TORCH_INDEX
 DATA =
 CACHE = features
 RUN =
 CLIP =
+MEDIA =
+OUT = annotations
+FORMATS =
+LABELS =
 HOP =
 JOBS =
 DASK =
@@ -48,6 +53,7 @@ weights := $${WEIGHTS:+--weights="$$WEIGHTS"}
 hop := $${HOP:+--hop-seconds="$$HOP"}
 where := $${DASK:+--dask="$$DASK"} $${STORE:+--store="$$STORE"} $${PART:+--part="$$PART"}
 run := $${RUN:+--run="$$RUN"}
+formats := $${FORMATS:+--formats="$$FORMATS"}
 seeds := $${SEEDS:+--seeds="$$SEEDS"}
 lock := $${LOCK:+--constraint="$$LOCK"}
 
@@ -60,8 +66,20 @@ predict_clip = case "$$clip" in -*) clip="./$$clip";; esac; \
 	$(PY) -m extract clip "$$clip" --cache="$$scratch/cache" --like="$$scratch/like.json"; \
 	$(1) -m train predict --run="$$chosen" --cache="$$scratch/cache"
 
+# The same for recordings, whose windows stay in a cache beside the answers: what is there is not
+# extracted again. Files that can't be read are named by both stages (exit code 1), and stop none.
+annotate_media = case "$$media" in -*) media="./$$media";; esac; \
+	case "$$LABELS" in -*) LABELS="./$$LABELS";; esac; \
+	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; trap 'exit 130' INT TERM; \
+	chosen=$$($(PY) -m train features $(run) --out="$$scratch/like.json"); code=0; \
+	$(PY) -m extract clip "$$media" --cache="$$out/cache" --like="$$scratch/like.json" \
+		--hop-seconds="$${HOP:-5}" $(jobs) || { code=$$?; test $$code = 1 || exit $$code; }; \
+	test -z "$$LABELS" || $(PY) -m cache relabel "$$out/cache" "$$LABELS"; \
+	$(1) -m train annotate --run="$$chosen" --cache="$$out/cache" --out="$$out" $(formats) \
+		--media="$$media"; exit $$code
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo features train evaluate predict test lint check bench clean
+.PHONY: help setup demo features train evaluate predict annotate test lint check bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -98,7 +116,13 @@ demo: $(READY) ## all of it on a synthetic set, in minutes: synthesize, extract,
 	echo; echo "a test clip, $$clip:"; \
 	sed -n '/predicted_start_s/,/^pictures/p' demo/predict.log | sed '/^pictures/d'; \
 	awk -F '&' -v id="$$id" '$$2 == id { print "annotated: " $$1 ", " $$4 " to " $$5 " s" }' demo/data/testSet.txt
-	@echo; echo "pictures: demo/run/report.html, the clip's in demo/run/predictions/; all scores: demo/evaluate.log"
+	@set -e; RUN=demo/run; media=demo/data/recordings/walk.mp4; out=demo/annotations; HOP=5; \
+	LABELS=demo/data/recordings/events.csv; ( $(call annotate_media,$(PY)) ) >demo/annotate.log; \
+	echo; echo "a recording, $$media:"; \
+	sed -n '/^walk.mp4, /,/^written/p' demo/annotate.log | sed '1d;/^written/d'; \
+	echo "annotated:"; awk -F ',' 'NR > 1 { printf "  %8.1f to %6.1f s  %s\n", $$2, $$3, $$4 }' "$$LABELS"
+	@echo; echo "play it beside what was found, and correct that: demo/annotations/walk/timeline.html"
+	@echo "pictures: demo/run/report.html, the clip's in demo/run/predictions/; all scores: demo/evaluate.log"
 
 features: $(READY) ## DATA=folder → CACHE (default features/): extract what is not done yet (HOP=5: a clip every 5 s of long recordings; DASK= PART= STORE=: docs/scaling.md)
 	@test -n "$$DATA" || { echo "Name the folder of clips: make features DATA=..."; exit 2; }
@@ -113,6 +137,11 @@ evaluate: $(READY) ## score RUN (default: the newest) on CACHE's SPLIT (default 
 predict: $(READY) ## CLIP=file.mp4 → class, confidence, start, end and a picture, by RUN (default: the newest)
 	@test -e "$$CLIP" || { printf '%s\n' "Name a media file: make predict CLIP=file.mp4 (found: '$$CLIP')"; exit 2; }
 	@set -e; clip="$$CLIP"; $(call predict_clip,$(with_args))
+
+annotate: $(READY) ## MEDIA=file or folder → OUT (default annotations/): the events of whole recordings, by RUN (FORMATS=page,csv LABELS=what is true HOP=5)
+	@test -e "$$MEDIA" || { printf '%s\n' "Name a file or a folder: make annotate MEDIA=recordings (found: '$$MEDIA')"; exit 2; }
+	@test -n "$$OUT" || { echo "Name the folder of the answers: make annotate MEDIA=... OUT=..."; exit 2; }
+	@set -e; media="$$MEDIA"; out="$$OUT"; $(call annotate_media,$(with_args))
 
 test: $(READY) ## run the tests but those of whole systems (ARGS="-m system", ARGS="-k audio", ...)
 	@$(with_args) $(tests)

@@ -16,6 +16,13 @@ import soundfile
 
 from cache.common.errors import ConfigError
 from extract.demo.__main__ import DemoClip, main, make_demo_set, plan_demo_set, write_mp4
+from extract.demo.recording import (
+    HEARD_ALONE,
+    RECORDING_S,
+    SEEN_ALONE,
+    TRUE,
+    make_recording,
+)
 from extract.demo.scenes import CLASSES, CLIP_S, FPS, SAMPLE_RATE_HZ, render_frames, render_sound
 
 NAMES = list(CLASSES)
@@ -254,3 +261,31 @@ class TestWriteMp4:
     def test_number_of_times_must_match(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="zip"):
             write_mp4(tmp_path / "x.mp4", None, 1, self.frames, 12, frame_times_s=[0.0])
+
+
+def test_the_recording_holds_its_events_and_is_written_once(tmp_path: Path) -> None:
+    film = make_recording(tmp_path)
+    with av.open(str(film)) as container:
+        assert container.duration == RECORDING_S * 1_000_000
+    rows = (tmp_path / "recordings" / "events.csv").read_text().splitlines()
+    assert rows[0] == "media,start_s,end_s,category"
+    assert rows[1:] == [f"walk.mp4,{start},{end},{name}" for name, start, end in TRUE]
+    before = film.stat().st_mtime_ns
+    assert make_recording(tmp_path).stat().st_mtime_ns == before
+    for name, start, end in TRUE:
+        for sense in (HEARD_ALONE, SEEN_ALONE):
+            others = [span for span in sense if span[0] == name]
+            assert all(stop <= start or end <= first for _, first, stop in others)
+        assert not set(HEARD_ALONE) & set(SEEN_ALONE)
+
+
+def test_longer_scenes_have_their_sound_and_pictures_where_they_are_said() -> None:
+    sound = render_sound(TRUE, 0, RECORDING_S).reshape(RECORDING_S, -1).std(axis=1)
+    on = np.zeros(RECORDING_S, bool)
+    for _, start, end in TRUE:
+        on[start:end] = True
+    assert sound[on].min() > 2 * sound[~on].max()
+    shown = render_frames(TRUE, 0, RECORDING_S).astype(int)
+    changed = (abs(shown - render_frames([], 0, RECORDING_S)) > 8).any(axis=3).mean(axis=(1, 2))
+    assert (changed.reshape(RECORDING_S, FPS).min(axis=1)[on] > 0.01).all()
+    assert changed.reshape(RECORDING_S, FPS).max(axis=1)[~on].max() == 0

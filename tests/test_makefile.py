@@ -105,6 +105,47 @@ def test_predict_takes_any_file_and_any_run(project: Path, value: str) -> None:
     assert f"(found: 'absent {value}')" in done.stdout
 
 
+@pytest.mark.parametrize("value", NASTY)
+def test_annotate_takes_any_file_run_and_folder(project: Path, value: str) -> None:
+    (project / value).touch()
+    out = f"out {value}"
+    words = [f"MEDIA={value}", f"RUN={value}", f"OUT={out}", f"FORMATS={value}", f"HOP={value}"]
+    done = make(project, "annotate", *words)
+    assert done.returncode == 0, done
+    choose, extract, annotate = calls(project)
+    assert choose[:4] == ["-m", "train", "features", f"--run={value}"]
+    like = choose[4].removeprefix("--out=")
+    media = f"./{value}" if value.startswith("-") else value
+    flags = [f"--cache={out}/cache", f"--like={like}", f"--hop-seconds={value}"]
+    assert extract == ["-m", "extract", "clip", media, *flags]
+    flags = [f"--run={value}", f"--cache={out}/cache", f"--out={out}", f"--formats={value}"]
+    assert annotate == ["-m", "train", "annotate", *flags, f"--media={media}"]
+    assert make(project, "annotate", *words, f"LABELS={value}").returncode == 0
+    assert calls(project)[2] == ["-m", "cache", "relabel", f"{out}/cache", media]
+    assert not Path(like).parent.exists(), "how to extract is no longer needed"
+
+
+@pytest.mark.parametrize(("code", "told"), [(0, 0), (1, 1), (2, 2), (130, 130)])
+def test_annotate_goes_on_where_some_files_are_unreadable(
+    project: Path, code: int, told: int
+) -> None:
+    stub = project / "stub.py"
+    stub.write_text(f'{STUB}\nif "clip" in sys.argv: sys.exit({code})\n')
+    (project / "films").mkdir()
+    done = make(project, "annotate", "MEDIA=films")
+    assert f"Error {told}" in done.stderr if told else done.returncode == 0
+    assert ("annotate" in calls(project)[-1]) is (code <= 1)
+    assert calls(project)[1][-1] == "--hop-seconds=5"
+
+
+def test_annotate_without_media_says_how(project: Path) -> None:
+    done = make(project, "annotate", "MEDIA=absent")
+    assert done.returncode == 2
+    assert "make annotate MEDIA=recordings (found: 'absent')" in done.stdout
+    (project / "films").mkdir()
+    assert "OUT=" in make(project, "annotate", "MEDIA=films", "OUT=").stdout
+
+
 def test_predict_without_a_run_uses_the_trainer_s_choice(project: Path) -> None:
     (project / "a.mp4").touch()
     make(project, "predict", "CLIP=a.mp4", "ARGS=--pictures 0")

@@ -33,6 +33,6 @@ def test_the_wheel_holds_the_tree(tmp_path: Path) -> None:
         (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
         about = wheel.read(name).decode("utf-8")
     assert inside == tree
-    assert "train/report/page.html" in inside
+    assert {"train/report/page.html", "train/annotate/timeline.js"} <= inside
     wanted = re.findall(r"^([\w-]+)", (ROOT / "requirements.txt").read_text("utf-8"), re.M)
     assert wanted == re.findall(r"^Requires-Dist: ([\w-]+)(?!.*extra ==)", about, re.M)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cache.common.cli import Caches, Parser, count, exit_code, folder, say
 from cache.common.settings import add_settings
+from train.annotate.formats import FORMATS, parse_formats
 from train.commands import fit_options
 from train.config import PRESETS, TrainConfig
 
@@ -19,6 +20,7 @@ Train from a feature cache, and look at what was learned. No media are needed.
                            [--init RUN] [--resume] [settings]
   python -m train evaluate --cache DIR [--run DIR] [--split val|test]
   python -m train predict  --cache DIR [--run DIR]
+  python -m train annotate --cache DIR --out DIR [--run DIR] [--media FILE ...] [--formats page,csv]
   python -m train features [--run DIR] --out FILE
   python -m train report   RUN [RUN ...] [--split val|test]
 
@@ -121,6 +123,43 @@ def _predict(argv: Sequence[str]) -> None:
     )
 
 
+def _annotate(argv: Sequence[str]) -> int:
+    """Find events in recordings."""
+    parser = Parser(
+        "python -m train annotate",
+        "Events of every recording of a cache: lists for people's tools, and a page that plays it.",
+    )
+    parser.add_argument("--run", type=folder, help=_RUN)
+    parser.add_argument("--cache", type=Path, required=True, help="features made as the run's were")
+    parser.add_argument("--out", type=folder, required=True, help="folder to write")
+    parser.add_argument(
+        "--media",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="the files, or folders of files, that are meant, and that the pages play (default: "
+        "all recordings of the cache)",
+    )
+    every = ",".join(FORMATS)
+    parser.add_argument("--formats", default=every, help=f"some of {every} (default: all)")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="each second's, in each events.json"
+    )
+    parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
+    options = parser.parse_args(argv)
+    from train.commands.annotate import annotate
+
+    return annotate(
+        options.run,
+        options.cache,
+        options.out,
+        options.media,
+        parse_formats(options.formats),
+        options.probabilities,
+        options.device,
+    )
+
+
 def _features(argv: Sequence[str]) -> None:
     """Say which run answers, and how media must be extracted for it."""
     parser = Parser(
@@ -160,10 +199,11 @@ def _split(parser: Parser) -> None:
     )
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "fit": _fit,
     "evaluate": _evaluate,
     "predict": _predict,
+    "annotate": _annotate,
     "features": _features,
     "report": _report,
 }
@@ -184,11 +224,10 @@ def _run(words: Sequence[str]) -> int:
         say(f"unknown command {words[0]!r}; expected {', '.join(COMMANDS)}", error=True)
         return 2
     try:
-        COMMANDS[words[0]](words[1:])
+        return COMMANDS[words[0]](words[1:]) or 0
     except KeyboardInterrupt:
         say("stopped; finished epochs are kept, `--resume --run RUN` goes on with them", error=True)
         raise
-    return 0
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from cache.common.atomic import plain_folder, publish, replace_file, unfinished
 from cache.common.cli import Parser, exit_code, say
 from cache.common.errors import ConfigError
+from extract.demo.recording import RECORDING_S, make_recording
 from extract.demo.scenes import (
     CLASSES,
     CLIP_S,
@@ -284,6 +285,7 @@ def _run(argv: Sequence[str] | None) -> int:
     plan = make_demo_set(given.out, given.clips, given.seed, given.jobs)
     classes = len({row[0] for clip in plan for row in clip.rows})
     say(f"{given.out}: {len(plan)} clips of {CLIP_S} s in {classes} classes")
+    say(f"{make_recording(given.out, given.seed)}: a recording of {RECORDING_S} s")
     return 0
 
 

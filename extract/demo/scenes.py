@@ -93,15 +93,15 @@ def _helicopter(t: Float, rng: np.random.Generator) -> Float:
 
 
 def _violin(t: Float, rng: np.random.Generator) -> Float:
-    notes = 440 * 2 ** (rng.integers(-2, 12, 2 * CLIP_S) / 12)
+    notes = 440 * 2 ** (rng.integers(-2, 12, 2 * t.size // SAMPLE_RATE_HZ) / 12)
     vibrato = 1 + 0.012 * np.sin(2 * np.pi * rng.uniform(5, 7) * t)
     return _band(_saw(_integral(notes[(t * 2).astype(int)] * vibrato)), 400, 5000)
 
 
-def render_sound(heard: Sequence[Span], seed: int) -> Float:
-    """The events in `heard` over background noise: (320000,) float32 in [-1, 1] at 32 kHz."""
+def render_sound(heard: Sequence[Span], seed: int, seconds: int = CLIP_S) -> Float:
+    """The events in `heard` over background noise: (S,) float32 in [-1, 1] at 32 kHz."""
     rng = np.random.default_rng([seed, 1])
-    t = np.arange(CLIP_S * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+    t = np.arange(seconds * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
     hiss = rng.standard_normal(t.size)
     noise = _band(hiss, 40, 400) + 0.1 * hiss
     mix = noise / noise.std() * 10 ** rng.uniform(-2.6, -1.9)
@@ -170,13 +170,13 @@ CLASSES = {
 }
 
 
-def render_frames(seen: Sequence[Span], seed: int) -> NDArray[np.uint8]:
-    """The events in `seen` over a panning scene: (120 F, 120, 160, 3) uint8 RGB, 12 a second."""
+def render_frames(seen: Sequence[Span], seed: int, seconds: int = CLIP_S) -> NDArray[np.uint8]:
+    """The events in `seen` over a panning scene: (F, 120, 160, 3) uint8 RGB, 12 a second."""
     rng = np.random.default_rng([seed, 2])
     coarse = rng.uniform(50, 200, (5, 7, 1)) + rng.uniform(-40, 40, (5, 7, 3))
     scene = cv2.resize(coarse, (2 * WIDTH_PX, 2 * HEIGHT_PX), interpolation=cv2.INTER_CUBIC)
     scene = np.clip(scene + rng.normal(0, 4, scene.shape), 0, 255).astype(np.uint8)
-    frames = np.empty((CLIP_S * FPS, HEIGHT_PX, WIDTH_PX, 3), np.uint8)
+    frames = np.empty((seconds * FPS, HEIGHT_PX, WIDTH_PX, 3), np.uint8)
     times_s = (np.arange(len(frames)) + 0.5) / FPS
     left = (rng.uniform(0.3, 1) * WIDTH_PX * (0.5 + 0.5 * np.cos(0.4 * times_s))).astype(int)
     top = (rng.uniform(0.3, 1) * HEIGHT_PX * (0.5 + 0.5 * np.sin(0.3 * times_s))).astype(int)

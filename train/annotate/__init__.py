@@ -1,1 +1,1 @@
-"""The events found in recordings, as files that people and other programs use."""
+"""What a run finds in recordings, for people and their tools: lists of events, and a page."""

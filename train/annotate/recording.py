@@ -1,0 +1,104 @@
+"""One recording that was looked at: what was found, what is true, what was not looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache import Cache, Labels
+from train.annotate.exports import Found
+from train.score.timeline import Timeline
+
+_WORTH_TELLING_S = 0.05
+Spans = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording and all that is said of it. Times are seconds from its start.
+
+    Attributes
+    ----------
+    media: its file, None where that is not known.
+    length_s: of the media where it declares that, else up to where it was looked at.
+    unseen: the parts that no window covers.
+    candidates: all events that there might be, in order of time; threshold: for each class, how
+        sure one must be to be said; truth: None where it is not known.
+    """
+
+    name: str
+    media: Path | None
+    rows: tuple[int, ...]
+    length_s: float
+    unseen: Spans
+    classes: tuple[str, ...]
+    timeline: Timeline
+    candidates: tuple[Found, ...]
+    threshold: tuple[float, ...]
+    truth: tuple[Found, ...] | None = None
+
+    @property
+    def media_name(self) -> str:
+        """What the recording is called in lists: its file's name, else its own."""
+        return self.name if self.media is None else self.media.name
+
+    def media_from(self, folder: Path) -> str | None:
+        """Where its file is, as seen from a folder; None where it isn't known, or on no path."""
+        if self.media is None:
+            return None
+        try:
+            return Path(os.path.relpath(self.media.absolute(), folder.absolute())).as_posix()
+        except ValueError:  # on another drive
+            return None
+
+    @property
+    def found(self) -> list[Found]:
+        """The events that are said; there may be none."""
+        least = dict(zip(self.classes, self.threshold, strict=True))
+        return [one for one in self.candidates if one.confidence >= least[one.category]]
+
+    @property
+    def unseen_s(self) -> float:
+        """Seconds that were not looked at."""
+        return sum(end - start for start, end in self.unseen)
+
+    def per_second(self) -> dict[str, list[float]]:
+        """Each class's mean probability in each second."""
+        cells = max(1, round(1 / self.timeline.step_s))
+        starts = np.arange(0, len(self.timeline.probability), cells)
+        sums = np.add.reduceat(self.timeline.probability, starts, axis=0)
+        many = np.diff(starts, append=len(self.timeline.probability))[:, None]
+        return dict(zip(self.classes, (sums / many).T.round(4).tolist(), strict=True))
+
+
+def spans(cache: Cache, rows: Sequence[int]) -> tuple[float, Spans]:
+    """A recording's length, s, and its parts that none of its windows covers."""
+    live = cache.index.live.rows
+    offsets = np.array([cache.windows[row].offset_s for row in rows])
+    ends = offsets + live["valid_s"][list(rows)]
+    media_s = live["media_s"][list(rows)]
+    known = media_s[np.isfinite(media_s)]
+    length_s = max(float(ends.max()), float(known.max()) if len(known) else 0.0)
+    unseen, reached = list[tuple[float, float]](), 0.0
+    for start, end in [*zip(offsets.tolist(), ends.tolist(), strict=True), (length_s, length_s)]:
+        if start - reached >= _WORTH_TELLING_S:
+            unseen.append((round(reached, 3), round(start, 3)))
+        reached = max(reached, end)
+    return round(length_s, 3), tuple(unseen)
+
+
+def true_events(labels: Labels | None, name: str) -> tuple[Found, ...] | None:
+    """What the labels say of a recording; None where they say nothing, or not when."""
+    rows = [] if labels is None else [at for at, one in enumerate(labels.ids) if one == name]
+    if labels is None or not rows:
+        return None
+    times = [(float(labels.start_s[at]), float(labels.end_s[at])) for at in rows]
+    if not np.isfinite(times).all():
+        return None
+    real = [(at, time) for at, time in zip(rows, times, strict=True) if labels.category[at] >= 0]
+    every = [Found(labels.classes[labels.category[at]], *time, 1.0) for at, time in real]
+    return tuple(sorted(every, key=lambda one: (one.start_s, one.end_s)))
