@@ -5,6 +5,7 @@ What is said of a clip itself (labels, lengths, pictures) is the first cache's t
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -90,6 +91,14 @@ class JoinedCache(Cache):
     def windows(self) -> list[Window]:
         """Each clip's recording and offset in it, in id order."""
         return [self.caches[0].windows[row] for row in self._rows_of[0].tolist()]
+
+    @cached_property
+    def row_digests(self) -> list[bytes]:
+        """SHA-256 over the digests of each clip's rows, in id order."""
+        digests = [one.row_digests for one in self.caches]
+        places = zip(*(at.tolist() for at in self._rows_of), strict=True)
+        rows = (b"".join(map(list.__getitem__, digests, place)) for place in places)
+        return [hashlib.sha256(row).digest() for row in rows]
 
     @cached_property
     def failures(self) -> dict[str, Failure]:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache import Cache, Labels, open_cache
+from cache import Cache, Labels
 from cache.common.atomic import plain_folder
 from cache.common.cli import printable, say
 from cache.common.errors import AvelError, ConfigError
 from cache.common.progress import Progress
 from cache.common.settings import canonical_json
 from cache.format.windows import window_of
+from cache.joined import open_caches
 from train.annotate import outputs
 from train.annotate.formats import FORMATS
 from train.annotate.look import look_at
@@ -46,7 +47,7 @@ def annotate(
     made of the same features by the same run in the same formats is kept. 0: all were looked at;
     1: some could not be read, or written, which is said; the others are done all the same.
     """
-    trained, cache = load_run(run), open_cache(cache_path)
+    trained, cache = load_run(run), open_caches(cache_path)
     trained.check_features(cache)
     for text in trained.cautions():
         say(f"warning: {text}", error=True)

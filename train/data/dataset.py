@@ -77,11 +77,7 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
     leaks, notes = labels.leaks(), list(labels.notes)
     unknown: dict[str, dict[str, int]] = {}
     kept: dict[str, npt.NDArray[np.int64]] = {}
-    category, known, vague = labels.category, looked_at(cache), labels.weak
-    if classes is not None:
-        numbers = {normalize("NFC", name): number for number, name in enumerate(classes)}
-        found = [numbers.get(normalize("NFC", name), UNKNOWN) for name in labels.classes]
-        category = np.array([*found, BACKGROUND], np.int64)[category]  # -1 is the last
+    category, known, vague = _numbered(labels, classes), looked_at(cache), labels.weak
     for name in SPLITS:
         leaked = {i for (early, _), ids in leaks.items() if early == name for i in ids}
         dropped = leaked if config.drop_leaks else set()
@@ -108,6 +104,15 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
         leaks=leaks,
         notes=notes,
     )
+
+
+def _numbered(labels: Labels, classes: Sequence[str] | None) -> npt.NDArray[np.int64]:
+    """(R,) the rows' categories as numbered in `classes`, UNKNOWN for those that are not in it."""
+    if classes is None:
+        return labels.category
+    numbers = {normalize("NFC", name): number for number, name in enumerate(classes)}
+    found = [numbers.get(normalize("NFC", name), UNKNOWN) for name in labels.classes]
+    return np.array([*found, BACKGROUND], np.int64)[labels.category]  # -1 is the last
 
 
 @dataclass(frozen=True)
