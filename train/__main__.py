@@ -130,7 +130,9 @@ def _annotate(argv: Sequence[str]) -> int:
         "Events of every recording of a cache: lists for people's tools, and a page that plays it.",
     )
     parser.add_argument("--run", type=folder, help=_RUN)
-    parser.add_argument("--cache", type=Path, required=True, help="features made as the run's were")
+    parser.add_argument(
+        "--cache", type=Path, action=Caches, required=True, help="features made as the run's were"
+    )
     parser.add_argument("--out", type=folder, required=True, help="folder to write")
     parser.add_argument(
         "--media",
