@@ -151,6 +151,12 @@ def test_a_run_begins_from_one_of_single_events(cache: Path, tmp_path: Path) -> 
     assert "3 of 3 classes by name" in record["init"]["taken"]
 
 
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_a_single_stream_lists_events_too(cache: Path, tmp_path: Path, modality: str) -> None:
+    fit(cache, tmp_path / "run", "--modality", modality, "--epochs", "2")
+    assert scores(tmp_path / "run")["recordings"] == 8
+
+
 def test_folds_keep_recordings_whole_and_score_each_once(cache: Path, tmp_path: Path) -> None:
     fit(cache, tmp_path / "run", "--folds", "3", "--epochs", "2")
     result = scores(tmp_path / "run", "folds")

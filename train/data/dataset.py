@@ -238,17 +238,21 @@ def load_dataset(
     found = {name: targets(cache, labels, some, several) for name, some in chosen.items()}
     used = np.unique(np.concatenate([one.clips for one in found.values()]))
     clips = load_features(cache, config, [cache.ids[n] for n in used], len(labels.classes))
+    samples = {name: _samples(one, several, clips, used) for name, one in found.items()}
+    return Dataset(clips, samples, rows)
 
-    def samples(one: Targets) -> Samples:
-        ends = np.stack([one.start_s, one.end_s], 2) / cache.clip_seconds
-        category, interval = torch.from_numpy(one.category), torch.from_numpy(np.float32(ends))
-        if not several:
-            category, interval = category.squeeze(1), interval.squeeze(1)
-        return Samples(
-            clip=torch.from_numpy(np.searchsorted(used, one.clips)).to(clips.device),
-            category=category.to(clips.device),
-            interval=interval.to(clips.device),
-            rows=one.rows,
-        )
 
-    return Dataset(clips, {name: samples(one) for name, one in found.items()}, rows)
+def _samples(
+    one: Targets, several: bool, clips: FeatureStore, used: npt.NDArray[np.int64]
+) -> Samples:
+    """Targets on the device; used: the rows in the cache of its clips."""
+    ends = np.stack([one.start_s, one.end_s], 2) / clips.shapes.clip_seconds
+    category, interval = torch.from_numpy(one.category), torch.from_numpy(np.float32(ends))
+    if not several:
+        category, interval = category.squeeze(1), interval.squeeze(1)
+    return Samples(
+        clip=torch.from_numpy(np.searchsorted(used, one.clips)).to(clips.device),
+        category=category.to(clips.device),
+        interval=interval.to(clips.device),
+        rows=one.rows,
+    )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,18 +62,15 @@ def train_model(
     if resume:
         restore(run / LAST, state, about)
     trainer, history = Trainer(state, config, dataset.clips, train, group), state.history
-    silent, several = not group.is_main_process or None, config.events == "several"
-    grid_s = 0.0 if several else labels_grid(dataset)
+    silent = not group.is_main_process or None
+    grid_s = 0.0 if config.events == "several" else labels_grid(dataset)
     with tqdm(total=epochs, initial=len(history), unit="epoch", disable=silent) as bar:
         while len(history) < epochs and not stopped_early(history, config):
             number, best = len(history) + 1, max(_scores(history, config), default=-1.0)
             started, rate = time.perf_counter(), state.rate_of(number, epochs)
             try:
                 losses = trainer.train_epoch(number)
-                if several:
-                    values, chosen = validate_several(state.ema.model, dataset, group)
-                else:
-                    values, chosen = validate(state.ema.model, dataset, grid_s, group)
+                values, chosen = _validate(state.ema.model, dataset, grid_s, group)
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
             score, seconds = values[_criterion(config)], time.perf_counter() - started
@@ -81,12 +79,24 @@ def train_model(
             state.scored(score)
             if group.is_main_process:
                 now = about.revised(epoch=number, score=score, **chosen)
-                if config.selection == "last" or score > best:
-                    save(run / BEST, state.ema.model, now)
-                save(run / LAST, model, now, **stored(state))
+                _save(run, state, now, config.selection == "last" or score > best)
                 bar.update()
                 _tell(history[-1], epochs, score > best)
     return history
+
+
+def _save(run: Path, state: TrainState, about: About, keep: bool) -> None:
+    if keep:
+        save(run / BEST, state.ema.model, about)
+    save(run / LAST, state.model, about, **stored(state))
+
+
+def _validate(
+    model: FusionModel, dataset: Dataset, grid_s: float, group: ProcessGroup
+) -> tuple[dict[str, float], dict[str, Any]]:
+    if model.config.events == "several":
+        return validate_several(model, dataset, group)
+    return validate(model, dataset, grid_s, group)
 
 
 class Trainer:
