@@ -220,6 +220,13 @@ class TestLosses:
         assert type(events) is int
         assert steps == model.step_count(batch)
 
+    def test_they_are_what_events_are_spliced_for(self) -> None:
+        assert SMALL.spliced_share is None
+        assert (SMALL.spliced_share_of(False), SMALL.spliced_share_of(True)) == (0.0, 0.5)
+        for share in (0.0, 0.3):
+            chosen = SMALL.revised(spliced_share=share)
+            assert (chosen.spliced_share_of(False), chosen.spliced_share_of(True)) == (share, share)
+
 
 def guess_of(event: Sequence[float] | Array, classes: int = 2) -> Predictions:
     count = len(event)

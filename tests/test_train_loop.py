@@ -14,8 +14,10 @@ from torch import Tensor
 from cache import Cache, open_cache
 from cache.common import atomic
 from cache.common.errors import ConfigError
+from cache.format.schema import BACKGROUND
 from train.commands.fit import fit as fit_run
 from train.config import TrainConfig
+from train.data.batch import Batch
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.fit import loop
 from train.fit import validate as validation
@@ -274,6 +276,25 @@ def test_validation_chooses_the_decoding(
     assert validate(model, dataset, 1.0)[1]["decoding"] == "interval", (
         "an untrained gate is not asked"
     )
+
+
+def test_clips_are_spliced_by_default_where_some_have_no_event(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+
+    def spliced(batch: Batch, *given: Any) -> Batch:
+        shares.append(given[2])
+        return batch
+
+    monkeypatch.setattr(loop, "splice", spliced)
+    model, dataset, about = prepare(cache, SMALL)
+    rows = dataset.splits["train"]
+    trainer_of(model, dataset, about.config).train_epoch(1)
+    assert shares == []
+    rows.category[0] = BACKGROUND
+    trainer_of(model, dataset, about.config).train_epoch(1)
+    assert set(shares) == {0.5}
 
 
 def test_gradients_are_clipped(cache: Cache) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from cache.common.settings import Settings
 
 _EPOCHS, _LEAST_STEPS = 60, 400
+_SPLICED = 0.5
 
 
 class TrainConfig(Settings):
@@ -57,9 +58,10 @@ class TrainConfig(Settings):
     the last step's."""
     reversed_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the training rows that run backwards in time, drawn anew in each epoch."""
-    spliced_share: float = Field(default=0.5, ge=0, le=1)
+    spliced_share: float | None = Field(default=None, ge=0, le=1)
     """Share of the training rows with an event shorter than the clip around which other clips'
-    sound and frames are put, drawn anew for each batch."""
+    sound and frames are put, drawn anew for each batch. None: 0.5 where there are training clips
+    without an event, which it helps to tell from others, else 0."""
     background_share: float = Field(default=0.5, ge=0, le=1)
     """Largest share of an epoch's samples that may be clips without an event; where there are more,
     as many are drawn anew in each epoch."""
@@ -102,6 +104,12 @@ class TrainConfig(Settings):
         if self.epochs is not None:
             return self.epochs
         return max(_EPOCHS, math.ceil(_LEAST_STEPS / math.ceil(rows / self.batch_size)))
+
+    def spliced_share_of(self, background: bool) -> float:
+        """See `spliced_share`; background: whether there are training clips without an event."""
+        if self.spliced_share is not None:
+            return self.spliced_share
+        return _SPLICED if background else 0.0
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TrainConfig:

@@ -120,6 +120,7 @@ class Trainer:
         self.clips, self.samples, self.device = clips, samples, clips.device
         self.backwards = torch.zeros(len(samples), dtype=torch.bool, device=self.device)
         self._has_background = samples.background_count() > 0
+        self._spliced_share = config.spliced_share_of(self._has_background)
         self._step: Step = self.train_step
         if self.device.type == "cuda" and group.size == 1:
             size = config.batch_size
@@ -166,8 +167,8 @@ class Trainer:
         batch = self.clips.batch(self.samples.clip[chosen])
         category, interval = self.samples.category[chosen], self.samples.interval[chosen]
         clip_seconds = self.clips.shapes.clip_seconds
-        if config.spliced_share:
-            batch = splice(batch, category, interval, config.spliced_share, clip_seconds)
+        if self._spliced_share:
+            batch = splice(batch, category, interval, self._spliced_share, clip_seconds)
         if config.reversed_share:
             batch, interval = reverse_time(batch, interval, self.backwards[chosen], clip_seconds)
         steps, events = self._sizes(batch, category, count)
