@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,17 +17,10 @@ from cache.format.identity import read_identity
 from cache.format.index import shard_files
 from cache.format.lock import writer_lock
 from cache.format.shard import DAMAGED
-from cache.labels.annotations import (
-    DEFAULT_SEED,
-    Labels,
-    read_annotations,
-    remarks,
-    without_an_event,
-)
-from cache.labels.store import write_labels
-from cache.reader import Cache, open_cache
+from cache.reader import open_cache
 from cache.share.commands import add_join_commands, add_transfer_commands
 from cache.share.diff import describe_difference, difference
+from cache.share.relabel import add_relabel
 
 _QUIET_S = 1.0
 _EPILOG = """A cache is a folder that `make features` made, or one file that `pack` wrote; where a
@@ -72,24 +65,9 @@ def _parser() -> Parser:
         "--limit", type=count, default=10, help="clips shown of each kind (default 10)"
     )
     add_join_commands(command)
-    _add_relabel(command)
+    add_relabel(command)
     add_transfer_commands(command)
     return parser
-
-
-def _add_relabel(command: Callable[[str, str], Parser]) -> None:
-    one = command("relabel", "put new annotations or splits onto a cache; features stay untouched")
-    one.add_argument("folder", type=local_path, metavar="FOLDER")
-    one.add_argument(
-        "annotations", type=local_path, help="Annotations.txt (with split files) or a CSV"
-    )
-    one.add_argument(
-        "--split-seed",
-        type=int,
-        help="divide all ids anew where the annotations have no splits (without it, ids keep "
-        "their split, and new ones get theirs with seed 42)",
-    )
-    one.set_defaults(run=_relabel)
 
 
 def _add_looking(command: Parser, run: object, name: str = "CACHE", json_too: bool = True) -> None:
@@ -157,47 +135,6 @@ def _diff(arguments: Options) -> int:
     else:
         say(describe_difference(found, arguments.limit))
     return 1 if found else 0
-
-
-def _relabel(arguments: Options) -> int:
-    folder: Path = arguments.folder
-    if folder.is_file():
-        raise CacheError(
-            f"{folder}: a packed file is never changed; unpack it, relabel, pack again"
-        )
-    cache, seed = open_cache(folder), arguments.split_seed
-    with writer_lock(folder):
-        before, told = _labels_before(cache)
-        labels = read_annotations(
-            arguments.annotations,
-            cache.clip_seconds,
-            DEFAULT_SEED if seed is None else seed,
-            before if seed is None else None,
-        )
-        write_labels(folder, labels)
-    ids = set(labels.ids)
-    without = sum(clip_id not in ids for clip_id in cache.ids)
-    empty = int(labels.background.sum())
-    say(
-        f"{folder}: {told} before, {len(labels) - empty} of "
-        f"{len(labels.classes)} classes"
-        + (f" and {without_an_event(empty)}" if empty else "")
-        + f" now ({labels.source}); features untouched, "
-        f"{sum(clip_id not in cache for clip_id in ids)} of {len(ids)} clips without features"
-        + (f", {without} in the cache without labels" if without else "")
-    )
-    for line in remarks(before, labels):
-        say(line)
-    return 0
-
-
-def _labels_before(cache: Cache) -> tuple[Labels | None, str]:
-    try:
-        labels = cache.stored_labels()
-    except CacheError as error:  # to be replaced is what such labels need
-        say(f"note      {error}; which splits the ids were in is lost", error=True)
-        return None, "damaged labels"
-    return labels, labels.counted() if labels else "0 events"
 
 
 if __name__ == "__main__":

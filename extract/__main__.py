@@ -123,7 +123,7 @@ def extract(command: Command) -> int:
     config = command.features
     path = command.annotations or find_annotations(command.data)
     stored = _stored_labels(command.cache)
-    labels = read_annotations(path, config.clip_seconds, command.split_seed, stored)
+    labels = read_annotations(path, _cut_seconds(config), command.split_seed, stored)
     sources = find_sources(command.data, dict.fromkeys(labels.ids), config.modalities)
     _describe_labels(labels, None if command.part else stored)
 
@@ -145,6 +145,11 @@ def extract(command: Command) -> int:
             _put_labels(task, path, stored)
             index, finished = _work(task, identity)
     return _conclude(command, task.plan(index, retry=False), index, finished)
+
+
+def _cut_seconds(config: ExtractConfig) -> float | None:
+    """Where events are cut: the clip's end; nowhere where clips are windows of recordings."""
+    return config.clip_seconds if config.hop_seconds is None else None
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,8 @@ def _put_labels(task: Task, path: Path, known: Labels | None) -> None:
     """Store the labels; read anew where others replaced those that were known meanwhile."""
     command, labels, stored = task.command, task.labels, _stored_labels(task.command.cache)
     if stored and not (known and stored.equals(known)):
-        clip_seconds = command.features.clip_seconds
-        labels = read_annotations(path, clip_seconds, command.split_seed, stored)
+        cut_seconds = _cut_seconds(command.features)
+        labels = read_annotations(path, cut_seconds, command.split_seed, stored)
         _describe_labels(labels, stored)
     if stored and not labels.equals(stored):
         say("labels    replaced by the ones read now; features untouched")

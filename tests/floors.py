@@ -30,6 +30,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["runs"],
         ["fit"],
         ["report"],
+        ["annotate"],
         ["commands"],
         ["__main__"],
     ],

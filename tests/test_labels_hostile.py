@@ -181,6 +181,7 @@ def put(name: str, values: Any) -> Callable[[h5py.File], None]:
         (put("end_s", np.array([1.0, np.inf])), "end finite"),
         (put("end_s", np.array([1.0, np.nan])), "end finite"),
         (put("start_s", np.array([0.0, np.inf])), "end finite"),
+        (put("start_s", np.array([0.0, np.nan])), "end finite, or both NaN"),
         (lambda file: write_text(file, "notes", "{}"), "expected a list of sentences"),
         (lambda file: write_text(file, "notes", "[1]"), "expected a list of sentences"),
         (lambda file: write_text(file, "notes", "[" * 9000), "can't be read"),

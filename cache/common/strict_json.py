@@ -43,19 +43,19 @@ def parse_json(text: bytes | str, where: str, advice: str) -> Any:
         raise ConfigError(f"{where}: this is not JSON ({error}); {advice}") from None
 
 
-def loads(text: bytes | str) -> Any:
+def loads(text: bytes | str, parts_of_64: int = 12) -> Any:
     """The value of a JSON text; ValueError for what no program of ours writes.
 
     That is NaN, infinity, numbers beyond float64 or int64, NUL and halves of characters in texts,
     depth beyond 32, and what would take many times its own size in memory: a list of empty lists
     takes thirty times its text, so the parts are counted first (without those in texts, as an id
-    may be made of commas).
+    may be made of commas): at most `parts_of_64` in 64 bytes.
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     parts = _parts(data)
-    if _too_many(parts, data):
+    if _too_many(parts, data, parts_of_64):
         parts -= _parts_in_texts(data)
-    if _too_many(parts, data):
+    if _too_many(parts, data, parts_of_64):
         raise ValueError(f"{len(data):,} bytes of JSON in {parts:,} parts, more than texts have")
     try:
         value = json.loads(data, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
@@ -76,8 +76,8 @@ def _parts_in_texts(data: bytes) -> int:
     return parts
 
 
-def _too_many(parts: int, data: bytes) -> bool:
-    return 64 * parts > 12 * len(data) + (1 << 14)
+def _too_many(parts: int, data: bytes, of_64: int) -> bool:
+    return 64 * parts > of_64 * len(data) + (1 << 14)
 
 
 def _no_number(name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,27 +15,31 @@ import numpy.typing as npt
 from cache.common.errors import AnnotationError
 from cache.format.names import one_form
 from cache.format.schema import BACKGROUND, NO_SPLIT, SPLITS
-from cache.labels.background import BACKGROUND_FILE, joined, read_background
-from cache.labels.files import Row, read_ave_set, read_csv
+from cache.labels.background import BACKGROUND_FILE
+from cache.labels.files import Event, Row
+from cache.labels.formats import RECORDINGS_FILE, read_rows
 from cache.labels.splits import divide
 
 DEFAULT_SEED = 42
 _SHOWN = 5
+_TIMES = ("start_s", "end_s")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Labels:
-    """R label rows: which clip, which class, from when to when, in which split.
+    """R label rows: which recording, which class, from when to when, in which split.
 
-    A row is an event, or says that its clip has none.
+    A row is an event, or says that its recording has none. A clip that is no window of a longer
+    recording is one itself.
 
     Attributes
     ----------
-    ids: clip id of each row; an id may stand in several rows.
+    ids: recording of each row; an id may stand in several rows.
     classes: class names in order of first appearance.
-    category: (R,) int64 index into `classes`; BACKGROUND (-1) for a clip without an event.
-    start_s, end_s: (R,) float64 seconds from clip start; start = end is an empty event; 0
-        and 0 for a clip without one.
+    category: (R,) int64 index into `classes`; BACKGROUND (-1) for a recording without an event.
+    start_s, end_s: (R,) float64 seconds from the recording's start; start = end is an empty
+        event; NaN and NaN: it happens, and when isn't known (a weak label); 0 and 0 for a
+        recording without an event.
     split: (R,) int8 index into ("train", "val", "test"), or -1 for none.
     source: where the rows and the splits came from, for people.
     notes: what was changed on reading (events cut at the clip's end, …).
@@ -61,6 +66,11 @@ class Labels:
         """(R,) which rows say that their clip has no event."""
         return np.equal(self.category, BACKGROUND)
 
+    @property
+    def weak(self) -> npt.NDArray[np.bool_]:
+        """(R,) which rows say what happens, not when."""
+        return np.isnan(self.start_s)
+
     def names(self) -> list[str]:
         """The class name of each row; "" for a clip without an event."""
         return ["" if k == BACKGROUND else self.classes[k] for k in self.category.tolist()]
@@ -77,9 +87,13 @@ class Labels:
             (labels.ids, labels.classes, labels.notes, labels.source) for labels in (self, other)
         )
         return mine == theirs and all(
-            np.array_equal(getattr(self, name), getattr(other, name))
-            for name in ("category", "start_s", "end_s", "split")
+            np.array_equal(getattr(self, name), getattr(other, name), equal_nan=name in _TIMES)
+            for name in ("category", *_TIMES, "split")
         )
+
+    def __repr__(self) -> str:
+        recordings = len(set(self.ids))
+        return f"Labels({self.counted()}, {len(self.classes)} classes, {recordings} recordings)"
 
     def leaks(self) -> dict[tuple[str, str], list[str]]:
         """Ids that stand in two splits, for each pair of splits that shares any."""
@@ -89,35 +103,34 @@ class Labels:
 
 
 def read_annotations(
-    path: Path, clip_seconds: float, split_seed: int = DEFAULT_SEED, before: Labels | None = None
+    path: Path,
+    clip_seconds: float | None,
+    split_seed: int = DEFAULT_SEED,
+    before: Labels | None = None,
 ) -> Labels:
-    """Read an AVE annotation file (with the split files and the list of clips without an event
-    that are beside it) or a CSV.
+    """Read an annotation file of any format of docs/labels.md, or a folder of them.
 
-    Without split files (or a `split` column) an id that has a split in `before`, the labels that
-    a cache has now, keeps it; the others are divided 70/15/15 by `split_seed` and the id alone.
-    The list of clips without an event may name splits where the annotations don't, or not.
+    To AVE's belong the split files and the list of clips without an event beside it; the list may
+    name splits where the annotations don't, or not. Where nothing names splits, an id that has one
+    in `before`, the labels that a cache has now, keeps it; the others are divided 70/15/15 by
+    `split_seed` and the id alone. Events are cut at `clip_seconds`; with None, for a cache of
+    windows, they stay whole.
 
     Raises AnnotationError that names every bad line (the first ten).
     """
-    notes: list[str] = []
-    background: list[Row] = []
-    if path.suffix.lower() == ".csv":
-        rows, unused = read_csv(path)
-        files = {path.name: f"{path.name}, its own splits"}
-        if unused:
-            notes.append(f"{len(unused)} column(s) not used: {some(name[:80] for name in unused)}")
-    else:
-        rows, names = read_ave_set(path)
-        background = read_background(path)
-        files = {name: name for name in names + ([BACKGROUND_FILE] if background else [])}
-    rows = _within(path, joined(path, rows, background), clip_seconds, notes)
+    found = read_rows(path)
+    rows, notes = found.rows, list(dict.fromkeys(found.notes))
+    if clip_seconds is not None:
+        rows = _within(path, rows, clip_seconds, notes)
+    rows = _once(rows, notes)
     rows, divided, elsewhere = _divided(rows, split_seed, before)
-    parts = [", ".join(text for name, text in files.items() if name not in divided)]
+    own = [called for name, called in found.files.items() if name not in divided]
+    parts = [", ".join([*own, found.splits] if own and found.splits else own)]
     if divided:
-        parts.append(f"{', '.join(divided)}, divided 70/15/15 by id with seed {split_seed}")
+        called = ", ".join(found.files.get(name, name) for name in divided)
+        parts.append(f"{called}, divided 70/15/15 by id with seed {split_seed}")
         parts[-1] += f", but {elsewhere} ids keep an earlier split" if elsewhere else ""
-    return _labels(rows, "; ".join(filter(None, parts)), notes + _counts(rows))
+    return labels_of_rows(rows, "; ".join(filter(None, parts)), notes + counts(rows))
 
 
 def _divided(rows: list[Row], seed: int, before: Labels | None) -> tuple[list[Row], list[str], int]:
@@ -127,22 +140,24 @@ def _divided(rows: list[Row], seed: int, before: Labels | None) -> tuple[list[Ro
     """
 
     def listed(row: Row) -> bool:
-        return row.file == BACKGROUND_FILE
+        return row.file in (BACKGROUND_FILE, RECORDINGS_FILE)
 
     own = {listed(row) for row in rows if row.split != NO_SPLIT}
     loose = [row for row in rows if listed(row) not in own]
-    splits, elsewhere = divide(loose, seed, _rows(before) if before and loose else [])
+    splits, elsewhere = divide(loose, seed, rows_of(before) if before and loose else [])
     found = iter(splits)
     rows = [row if listed(row) in own else replace(row, split=next(found)) for row in rows]
     return rows, list(dict.fromkeys(row.file for row in loose)), elsewhere
 
 
-def _counts(rows: Sequence[Row]) -> list[str]:
-    """What a person should know of rows without a split, and of clips without an event."""
+def counts(rows: Sequence[Row]) -> list[str]:
+    """What a person should know of rows without a split, a time, or an event."""
     loose = Counter(bool(row.category) for row in rows if row.split == NO_SPLIT)
     notes = [f"{loose[True]} event(s) are in no split"] if loose[True] else []
     notes += [f"{without_an_event(loose[False])} in no split"] if loose[False] else []
     empty = sum(not row.category for row in rows)
+    weak = sum(math.isnan(row.start_s) for row in rows)
+    notes += [f"{weak} event(s) say what, not when"] if weak else []
     return notes + ([without_an_event(empty)] if empty else [])
 
 
@@ -178,8 +193,8 @@ def remarks(before: Labels | None, after: Labels) -> Iterator[str]:
 
 
 def _within(path: Path, rows: list[Row], clip_seconds: float, notes: list[str]) -> list[Row]:
-    """Cut events at the clip's end (the media is cut there too); each row once."""
-    inside = [row for row in rows if row.start_s < clip_seconds]
+    """Cut events at the clip's end (the media is cut there too)."""
+    inside = [row for row in rows if not row.start_s >= clip_seconds]  # NaN is somewhere in it
     events = any(row.category for row in rows)
     if len(inside) < len(rows):
         notes.append(f"{len(rows) - len(inside)} event(s) begin after {clip_seconds:g} s: left out")
@@ -188,19 +203,28 @@ def _within(path: Path, rows: list[Row], clip_seconds: float, notes: list[str]) 
         notes.append(f"{cut} event(s) end after {clip_seconds:g} s: cut there")
     if events and not any(row.category for row in inside):
         raise AnnotationError(f"{path}: no event begins within the first {clip_seconds:g} s")
-    once = list(dict.fromkeys(replace(r, end_s=min(r.end_s, clip_seconds)) for r in inside))
-    again = sum(bool(row.category) for row in inside) - sum(bool(row.category) for row in once)
+    return [replace(r, end_s=clip_seconds) if r.end_s > clip_seconds else r for r in inside]
+
+
+def _once(rows: list[Row], notes: list[str]) -> list[Row]:
+    """Each row once."""
+    found: dict[tuple[Event, int], Row] = {}
+    for row in rows:
+        found.setdefault((row.event, row.split), row)
+    again = sum(bool(row.category) for row in rows)
+    again -= sum(bool(row.category) for row in found.values())
     if again:
         notes.append(f"{again} event(s) repeat another: left out")
-    return once
+    return list(found.values())
 
 
-def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
-    """The table, its classes numbered in order of first appearance."""
-    number: dict[str, int] = {}
-    for row in rows:
-        if row.category:
-            number.setdefault(row.category, len(number))
+def labels_of_rows(
+    rows: Sequence[Row], source: str, notes: list[str], order: Sequence[str] = ()
+) -> Labels:
+    """The table; classes as in `order`, and in order of first appearance behind these."""
+    used = dict.fromkeys(row.category for row in rows if row.category)
+    first = dict.fromkeys(name for name in order if name in used)
+    number = {name: place for place, name in enumerate(first | used)}
     return Labels(
         ids=[row.id for row in rows],
         classes=list(number),
@@ -213,7 +237,8 @@ def _labels(rows: list[Row], source: str, notes: list[str]) -> Labels:
     )
 
 
-def _rows(labels: Labels) -> list[Row]:
+def rows_of(labels: Labels) -> list[Row]:
+    """The rows of a label table, names in NFC."""
     columns = (labels.start_s, labels.end_s, labels.split)
     return [
         Row(one_form(clip_id), one_form(name), start_s, end_s, split)
@@ -225,7 +250,7 @@ def _rows(labels: Labels) -> list[Row]:
 
 def _splits_of_ids(labels: Labels | None) -> dict[str, set[int]]:
     found: dict[str, set[int]] = defaultdict(set)
-    for row in _rows(labels) if labels else []:
+    for row in rows_of(labels) if labels else []:
         found[row.id].add(row.split)
     return found
 

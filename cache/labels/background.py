@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cache.common.errors import AnnotationError
 from cache.format.names import check_id, one_form
 from cache.format.schema import NO_SPLIT, SPLITS
-from cache.labels.files import SPLIT_FILES, Lines, Row, collect, exists, opened_lines
+from cache.labels.files import SPLIT_FILES, Lines, Places, Row, collect, exists, opened_lines
 
 BACKGROUND_FILE = "background.txt"
 _SHOWN = 10
@@ -38,8 +38,8 @@ def joined(path: Path, rows: Sequence[Row], background: Sequence[Row]) -> list[R
     if both:
         clips = len({row.id for row, _ in both})
         lines = [
-            f"  {row.id}: no event by line {row.line} of {row.file}, {event.category!r} by line "
-            f"{event.line} of {event.file}"
+            f"  {row.id}: no event by {row.place} of {row.file}, {event.category!r} by "
+            f"{event.place} of {event.file}"
             for row, event in both[:_SHOWN]
         ]
         more = f"\n  … and {len(both) - _SHOWN} more" if len(both) > _SHOWN else ""
@@ -51,7 +51,7 @@ def joined(path: Path, rows: Sequence[Row], background: Sequence[Row]) -> list[R
     return [r for r in together if r.category or r.split != NO_SPLIT or r.id not in settled]
 
 
-def _rows(lines: Lines) -> Iterator[tuple[int, Row | str]]:
+def _rows(lines: Lines) -> Places:
     for line in lines:
         lines.begin()
         clip_id, *rest = (part.strip(" \t\r\n") for part in line.split("&"))
@@ -60,10 +60,11 @@ def _rows(lines: Lines) -> Iterator[tuple[int, Row | str]]:
         clip_id, split = one_form(clip_id), rest[0].lower() if rest else ""
         if len(rest) > 1 or (rest and split not in SPLITS):
             yield (
-                lines.number,
+                f"line {lines.number}",
                 f"expected ID or ID&SPLIT, with a split of {', '.join(SPLITS)}, found "
                 f"{line.rstrip()[:80]!r}",
             )
         else:
             number = SPLITS.index(split) if split else NO_SPLIT
-            yield lines.number, check_id(clip_id) or Row(clip_id, "", 0.0, 0.0, number)
+            place = f"line {lines.number}"
+            yield place, check_id(clip_id) or Row(clip_id, "", 0.0, 0.0, number)

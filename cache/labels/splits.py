@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from cache.format.schema import NO_SPLIT, SPLITS
-from cache.labels.files import Row
+from cache.labels.files import Event, Row
 
 _BEGINS = (0.0, 0.70, 0.85)  # of train, val and test among all places in [0, 1)
 _ENDS = (0.70, 0.85, 1.0)
@@ -22,7 +22,7 @@ def divide(rows: Sequence[Row], seed: int, before: Iterable[Row]) -> tuple[list[
     An id that has a split in `before` keeps it (and where it has several, each event its own);
     any other goes where `seed` and the id put it: 70 % to train, 15 % each to val and test.
     """
-    events: dict[tuple[str, str, float, float], list[int]] = defaultdict(list)
+    events: dict[Event, list[int]] = defaultdict(list)
     known: dict[str, int] = {}
     for row in before:
         if row.split != NO_SPLIT:

@@ -9,6 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from cache.common.atomic import replace_file
 from cache.common.errors import CacheError
@@ -202,10 +203,15 @@ def _arrays(labels: Labels) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         "id": encode_text(labels.ids),
         "classes": encode_text(labels.classes),
         "category": labels.category.astype(np.int64),
-        "start_s": labels.start_s.astype(np.float64),
-        "end_s": labels.end_s.astype(np.float64),
+        "start_s": _one_nan(labels.start_s),
+        "end_s": _one_nan(labels.end_s),
         "split": labels.split.astype(np.int8),
     }
+
+
+def _one_nan(times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The same times; what isn't known has the same bits everywhere, and so the same checksum."""
+    return np.where(np.isnan(times_s), np.nan, times_s).astype(np.float64)
 
 
 def _check(path: Path, labels: Labels) -> None:
@@ -219,10 +225,11 @@ def _check(path: Path, labels: Labels) -> None:
     _check_background(path, labels)
     if not np.all((labels.split >= NO_SPLIT) & (labels.split < len(SPLITS))):
         raise CacheError(f"{path}: a split is out of range")
-    if not np.all(
-        (labels.start_s >= 0) & (labels.start_s <= labels.end_s) & (labels.end_s < np.inf)
-    ):
-        raise CacheError(f"{path}: expected 0 <= start <= end in every row, end finite")
+    known = (labels.start_s >= 0) & (labels.start_s <= labels.end_s) & (labels.end_s < np.inf)
+    if not np.all(known | (labels.weak & np.isnan(labels.end_s))):
+        raise CacheError(
+            f"{path}: expected 0 <= start <= end in every row, end finite, or both NaN"
+        )
     for problem in filter(None, map(check_id, labels.ids)):
         raise CacheError(f"{path}: {problem}")
     for problem in filter(None, map(check_class, labels.classes)):
@@ -236,7 +243,7 @@ def _check_background(path: Path, labels: Labels) -> None:
     empty = labels.background
     if not empty.any():
         return
-    if np.any(labels.start_s[empty]) or np.any(labels.end_s[empty]):
+    if np.any(labels.start_s[empty] != 0) or np.any(labels.end_s[empty] != 0):
         raise CacheError(f"{path}: expected start and end 0 in each row without an event")
     ids = np.array(labels.ids, dtype=object)
     both = sorted(set(ids[empty]) & set(ids[~empty]))

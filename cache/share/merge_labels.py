@@ -16,7 +16,7 @@ from cache.labels.store import labels_sha256
 from cache.reader import Cache
 from cache.share.plan import CopyPlan
 
-Event = tuple[str, float, float, int]
+Event = tuple[str, float | None, float | None, int]
 _NOTES, _CHARACTERS = 20, 250
 _SHOWN = 200  # characters of a source
 
@@ -62,17 +62,23 @@ def _same(one: Labels, other: Labels) -> bool:
 
 
 def events_by_clip(labels: Labels) -> dict[str, list[Event]]:
-    """Each clip's events, sorted: class name (in NFC), start, end, split.
+    """Each recording's events, sorted: class name (in NFC), start, end, split.
 
-    A clip without an event has one row, with "" for the class.
+    None and None for times that aren't known. A recording without an event has one row, with ""
+    for the class.
     """
     found: dict[str, list[Event]] = defaultdict(list)
-    columns = (labels.start_s, labels.end_s, labels.split)
-    for clip_id, name, *rest in zip(
+    columns = (labels.weak, labels.start_s, labels.end_s, labels.split)
+    for clip_id, name, weak, start_s, end_s, split in zip(
         labels.ids, labels.names(), *(c.tolist() for c in columns), strict=True
     ):
-        found[clip_id].append((one_form(name), *rest))
-    return {clip_id: sorted(rows) for clip_id, rows in found.items()}
+        times = (None, None) if weak else (start_s, end_s)
+        found[clip_id].append((one_form(name), *times, split))
+    return {clip_id: sorted(rows, key=_order) for clip_id, rows in found.items()}
+
+
+def _order(event: Event) -> tuple[str, bool, Event]:
+    return event[0], event[1] is not None, event  # None is compared with None alone
 
 
 def plan_labels(
