@@ -89,7 +89,7 @@ def test_report_sets_runs_side_by_side(run: Path, capsys: pytest.CaptureFixture[
     assert main(["report", str(run / "seed-0"), str(run / "seed-1")]) == 0
     told = capsys.readouterr()
     assert "false alarms an hour" in told.out
-    assert "model, ensemble of 2" in told.out
+    assert f"{run.name}, ensemble of 2" in told.out
     assert "warning" not in told.err
 
 
@@ -149,6 +149,13 @@ def test_a_run_begins_from_one_of_single_events(cache: Path, tmp_path: Path) -> 
     fit(cache, tmp_path / "run", "--init", str(tmp_path / "first"))
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert "3 of 3 classes by name" in record["init"]["taken"]
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_a_single_stream_lists_events_too(cache: Path, tmp_path: Path, modality: str) -> None:
+    how = ["--epochs", "2", "--selection", "best", "--background-share", "0.2"]
+    fit(cache, tmp_path / "run", "--modality", modality, *how)
+    assert scores(tmp_path / "run")["recordings"] == 8
 
 
 def test_folds_keep_recordings_whole_and_score_each_once(cache: Path, tmp_path: Path) -> None:

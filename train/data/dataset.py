@@ -77,11 +77,7 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
     leaks, notes = labels.leaks(), list(labels.notes)
     unknown: dict[str, dict[str, int]] = {}
     kept: dict[str, npt.NDArray[np.int64]] = {}
-    category, known, vague = labels.category, looked_at(cache), weak(labels)
-    if classes is not None:
-        numbers = {normalize("NFC", name): number for number, name in enumerate(classes)}
-        found = [numbers.get(normalize("NFC", name), UNKNOWN) for name in labels.classes]
-        category = np.array([*found, BACKGROUND], np.int64)[category]  # -1 is the last
+    category, known, vague = _numbered(labels, classes), looked_at(cache), weak(labels)
     for name in SPLITS:
         leaked = {i for (early, _), ids in leaks.items() if early == name for i in ids}
         dropped = leaked if config.drop_leaks else set()
@@ -108,6 +104,15 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
         leaks=leaks,
         notes=notes,
     )
+
+
+def _numbered(labels: Labels, classes: Sequence[str] | None) -> npt.NDArray[np.int64]:
+    """The category of each row, numbered as in these classes."""
+    if classes is None:
+        return labels.category
+    numbers = {normalize("NFC", name): number for number, name in enumerate(classes)}
+    found = [numbers.get(normalize("NFC", name), UNKNOWN) for name in labels.classes]
+    return np.array([*found, BACKGROUND], np.int64)[labels.category]  # -1 is the last
 
 
 @dataclass(frozen=True)
@@ -231,17 +236,21 @@ def load_dataset(
     found = {name: targets(cache, labels, some, several) for name, some in chosen.items()}
     used = np.unique(np.concatenate([one.clips for one in found.values()]))
     clips = load_features(cache, config, [cache.ids[n] for n in used], len(labels.classes))
+    samples = {name: _samples(one, several, clips, used) for name, one in found.items()}
+    return Dataset(clips, samples, rows)
 
-    def samples(one: Targets) -> Samples:
-        ends = np.stack([one.start_s, one.end_s], 2) / cache.clip_seconds
-        category, interval = torch.from_numpy(one.category), torch.from_numpy(np.float32(ends))
-        if not several:
-            category, interval = category.squeeze(1), interval.squeeze(1)
-        return Samples(
-            clip=torch.from_numpy(np.searchsorted(used, one.clips)).to(clips.device),
-            category=category.to(clips.device),
-            interval=interval.to(clips.device),
-            rows=one.rows,
-        )
 
-    return Dataset(clips, {name: samples(one) for name, one in found.items()}, rows)
+def _samples(
+    one: Targets, several: bool, clips: FeatureStore, used: npt.NDArray[np.int64]
+) -> Samples:
+    """Targets on the device; used: the rows in the cache of its clips."""
+    ends = np.stack([one.start_s, one.end_s], 2) / clips.shapes.clip_seconds
+    category, interval = torch.from_numpy(one.category), torch.from_numpy(np.float32(ends))
+    if not several:
+        category, interval = category.squeeze(1), interval.squeeze(1)
+    return Samples(
+        clip=torch.from_numpy(np.searchsorted(used, one.clips)).to(clips.device),
+        category=category.to(clips.device),
+        interval=interval.to(clips.device),
+        rows=one.rows,
+    )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,8 +69,7 @@ def train_model(
             started, rate = time.perf_counter(), state.rate_of(number, epochs)
             try:
                 losses = trainer.train_epoch(number)
-                check = validate_several if config.events == "several" else validate
-                values, chosen = check(state.ema.model, dataset, group)
+                values, chosen = _validate(state.ema.model, dataset, group)
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
             score, seconds = values[_criterion(config)], time.perf_counter() - started
@@ -78,12 +78,23 @@ def train_model(
             state.scored(score)
             if group.is_main_process:
                 now = about.revised(epoch=number, score=score, **chosen)
-                if config.selection == "last" or score > best:
-                    save(run / BEST, state.ema.model, now)
-                save(run / LAST, model, now, **stored(state))
+                _save(run, state, now, config.selection == "last" or score > best)
                 bar.update()
                 _tell(history[-1], epochs, score > best)
     return history
+
+
+def _save(run: Path, state: TrainState, about: About, keep: bool) -> None:
+    if keep:
+        save(run / BEST, state.ema.model, about)
+    save(run / LAST, state.model, about, **stored(state))
+
+
+def _validate(
+    model: FusionModel, dataset: Dataset, group: ProcessGroup
+) -> tuple[dict[str, float], dict[str, Any]]:
+    several = model.config.events == "several"
+    return (validate_several if several else validate)(model, dataset, group)
 
 
 class Trainer:

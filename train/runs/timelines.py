@@ -60,13 +60,14 @@ def _merged(cache: Cache, recording: str, answers: Sequence[tuple[float, Array]]
 
 
 def _answers(run: TrainedRun, cache: Cache, rows: Sequence[int], device: str | None) -> Array:
-    """The models' mean answer (W, T, K) to some windows."""
+    """The models' mean answer (W, T, K) to some windows, NaN where they have no step."""
     ids = [cache.ids[row] for row in rows]
     clips = load_features(cache, run.config(device), ids, len(run.about.classes))
     wanted = torch.arange(len(ids), device=clips.device)
     found = [each_class(one, clips, wanted) for one in run.models]
     mean: Array = np.mean(found, axis=0)
-    return mean
+    # 0 is said of no step that exists: there the clip has no sound, and says nothing.
+    return np.where(mean.any(axis=2, keepdims=True), mean, np.nan)
 
 
 def each_class(one: TrainedModel, clips: FeatureStore, rows: Tensor) -> Array:
