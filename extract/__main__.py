@@ -136,6 +136,8 @@ def extract(command: Command) -> int:
     workers = command.workers(bool(plan.todo))
     say(describe_plan(plan, command.data, command.cache, config, workers))
     if command.dry_run:
+        if note := unseen(whole, config):
+            say(note)
         return 0
     task = Task(command, labels, sources, wanted, workers)
     finished = True
