@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ FAST += ["--map-channels", "8", "--batch-size", "4", "--epochs", "1", "--picture
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one-second clips, a film of three seconds and a half, and a file that is none."""
     folder = tmp_path_factory.mktemp("media")
     write_set(folder / "set", 6)
