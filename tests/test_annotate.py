@@ -154,6 +154,21 @@ def test_another_run_s_answers_are_no_part_of_the_lists(
     assert [one["folder"] for one in read(out / "events.json")["recordings"]] == ["walk"]
 
 
+def test_recordings_that_the_run_has_seen_are_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recordings = {"clip00000": (5.0, [(0, 1.0, 3.0)]), "new": (5.0, [])}
+    cache = windows_cache(tmp_path / "cache", recordings)
+    assert annotate(run, cache, tmp_path / "out") == 0
+    assert "note: 1 of 2 recordings: the run was trained on it" in capsys.readouterr().out
+    about = {name: read(tmp_path / f"out/{name}/events.json") for name in recordings}
+    assert {name: one["seen"] for name, one in about.items()} == {
+        "clip00000": "train", "new": "no",
+    }  # fmt: skip
+    page = (tmp_path / "out/clip00000/timeline.html").read_text("utf-8")
+    assert '["Seen before","the run was trained on it"]' in page
+
+
 def test_probabilities_of_each_second_on_request(run: Path, place: Path) -> None:
     out = place / "out"
     films = [place / "films/walk.mp4"]

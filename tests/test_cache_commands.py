@@ -474,7 +474,7 @@ class TestUsage:
             main(["--help"])
         text = capsys.readouterr().out
         for name in subcommands():
-            assert f"\n    {name} " in text, name
+            assert re.search(rf"\n    {name}\s", text), name
         assert "Exit codes: 0 fine, 1 damage or a difference found, 2" in " ".join(text.split())
 
     @pytest.mark.parametrize(

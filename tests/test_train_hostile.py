@@ -435,7 +435,9 @@ def test_a_model_of_other_shapes_than_the_cache_is_refused(cache: Cache, run: Pa
     about = json.loads(payload["about"])
     about["shapes"]["cells"] = 3
     torch.save({**payload, "about": json.dumps(about)}, path)
-    with pytest.raises(CacheError, match="cells: the model expects 3, the cache gives 2"):
+    with pytest.raises(
+        CacheError, match=r"grid: the model expects \(3, 2\), the cache gives \(2, 2\)"
+    ):
         predict_cache(run, cache.path, pictures=0)
 
 

@@ -217,6 +217,7 @@ def test_seconds_that_were_not_looked_at_are_told_and_stored(
     shown = capsys.readouterr().out
     assert "long: 59.2 s of it were not looked at; the answer is for its first 1 s" in shown
     assert shown.count("not looked at;") == 1
+    assert shown.count("`make annotate MEDIA=FILE` looks at whole recordings") == 1
 
 
 def test_many_long_recordings_are_told_in_few_lines(

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import difflib
 import io
+import math
 import os
 import re
 import shlex
@@ -133,6 +134,17 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, found {text!r}")
     return int(text)
+
+
+def number(text: str) -> float:
+    """A finite number from a word of the command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}")
+    return value
 
 
 def folder(text: str) -> Path:

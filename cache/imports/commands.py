@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import zipfile
 import zlib
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.common.cli import Options, Parser, count, local_path, say
+from cache.common.cli import Options, Parser, count, local_path, number, say
 from cache.common.errors import CacheError
 from cache.common.plain import read_plain
 from cache.common.progress import Progress
@@ -53,12 +52,12 @@ def add_import_commands(command: Callable[..., Parser]) -> None:
     what = one.add_mutually_exclusive_group(required=True)
     what.add_argument("--field", metavar="audio/NAME|video/NAME", help="the one field's name")
     what.add_argument("--spec", type=local_path, metavar="FILE", help="several fields, as JSON")
-    one.add_argument("--rate", type=_number, metavar="HZ", help="steps a second (default: no time)")
-    one.add_argument("--first", type=_number, default=0.0, metavar="S", help="time of step 0, s")
+    one.add_argument("--rate", type=number, metavar="HZ", help="steps a second (default: no time)")
+    one.add_argument("--first", type=number, default=0.0, metavar="S", help="time of step 0, s")
     one.add_argument("--steps", type=count, help="steps of a whole clip (default: by the rate)")
     one.add_argument("--dtype", default="", help="float16, float32, … (default: as it is found)")
     one.add_argument("--unit", default="1", help="unit of the numbers (default 1: none)")
-    one.add_argument("--clip-seconds", type=_number, default=10.0, help="default 10")
+    one.add_argument("--clip-seconds", type=number, default=10.0, help="default 10")
     one.add_argument("--about", default="", help="what computed them; rows of two are not mixed")
     one.add_argument("--dataset", default="", help="name of one stacked array in an HDF5 file")
     one.add_argument("--ids", type=local_path, metavar="FILE", help="its rows' ids, one a line")
@@ -68,16 +67,6 @@ def add_import_commands(command: Callable[..., Parser]) -> None:
     one.add_argument("--into", type=local_path, required=True, metavar="FOLDER")
     one.add_argument("--annotations", type=local_path, help="default: DIR/Annotations.txt")
     one.set_defaults(run=_import_ave)
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}")
-    return value
 
 
 def _import(arguments: Options) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache import Cache, Labels
+from cache import Cache
 from train.annotate.exports import Found
-from train.annotate.recording import Recording, spans, true_events
+from train.annotate.recording import Recording, spans
 from train.runs.timelines import read_off_of, timelines
 from train.runs.trained import TrainedRun
 
@@ -16,10 +16,10 @@ def look_at(
     cache: Cache,
     name: str,
     media: Path | None = None,
-    labels: Labels | None = None,
+    truth: tuple[Found, ...] | None = None,
     device: str | None = None,
 ) -> Recording:
-    """What a run finds in the recording `name`; media: its file; labels: what may be known of it.
+    """What a run finds in the recording `name`; media: its file; truth: what is true of it.
 
     Raises CacheError where its windows can't be read.
     """
@@ -43,5 +43,5 @@ def look_at(
         timeline,
         tuple(sorted(candidates, key=lambda one: (one.start_s, one.end_s, one.category))),
         way.threshold,
-        true_events(labels, name),
+        truth,
     )

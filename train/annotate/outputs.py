@@ -33,7 +33,7 @@ from train.annotate.exports import (
     webvtt_bytes,
 )
 from train.annotate.index import index
-from train.annotate.recording import Recording
+from train.annotate.recording import Recording, path_from
 from train.report.drawing import file_name
 
 EVENTS, CSV, INDEX = "events.json", "events.csv", "index.html"
@@ -84,11 +84,16 @@ def write_recording(
     formats: Sequence[str],
     stamp: Mapping[str, Any],
     facts: Sequence[tuple[str, str]],
+    seen: str,
     probabilities: bool,
-) -> dict[str, Any]:
-    """Write a recording's files; returns what its events.json says."""
+) -> None:
+    """Write a recording's files; the one that says that it is done comes last.
+
+    stamp: all that they depend on; facts: what made them, for people; seen: whether the run has
+    seen the recording, see `train.runs.answers.seen_in`.
+    """
     plain_folder(folder)
-    media = recording.media_from(folder) or recording.media_name
+    media = path_from(recording.media, folder) or recording.media_name
     for kind, (suffix, write) in _TOOLS.items():
         if kind in formats:
             replace_file(folder / f"{folder.name}{suffix}", write(recording, media))
@@ -98,13 +103,13 @@ def write_recording(
         "recording": recording.name,
         "media": recording.media_name,
         "length_s": recording.length_s,
+        "seen": seen,
         "not_looked_at": [list(span) for span in recording.unseen],
         "events": [asdict(one) for one in recording.found],
         **({_EACH: recording.per_second()} if probabilities else {}),
         "made_by": dict(stamp),
     }
     replace_file(folder / EVENTS, _json(about))
-    return about
 
 
 def is_done(folder: Path, stamp: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from cache import Cache
 from cache.common.cli import printable
 from train.annotate import strips
 from train.annotate.exports import Found
-from train.annotate.recording import Recording
+from train.annotate.recording import Recording, path_from
 from train.report.drawing import base64_text
 from train.score.metrics import Array
 
@@ -126,7 +126,7 @@ def _kept(recording: Recording) -> tuple[float, list[Found]]:
 
 def _address(recording: Recording, folder: Path) -> str | None:
     """Where the recording is, as seen from the page's folder, as an address."""
-    path = recording.media_from(folder)
+    path = path_from(recording.media, folder)
     if path is None:
         return None if recording.media is None else recording.media.absolute().as_uri()
     return quote(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,15 +47,6 @@ class Recording:
         """What the recording is called in lists: its file's name, else its own."""
         return self.name if self.media is None else self.media.name
 
-    def media_from(self, folder: Path) -> str | None:
-        """Where its file is, as seen from a folder; None where it isn't known, or on no path."""
-        if self.media is None:
-            return None
-        try:
-            return Path(os.path.relpath(self.media.absolute(), folder.absolute())).as_posix()
-        except ValueError:  # on another drive
-            return None
-
     @property
     def found(self) -> list[Found]:
         """The events that are said; there may be none."""
@@ -91,14 +83,28 @@ def spans(cache: Cache, rows: Sequence[int]) -> tuple[float, Spans]:
     return round(length_s, 3), tuple(unseen)
 
 
-def true_events(labels: Labels | None, name: str) -> tuple[Found, ...] | None:
-    """What the labels say of a recording; None where they say nothing, or not when."""
-    rows = [] if labels is None else [at for at, one in enumerate(labels.ids) if one == name]
-    if labels is None or not rows:
+def true_events(labels: Labels | None) -> dict[str, tuple[Found, ...]]:
+    """What labels say of each recording, in order of time; of none that they don't say when of."""
+    if labels is None:
+        return {}
+    found = dict[str, list[Found]]()
+    for row, name in enumerate(labels.ids):
+        own, category = found.setdefault(name, []), int(labels.category[row])
+        if category >= 0:
+            times = float(labels.start_s[row]), float(labels.end_s[row])
+            own.append(Found(labels.classes[category], *times, 1.0))
+    return {
+        name: tuple(sorted(events, key=lambda one: (one.start_s, one.end_s)))
+        for name, events in found.items()
+        if all(math.isfinite(one.start_s + one.end_s) for one in events)
+    }
+
+
+def path_from(media: Path | None, folder: Path) -> str | None:
+    """Where a file is, as seen from a folder; None where it isn't known, or on no path."""
+    if media is None:
         return None
-    times = [(float(labels.start_s[at]), float(labels.end_s[at])) for at in rows]
-    if not np.isfinite(times).all():
+    try:
+        return Path(os.path.relpath(media.absolute(), folder.absolute())).as_posix()
+    except ValueError:  # on another drive
         return None
-    real = [(at, time) for at, time in zip(rows, times, strict=True) if labels.category[at] >= 0]
-    every = [Found(labels.classes[labels.category[at]], *time, 1.0) for at, time in real]
-    return tuple(sorted(every, key=lambda one: (one.start_s, one.end_s)))

@@ -124,8 +124,9 @@ function drawTexts() {
   const kinds = new Set(state.events.map((event) => event.category)).size;
   byId("summary").textContent = `${written(data.length, 0)} · ${counted(state.events.length, "event")}`
     + (kinds ? ` of ${counted(kinds, "class")}` : "") + (data.truth ? ` · ${truth.length} true` : "");
-  byId("count").textContent = counted(all.length, "event") + (hidden ? `, ${hidden} hidden` : "");
+  byId("count").textContent = (all.length ? counted(all.length, "event") : "No event") + (hidden ? `, ${hidden} hidden` : "");
   byId("empty").hidden = all.length > 0;
+  byId("scroll").hidden = all.length === 0;
   byId("empty").textContent = hidden ? "All events are of classes that are hidden."
     : "No event in this recording, at this threshold. Where it is lower, more is said.";
   byId("threshold-text").textContent = state.threshold.toFixed(2);

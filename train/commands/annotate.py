@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cache import Cache, Labels
+from cache import Cache
 from cache.common.atomic import plain_folder
 from cache.common.cli import printable, say
 from cache.common.errors import AvelError, ConfigError
 from cache.common.progress import Progress
-from cache.common.settings import canonical_json
 from cache.format.windows import window_of
 from cache.joined import open_caches
 from train.annotate import outputs
+from train.annotate.exports import Found
 from train.annotate.formats import FORMATS
 from train.annotate.look import look_at
 from train.annotate.media import Media, find_media
-from train.annotate.recording import true_events
-from train.runs.answers import describe_run
+from train.annotate.recording import path_from, true_events
+from train.runs.answers import describe_run, seen_in
 from train.runs.checkpoint import BEST
 from train.runs.trained import TrainedRun, load_run
 
 _NAMED, _LISTED = 10, 40
+_SEEN = {"train": "the run was trained on it", "val": "the run was selected on it"}
 Entry = Mapping[str, Any]
 """What a recording's events.json says."""
 
@@ -54,12 +55,12 @@ def annotate(
     found = find_media(cache, media)
     if not found.files and not found.failed:
         raise ConfigError(f"{cache.path}: no recording of these in this cache; nothing to annotate")
-    say(describe_run(trained))
     task = Task(trained, cache, plain_folder(out), found, tuple(formats), probabilities, device)
+    say(task.answer)
     todo = task.todo()
     if done := len(found.files) - len(todo):
         say(f"{done} of {len(found.files)} recordings were done before: kept as they are")
-    for text in _notes(cache, found):
+    for text in (*_notes(cache, found), *_seen_notes(task.seen)):
         say(text)
     lost = {**_unread(found), **task.do(todo)}
     return _conclude(task, lost)
@@ -76,14 +77,35 @@ class Task:
     formats: tuple[str, ...]
     probabilities: bool
     device: str | None
-    labels: Labels | None = field(init=False)
-    folders: Mapping[str, str] = field(init=False)
-    run_digest: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", self.cache.stored_labels())
-        object.__setattr__(self, "folders", outputs.folder_names(list(self.cache.recordings)))
-        object.__setattr__(self, "run_digest", _digest(self.run))
+    @cached_property
+    def truth(self) -> Mapping[str, tuple[Found, ...]]:
+        """What is known to be true, by recording."""
+        return true_events(self.cache.stored_labels())
+
+    @cached_property
+    def answer(self) -> str:
+        """Who answers, for people."""
+        return describe_run(self.run)
+
+    @cached_property
+    def folders(self) -> Mapping[str, str]:
+        """Each recording's folder."""
+        return outputs.folder_names(list(self.cache.recordings))
+
+    @cached_property
+    def run_digest(self) -> str:
+        """Of the run's weights, by which it is known again."""
+        found = []
+        for one in self.run.models:
+            with (one.folder / BEST).open("rb") as file:
+                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return hashlib.sha256("".join(found).encode()).hexdigest()
+
+    @cached_property
+    def seen(self) -> Mapping[str, str]:
+        """Whether the run has seen a recording."""
+        return seen_in(self.run, list(self.media.files))
 
     def todo(self) -> list[str]:
         """Recordings whose files are not as is wanted now."""
@@ -96,31 +118,38 @@ class Task:
     def stamp(self, name: str) -> dict[str, Any]:
         """All that a recording's files depend on, as plain values."""
         digests = [self.cache.row_digests[row] for row in self.cache.recordings[name]]
-        media = self.media.files[name]
-        truth = true_events(self.labels, name)
+        truth = self.truth.get(name)
         return {
             "version": outputs.VERSION,
             "run": self.run_digest,
             "features": hashlib.sha256(b"".join(digests)).hexdigest(),
-            "media": media and os.path.relpath(media, self.out),
-            "labels": truth and hashlib.sha256(repr(truth).encode()).hexdigest(),
+            "media": path_from(self.media.files[name], self.out),
+            "truth": None if truth is None else hashlib.sha256(repr(truth).encode()).hexdigest(),
             "formats": list(self.formats),
             "probabilities": self.probabilities,
         }
 
+    def facts(self, name: str) -> list[tuple[str, str]]:
+        """What made a recording's answer, for people."""
+        seen = _SEEN.get(self.seen[name], "no" if self.seen[name] == "no" else "not known")
+        return [
+            ("Answer", self.answer),
+            ("Seen before", seen),
+            ("Features", self.cache.fingerprint),
+        ]
+
     def do(self, todo: Sequence[str]) -> dict[str, str]:
         """Look at recordings and write what is found; returns those that failed, and why."""
         windows = {name: len(self.cache.recordings[name]) for name in todo}
-        facts = [("Answer", describe_run(self.run)), ("Features", self.cache.fingerprint)]
         lost = {}
         with Progress(sum(windows.values()), "window", "annotate", quiet_s=2) as progress:
             for name in todo:
                 try:
-                    media = self.media.files[name]
-                    one = look_at(self.run, self.cache, name, media, self.labels, self.device)
+                    media, truth = self.media.files[name], self.truth.get(name)
+                    one = look_at(self.run, self.cache, name, media, truth, self.device)
                     outputs.write_recording(
-                        self.folder(name), one, self.cache, self.formats, self.stamp(name), facts,
-                        self.probabilities,
+                        self.folder(name), one, self.cache, self.formats, self.stamp(name),
+                        self.facts(name), self.seen[name], self.probabilities,
                     )  # fmt: skip
                 except AvelError as error:
                     lost[name] = str(error)
@@ -131,7 +160,7 @@ class Task:
 def _conclude(task: Task, lost: Mapping[str, str]) -> int:
     """Write the lists of all recordings, say what was found and what was not; the exit code."""
     every, others = outputs.stored(task.out, list(task.cache.recordings), task.run_digest)
-    run = describe_run(task.run).removeprefix("answered by ")
+    run = task.answer.removeprefix("answered by ")
     written = outputs.write_all(task.out, every, lost, task.formats, run, task.run.about.classes)
     mine = [every[task.folders[name]] for name in task.media.files if task.folders[name] in every]
     for text in _found(mine):
@@ -213,10 +242,11 @@ def _notes(cache: Cache, media: Media) -> list[str]:
     return [f"note: {printable(text)}" for text in (*hop, *notes[:_NAMED], *more)]
 
 
-def _digest(run: TrainedRun) -> str:
-    """Of the run's weights, by which it is known again."""
-    found = []
-    for one in run.models:
-        with (one.folder / BEST).open("rb") as file:
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return hashlib.sha256(canonical_json(found).encode()).hexdigest()
+def _seen_notes(seen: Mapping[str, str]) -> list[str]:
+    """How many recordings the run has seen before."""
+    counts = Counter(seen.values())
+    return [
+        f"note: {counts[split]} of {len(seen)} recordings: {what}; on others it is less sure"
+        for split, what in _SEEN.items()
+        if counts[split]
+    ]

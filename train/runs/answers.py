@@ -170,6 +170,8 @@ def unseen_notes(cache: Cache) -> list[str]:
         notes.append(
             f"note: of {len(much) - _NAMED} more, {rest:.1f} s were not looked at (not_looked_at_s)"
         )
+    if much:
+        notes.append("note: `make annotate MEDIA=FILE` looks at whole recordings")
     failed = sorted(cache.failures)
     if failed:
         more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
