@@ -21,7 +21,7 @@ from cache.format.schema import BACKGROUND
 from train.config import TrainConfig
 from train.data.features import FeatureStore, check_modality, load_features
 from train.data.fields import maps_of
-from train.data.targets import SEVERAL_FROM, Targets, how_many, looked_at, targets, weak
+from train.data.targets import SEVERAL_FROM, Targets, how_many, looked_at, targets
 
 UNKNOWN = -2
 """The category of an event of a class that was not asked for."""
@@ -77,7 +77,7 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
     leaks, notes = labels.leaks(), list(labels.notes)
     unknown: dict[str, dict[str, int]] = {}
     kept: dict[str, npt.NDArray[np.int64]] = {}
-    category, known, vague = _numbered(labels, classes), looked_at(cache), weak(labels)
+    category, known, vague = _numbered(labels, classes), looked_at(cache), labels.weak
     for name in SPLITS:
         leaked = {i for (early, _), ids in leaks.items() if early == name for i in ids}
         dropped = leaked if config.drop_leaks else set()

@@ -24,7 +24,7 @@ from cache.format.names import one_form
 from cache.format.schema import NO_SPLIT
 from train.config import TrainConfig
 from train.data.dataset import Dataset, Rows, load_dataset
-from train.data.targets import looked_at, weak
+from train.data.targets import looked_at
 
 SCORED = "folds"
 """The name, among a fold's splits, of the part that is scored."""
@@ -92,7 +92,7 @@ class Division(Settings):
         if self.of == "all":
             labels = rows.labels
             loose = np.flatnonzero(labels.split == NO_SPLIT)
-            known, vague = looked_at(cache), weak(labels)
+            known, vague = looked_at(cache), labels.weak
             usable = [row for row in loose if labels.ids[row] in known and not vague[row]]
             found.append(np.array(usable, np.int64))
         return np.sort(np.concatenate(found))

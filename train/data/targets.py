@@ -47,11 +47,6 @@ class Targets:
     count: Numbers
 
 
-def weak(labels: Labels) -> Flags:
-    """(R,) which label rows say that there is an event somewhere, but not when."""
-    return np.isnan(labels.start_s) | np.isnan(labels.end_s)
-
-
 def looked_at(cache: Cache) -> Container[str]:
     """The recordings of which a cache has any features."""
     return cache if cache.declaration.hop_s is None else cache.recordings
@@ -89,7 +84,7 @@ def _of_windows(cache: Cache, labels: Labels, rows: Numbers, several: bool) -> I
         offset_s = np.array([cache.windows[place].offset_s for place in places])
         known = of_labels[recording]
         occupied = _overlap(labels, known, offset_s, cache.clip_seconds).any(axis=1)
-        free = ~occupied & ~weak(labels)[known].any()
+        free = ~occupied & ~labels.weak[known].any()
         inside = _overlap(labels, own, offset_s, cache.clip_seconds)
         for window, place in enumerate(places):
             events = own[inside[window]].tolist()

@@ -30,16 +30,18 @@ def settle(one: TrainedModel, cache: Cache, dataset: Dataset) -> TrainedModel:
         about = about.revised(calibration=_calibrated(one, dataset).model_dump())
     known = Recordings.of(cache, dataset.rows, "val")
     run = TrainedRun(one.folder, [TrainedModel(one.folder, model, about, one.record)])
-    found = timelines(run, cache, known.clips)
-    read_off = choose_read_off([found[name] for name in known.names], known.truth)
-    about = about.revised(read_off=read_off.record())
+    if known.names:
+        found = timelines(run, cache, known.clips)
+        read_off = choose_read_off([found[name] for name in known.names], known.truth)
+        about = about.revised(read_off=read_off.record())
     checkpoint.save(one.folder / BEST, model, about)
     return TrainedModel(one.folder, model, about, one.record)
 
 
 def described_read_off(about: About) -> str:
     """How recordings are read off, for people."""
-    assert about.read_off is not None
+    if about.read_off is None:
+        return "no recording of val says when its events are: a plain rule reads events off"
     low, high = min(about.read_off.threshold), max(about.read_off.threshold)
     threshold = f"{low:g}" if low == high else f"{low:g} to {high:g}, by class"
     scale, shift = about.calibration.gate_scale, about.calibration.gate_shift

@@ -12,7 +12,6 @@ from cache import Cache, Labels
 from cache.common.errors import CacheError
 from cache.format.schema import BACKGROUND
 from train.data.dataset import Rows
-from train.data.targets import weak
 from train.runs.checkpoint import About
 from train.runs.code import digests, one_digest
 from train.runs.evaluate import (
@@ -49,7 +48,7 @@ class Recordings:
     def of(cls, cache: Cache, rows: Rows, split: str) -> Recordings:
         """Of the rows that are kept; a recording of which a row doesn't say when is left out."""
         labels = rows.labels
-        vague = {labels.ids[row] for row in np.flatnonzero(weak(labels))}
+        vague = {labels.ids[row] for row in np.flatnonzero(labels.weak)}
         names = sorted({labels.ids[row] for row in rows.kept[split]} - vague)
         lengths_s = np.array([length_s(cache, name) for name in names])
         truth = _events(labels, rows.kept[split].tolist(), names, lengths_s)

@@ -22,8 +22,8 @@ from train.score.read_off import ReadOff
 from train.score.timeline import Timeline, merge_windows
 
 _AT_ONCE = 128
-_PLAIN: dict[str, Any] = {"side_s": 0.5, "join": 0.5, "shortest_s": 0.5}
-_PLAIN_THRESHOLD = 0.35
+_PLAIN: dict[str, Any] = {"side_s": 1.0, "join": 0.5, "shortest_s": 0.5}
+_PLAIN_THRESHOLD = 0.4
 
 
 def timelines(

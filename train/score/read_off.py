@@ -19,7 +19,7 @@ from cache.common.settings import Settings
 from train.score.events import EventList, Whole
 from train.score.metrics import Array
 from train.score.ranking import mean_average_precision
-from train.score.recordings import TOLERANCES, event_f1
+from train.score.recordings import TOLERANCES, event_f1, segment_counts
 from train.score.timeline import Timeline
 
 _FLOOR = 0.02  # a candidate that is less sure is none
@@ -140,12 +140,13 @@ def choose_read_off(timelines: Sequence[Timeline], truth: EventList) -> ReadOff:
 
     Best is the mean of the average precision of its candidates (over all tIoU levels) and of the
     event F1 at each of the tolerances CRITERIA; of equals the first. Few recordings say little, so
-    the grids are coarse and one threshold stands for all classes: the highest whose F1 is as good
-    as the best but for ENOUGH, as that has fewer false alarms. truth: its recordings are numbered
-    as the timelines are.
+    the grids are coarse and one threshold stands for all classes. Of it the event F1 says little:
+    over wide ranges what is gained is lost. So half of what chooses it is the F1 of seconds, and it
+    is the highest that is as good as the best but for ENOUGH, as that has fewer false alarms.
+    truth: its recordings are numbered as the timelines are.
     """
     classes = timelines[0].probability.shape[1]
-    best: tuple[float, ReadOff] | None = None
+    best: tuple[float, ReadOff, EventList, Array] | None = None
     for join, shortest_s in product(JOINS, SHORTEST_S):
         way = ReadOff(threshold=(0.0,) * classes, side_s=SIDE_S, join=join, shortest_s=shortest_s)
         candidates = way.candidates(timelines)
@@ -153,10 +154,24 @@ def choose_read_off(timelines: Sequence[Timeline], truth: EventList) -> ReadOff:
         ranking = mean_average_precision(truth, candidates) or 0.0
         value = (ranking + len(CRITERIA) * placing.max()) / (1 + len(CRITERIA))
         if best is None or value > best[0] + _FLAT:
-            level = THRESHOLDS[np.flatnonzero(placing >= placing.max() - ENOUGH)[-1]]
-            best = value, way.revised(threshold=(level,) * classes)
+            best = value, way, candidates, placing
     assert best is not None
-    return best[1]
+    _, way, candidates, placing = best
+    lengths_s = np.array([one.length_s for one in timelines])
+    telling = (placing + _covering(candidates, truth, lengths_s, classes)) / 2
+    level = THRESHOLDS[np.flatnonzero(telling >= telling.max() - ENOUGH)[-1]]
+    return way.revised(threshold=(level,) * classes)
+
+
+def _covering(candidates: EventList, truth: EventList, lengths_s: Array, classes: int) -> Array:
+    """The F1 of seconds of what each of THRESHOLDS leaves of the candidates."""
+    found = []
+    for level in THRESHOLDS:
+        said = candidates.of(candidates.confidence >= level)
+        right, missed, besides, _ = segment_counts(truth, said, lengths_s, classes)
+        hits = 2 * int(right.sum())
+        found.append(hits / max(hits + int(missed.sum() + besides.sum()), 1))
+    return np.array(found)
 
 
 def _placing(candidates: EventList, truth: EventList) -> Array:
