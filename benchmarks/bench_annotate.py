@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -35,6 +36,7 @@ from cache.format.windows import Window  # noqa: E402
 
 HOP_S = 5.0
 CLASSES = 15
+_QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def recording(folder: Path, minutes: float) -> Path:
@@ -62,10 +64,16 @@ def _few() -> Labels:
     return labels_for(5 * CLASSES, CLASSES)
 
 
-def _cpu_s() -> float:
-    """Seconds of all cores that the commands so far have used."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def timed(words: list[str]) -> tuple[float, float, float]:
+    """Seconds of a command, of all cores that it used, and its largest memory in bytes."""
+    begin = time.perf_counter()
+    with subprocess.Popen([sys.executable, "-m", "train", *words], cwd=ROOT, **_QUIET) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"train {' '.join(words)} ended with {process.returncode}")
+    took = time.perf_counter() - begin
+    return took, used.ru_utime + used.ru_stime, 1024.0 * used.ru_maxrss
 
 
 def main() -> None:
@@ -81,16 +89,8 @@ def main() -> None:
         run, cache = trained(folder, given.models), recording(folder / "cache", given.minutes)
         windows, out = len(open_cache(cache).ids), folder / "out"
         words = ["annotate", "--run", str(run), "--cache", str(cache), "--out", str(out)]
-        times, cpu_s = [], []
-        for more in ([], ["--formats", "csv"]):
-            begin, used = time.perf_counter(), _cpu_s()
-            subprocess.run(
-                [sys.executable, "-m", "train", *words, *more],
-                check=True, cwd=ROOT, capture_output=True,
-            )  # fmt: skip
-            times.append(time.perf_counter() - begin)
-            cpu_s.append(_cpu_s() - used)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        took, cpu_s, peak = timed(words)
+        csv_s, _, _ = timed([*words, "--formats", "csv"])
         (page,) = out.glob("*/timeline.html")
         print(
             json.dumps(
@@ -98,10 +98,10 @@ def main() -> None:
                     "minutes": given.minutes,
                     "models": given.models,
                     "windows": windows,
-                    "all_formats_s": round(times[0], 2),
-                    "all_formats_cpu_s": round(cpu_s[0], 2),
-                    "csv_s": round(times[1], 2),
-                    "realtime": round(60 * given.minutes / times[0], 1),
+                    "all_formats_s": round(took, 2),
+                    "all_formats_cpu_s": round(cpu_s, 2),
+                    "csv_s": round(csv_s, 2),
+                    "realtime": round(60 * given.minutes / took, 1),
                     "peak_GB": round(peak / 1e9, 2),
                     "page_MB": round(page.stat().st_size / 1e6, 2),
                 }
