@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cache.common.cli import Parser, say
+from cache.common.cli import Parser, count, say
+from cache.common.cores import cores
 from cache.common.errors import ConfigError
 from cache.common.strict_json import read_json
 from cache.format.identity import Identity, config_differences
@@ -55,7 +56,7 @@ def one_clip(argv: Sequence[str]) -> int:
             from extract.parallel.pipeline import run
 
             device = pick_device(arguments.device, config)
-            workers = Workers(weights, device, arguments.jobs)
+            workers = Workers(weights, device, arguments.jobs or cores())
             index, finished = run(plan.todo, arguments.cache, identity, workers, index)
     if len(plan.wanted) > 1 or plan.done:
         say(f"{arguments.cache}: {len(plan.done)} clips were there, {plan.to_do} were tried now")
@@ -81,7 +82,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--weights", help="where the network's weights are now; default: as then")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--jobs", type=int, default=1, help="worker processes; default: 1")
+    parser.add_argument(
+        "--jobs", type=count, default=0, help="worker processes; default: one a core"
+    )
     return parser
 
 

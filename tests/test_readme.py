@@ -66,6 +66,8 @@ def project(tmp_path: Path) -> Path:
     install_makefile(tmp_path, [sys.executable])
     ids = write_set(tmp_path / "AVE_Dataset", 9, mp4=9)
     shutil.copy(tmp_path / "AVE_Dataset" / f"{ids[0]}.mp4", tmp_path / "clip.mp4")
+    (tmp_path / "recordings").mkdir()
+    shutil.copy(tmp_path / "clip.mp4", tmp_path / "recordings" / "walk.mp4")
     return tmp_path
 
 
@@ -75,7 +77,7 @@ def test_the_readme_s_commands_run_as_written(project: Path) -> None:
     environment["PYTHONPATH"] = str(ROOT)
     told = ""
     lines = commands(blocks(README)[1])
-    assert [words[1] for words in lines] == ["features", "train", "evaluate", "predict"]
+    assert [words[1] for words in lines] == ["features", "train", "evaluate", "predict", "annotate"]
     for words in lines:
         done = subprocess.run(
             [*words, *QUICKLY.get(words[1], [])],
@@ -89,6 +91,7 @@ def test_the_readme_s_commands_run_as_written(project: Path) -> None:
         told += done.stdout
     assert "finished  9 of 9 clips in features" in told
     assert list(project.glob("runs/*/best_model_with_attention.pth"))
+    assert (project / "annotations" / "walk" / "timeline.html").exists()
     assert list(project.glob("runs/*/predictions/attention_visualization/*.png"))
     shown = [line.split()[0] for line in blocks(README, "")[0].splitlines()]
     assert set(shown[:-1]) <= {line.split()[0] for line in told.splitlines() if line.strip()}

@@ -47,12 +47,17 @@ class _Columns:
         return 1 + max(at for name, at in self.places.items() if name != "split")
 
 
+_OURS = ("confidence",)
+"""Columns that our own lists of found events have: nothing to be said of them."""
+
+
 def table_rows(path: Path, notes: list[str]) -> Places:
     """The rows of a table; what columns mean nothing here is noted."""
     with opened_lines(path) as lines:
         mark, records = _records(path, lines)
         place, header = next(((n, cells) for n, cells in records if cells), ("line 1", []))
         columns, unused = _columns(path, place, header, mark)
+        unused = [name for name in unused if name.strip().lower() not in _OURS]
         if unused:
             shown = ", ".join(name[:80] for name in unused[:5]) + (" …" if len(unused) > 5 else "")
             notes.append(f"{len(unused)} column(s) not used: {shown}")
