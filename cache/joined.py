@@ -111,6 +111,12 @@ class JoinedCache(Cache):
         valid_s, media_s = self.caches[0].lengths_s
         return valid_s[self._rows_of[0]], media_s[self._rows_of[0]]
 
+    @cached_property
+    def media_stamps(self) -> tuple[Array, Array]:
+        """As of the first cache."""
+        size, mtime_ns = self.caches[0].media_stamps
+        return size[self._rows_of[0]], mtime_ns[self._rows_of[0]]
+
     def read(self, name: str, rows: Rows | None = None) -> Array:
         """A dataset for the given clips (default: all), from the cache that has it."""
         wanted = self._wanted(rows)

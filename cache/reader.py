@@ -177,6 +177,12 @@ class Cache:
         rows = self.index.live.rows
         return rows["valid_s"], rows["media_s"]
 
+    @cached_property
+    def media_stamps(self) -> tuple[Array, Array]:
+        """Bytes and time of change (ns) of the file that each clip was made of."""
+        rows = self.index.live.rows
+        return rows["media_size"], rows["media_mtime_ns"]
+
     @property
     def failures(self) -> Mapping[str, Failure]:
         """The clips that have no features, and why."""

@@ -54,6 +54,8 @@ class CacheWriter:
     folder: made if it is not there; one made with other fields or another `about` is refused.
     fields: what a row holds; names are `audio/NAME` or `video/NAME`, shapes without the leading N.
     clip_seconds: length of a clip, s.
+    hop_s: seconds from window to window, where clips are windows of recordings: an id is then the
+        recording's, or `<recording>@<offset in s>`. None: each clip is a recording's beginning.
     about: what computed the features (model, version, weights), as plain values: in the
         fingerprint, so that rows of two versions are never mixed.
 
@@ -68,10 +70,11 @@ class CacheWriter:
         fields: Sequence[Field],
         *,
         clip_seconds: float = 10.0,
+        hop_s: float | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        declared = Declaration(clip_seconds, tuple(fields))
+        declared = Declaration(clip_seconds, tuple(fields), hop_s=hop_s)
         config = {"imported": True, **(about or {})}
         self.identity = Identity(IMPORT_VERSION, config, declared, {"made_by": "cache.writer"})
         self._open = contextlib.ExitStack()

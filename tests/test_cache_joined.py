@@ -13,7 +13,7 @@ from synthetic_cache import make_cache
 from cache import Cache, CacheError, open_cache
 from cache.format.fields import Field, Rate
 from cache.joined import JoinedCache, open_caches
-from cache.writer import CacheWriter
+from cache.writer import CacheWriter, Origin
 
 
 def opened(*paths: Path) -> Cache:
@@ -101,3 +101,15 @@ def test_a_clip_that_one_lacks_is_named_with_it(features: Path, tmp_path: Path) 
         joined.row(ids[0])
     with pytest.raises(CacheError, match="no features"):
         joined.row("nobody")
+
+
+def test_windows_of_recordings_are_joined(tmp_path: Path) -> None:
+    for name, field in (("clap", CLAP), ("clip", Field("video/clip", (3,), "float32", "1"))):
+        with CacheWriter(tmp_path / name, [field], hop_s=5.0) as writer:
+            for clip_id in ("walk", "walk@5", "walk@10"):
+                writer.add(clip_id, {field.name: np.ones(field.shape)}, origin=Origin(7, 8))
+    joined = opened(tmp_path / "clap", tmp_path / "clip")
+    assert joined.recordings == {"walk": [0, 2, 1]}
+    assert joined.lengths_s[0].tolist() == [10.0] * 3
+    assert joined.media_stamps[1].tolist() == [8] * 3
+    assert len(set(joined.row_digests)) == 3

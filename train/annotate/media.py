@@ -37,7 +37,7 @@ def find_media(cache: Cache, named: Sequence[Path]) -> Media:
 
     Where none is named, all recordings. Raises ConfigError for what is not there.
     """
-    failures = cache.index.failures
+    failures = cache.failures
     if not named:
         failed = {name: one.message for name, one in failures.items()}
         return Media(dict.fromkeys(cache.recordings), failed)
@@ -60,8 +60,8 @@ def find_media(cache: Cache, named: Sequence[Path]) -> Media:
 
 def made_of(cache: Cache, rows: Sequence[int]) -> Made:
     """Size and time of the file that a recording's windows were made of."""
-    live = cache.index.live.rows
-    return int(live["media_size"][rows[0]]), int(live["media_mtime_ns"][rows[0]])
+    size, mtime_ns = cache.media_stamps
+    return int(size[rows[0]]), int(mtime_ns[rows[0]])
 
 
 def _turned(made: Iterable[tuple[str, Made]]) -> dict[Made, list[str]]:

@@ -69,10 +69,9 @@ class Recording:
 
 def spans(cache: Cache, rows: Sequence[int]) -> tuple[float, Spans]:
     """A recording's length, s, and its parts that none of its windows covers."""
-    live = cache.index.live.rows
+    valid_s, media_s = (values[list(rows)] for values in cache.lengths_s)
     offsets = np.array([cache.windows[row].offset_s for row in rows])
-    ends = offsets + live["valid_s"][list(rows)]
-    media_s = live["media_s"][list(rows)]
+    ends = offsets + valid_s
     known = media_s[np.isfinite(media_s)]
     length_s = max(float(ends.max()), float(known.max()) if len(known) else 0.0)
     unseen, reached = list[tuple[float, float]](), 0.0

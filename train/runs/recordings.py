@@ -104,7 +104,7 @@ def mean_read_off(several: Sequence[ReadOff]) -> ReadOff:
 def length_s(cache: Cache, recording: str) -> float:
     """Seconds from a recording's start to the end of its last clip."""
     rows = cache.recordings[recording]
-    valid_s = cache.index.live.rows["valid_s"][rows]
+    valid_s = cache.lengths_s[0][rows]
     offsets_s = np.array([cache.windows[row].offset_s for row in rows])
     return float(np.max(offsets_s + valid_s))
 
