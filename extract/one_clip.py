@@ -98,8 +98,8 @@ def _without_hop(identity: Identity) -> Identity:
 def _conclude(sources: dict[str, MediaSource], index: Index, config: ExtractConfig) -> int:
     """Say which files gave nothing; returns the exit code, which is milder among several."""
     plan = plan_ids(sources, sources, index, retry=False, config=config)
-    for failure in plan.failed.values():
-        problem = f"{failure.message} (needed here: {_NEEDS[config.modalities]})"
+    for message in dict.fromkeys(failure.message for failure in plan.failed.values()):
+        problem = f"{message} (needed here: {_NEEDS[config.modalities]})"
         say(f"error: {problem}", error=True, one_line=True)
     if note := unseen(index, config):
         say(note)

@@ -16,6 +16,7 @@ from tiny_runs import FLAGS, TINY, tiny_labels
 from windows_cache import CLASSES, windows_cache
 
 from cache import Labels, open_cache
+from cache.__main__ import main as cache_main
 from cache.common.errors import CacheError, ConfigError
 from cache.labels.store import write_labels
 from train import __main__ as cli
@@ -287,6 +288,36 @@ def test_folders_are_named_as_every_file_system_takes_it() -> None:
     assert changed == ["a:b", "-x", ".h", "A", "a", "events.json", "Cache", "x" * 200]
     assert len({name.casefold() for name in folders.values()}) == len(names)
     assert not any("/" in name or name.startswith((".", "-")) for name in folders.values())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_no_text_and_one_that_two_files_have_come_back(
+    run: Path, tmp_path: Path
+) -> None:
+    """The media's name is given where it leads back to the recording, else the recording's own."""
+    recordings = {name: (4.0, [(0, 1.0, 3.0)]) for name in ("walk", "walk-1a2b3c4d", "odd")}
+    cache = windows_cache(tmp_path / "cache", recordings, tmp_path / "films")
+    films = tmp_path / "films"
+    (films / "other").mkdir()
+    shutil.move(films / "walk-1a2b3c4d.mp4", films / "other/walk.mp4")
+    odd = films / os.fsdecode(b"o\xffd.mp4")
+    try:
+        shutil.move(films / "odd.mp4", odd)
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    out = tmp_path / "out"
+    assert annotate(run, cache, out, [films, films / "other"]) == 0
+    assert {row["media"] for row in events(out)} == {"walk.mp4", "walk-1a2b3c4d", "odd"}
+    assert "films/o%FFd.mp4" in (out / "odd/odd.eaf").read_text("utf-8")
+    page = (out / "odd/timeline.html").read_text("utf-8")
+    assert '"listed":"odd"' in page
+    assert '"address":"../../films/o%FFd.mp4"' in page
+    before = read(out / "walk-1a2b3c4d/events.json")
+    assert (before["media"], before["recording"]) == ("walk.mp4", "walk-1a2b3c4d")
+    assert cache_main(["relabel", str(cache), str(out / "events.csv")]) == 0
+    labels = open_cache(cache).stored_labels()
+    assert labels is not None
+    assert set(labels.ids) == set(recordings)
 
 
 def test_formats_are_named_with_commas() -> None:
