@@ -364,8 +364,10 @@ def test_several_files_at_once(data: Path, tmp_path: Path, capsys: Capture) -> N
     flags = ["--cache", str(cache), "--like", str(like / "cache.json"), "--hop-seconds", "0.5"]
     files = [str(data / "media"), str(tmp_path / "other@5.mp4")]
     capsys.readouterr()
+    (data / "media" / "more").mkdir()
     assert main(["clip", *files, *flags]) == 1
-    told = capsys.readouterr().err
+    said, told = capsys.readouterr()
+    assert "media: folders in it are not looked into: more\n" in said
     assert "page.mp4" in told
     assert told.count("sound.wav") == 1  # not once for each of its windows
     found = open_cache(cache)
