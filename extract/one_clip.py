@@ -59,7 +59,7 @@ def one_clip(argv: Sequence[str]) -> int:
             device = pick_device(arguments.device, config)
             workers = Workers(weights, device, arguments.jobs or cores())
             index, finished = run(plan.todo, arguments.cache, identity, workers, index)
-    if len(plan.wanted) > 1 or plan.done:
+    if finished and (len(plan.wanted) > 1 or plan.done):
         say(f"{arguments.cache}: {len(plan.done)} clips were there, {plan.to_do} were tried now")
     return _conclude(sources, index, config) if finished else 130
 

@@ -336,6 +336,21 @@ def test_the_command_line_takes_all_of_it(run: Path, place: Path) -> None:
     assert cli.main([*argv, "--formats", "odt"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [("fit", "--resume"), ("annotate", "the other recordings"), ("evaluate", "begins anew")],
+)
+def test_who_stops_a_command_hears_what_is_kept(
+    command: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(argv: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, command, stopped)
+    assert cli.main([command]) == 130
+    assert told in capsys.readouterr().err
+
+
 def test_events_are_those_that_the_run_s_rule_reads_off(run: Path, place: Path) -> None:
     cache = open_cache(place / "cache")
     found = look_at(load_run(run), cache, "walk")
