@@ -1,7 +1,8 @@
 """Lists of events as the files of other programs: CSV, Audacity, ELAN, WebVTT, Label Studio.
 
 Each writer is a pure function that gives UTF-8 bytes, times in seconds with three decimals. All
-but WebVTT can be read again by `python -m cache relabel` (docs/labels.md).
+but WebVTT can be read again by `python -m cache relabel` (docs/labels.md), Label Studio's once it
+was annotated there.
 """
 
 from __future__ import annotations
