@@ -140,6 +140,7 @@ predict: $(READY) ## CLIP=file.mp4 → class, confidence, start, end and a pictu
 
 annotate: $(READY) ## MEDIA=file or folder → OUT (default annotations/): the events of whole recordings, by RUN (FORMATS=page,csv LABELS=what is true HOP=5)
 	@test -e "$$MEDIA" || { printf '%s\n' "Name a file or a folder: make annotate MEDIA=recordings (found: '$$MEDIA')"; exit 2; }
+	@test -z "$$LABELS" || test -e "$$LABELS" || { printf '%s\n' "LABELS= names what is true, a file or a folder (found: '$$LABELS')"; exit 2; }
 	@test -n "$$OUT" || { echo "Name the folder of the answers: make annotate MEDIA=... OUT=..."; exit 2; }
 	@set -e; media="$$MEDIA"; out="$$OUT"; $(call annotate_media,$(with_args))
 

@@ -16,6 +16,7 @@ from cache.format.index import Index
 from cache.format.index_file import load_index
 from cache.format.lock import claimed
 from cache.format.windows import looks_like_window
+from cache.labels.annotations import some
 from extract.config import ExtractConfig
 from extract.features.weights import check_weights
 from extract.finding import MEDIA_SUFFIXES
@@ -58,7 +59,7 @@ def one_clip(argv: Sequence[str]) -> int:
             device = pick_device(arguments.device, config)
             workers = Workers(weights, device, arguments.jobs or cores())
             index, finished = run(plan.todo, arguments.cache, identity, workers, index)
-    if len(plan.wanted) > 1 or plan.done:
+    if finished and (len(plan.wanted) > 1 or plan.done):
         say(f"{arguments.cache}: {len(plan.done)} clips were there, {plan.to_do} were tried now")
     return _conclude(sources, index, config) if finished else 130
 
@@ -98,8 +99,8 @@ def _without_hop(identity: Identity) -> Identity:
 def _conclude(sources: dict[str, MediaSource], index: Index, config: ExtractConfig) -> int:
     """Say which files gave nothing; returns the exit code, which is milder among several."""
     plan = plan_ids(sources, sources, index, retry=False, config=config)
-    for failure in plan.failed.values():
-        problem = f"{failure.message} (needed here: {_NEEDS[config.modalities]})"
+    for message in dict.fromkeys(failure.message for failure in plan.failed.values()):
+        problem = f"{message} (needed here: {_NEEDS[config.modalities]})"
         say(f"error: {problem}", error=True, one_line=True)
     if note := unseen(index, config):
         say(note)
@@ -129,6 +130,8 @@ def _sources(given: Sequence[Path], config: ExtractConfig) -> dict[str, MediaSou
     found: dict[str, MediaSource] = {}
     for path in given:
         inside = _media_in(path, config.modalities)
+        if inside and (others := _folders_in(path)):
+            say(f"note      {path}: folders in it are not looked into: {some(others)}")
         for file in inside or [path]:
             try:
                 source = _source(file, config.modalities)
@@ -158,13 +161,20 @@ def _media_in(folder: Path, modalities: str) -> list[Path]:
     return [path for path in found if path.suffix.lower()[1:] in MEDIA_SUFFIXES]
 
 
+def _folders_in(folder: Path) -> list[str]:
+    return [entry.name for entry in entries(folder) if entry.is_dir()]
+
+
 def _source(file: Path, modalities: str) -> MediaSource:
     needed = _NEEDS[modalities]
     try:
         kind = file.stat().st_mode
         if stat.S_ISDIR(kind) and not (modalities == "video" and picture_files(file)):
             what = "media in it" if modalities != "video" else "pictures or media in it"
-            raise ConfigError(f"{file}: expected {needed}, found a folder without {what}")
+            raise ConfigError(
+                f"{file}: expected {needed}, found a folder without {what} (folders in it are not "
+                "looked into)"
+            )
         if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
             raise ConfigError(f"{file}: expected {needed}, found no plain file")
         return file_source(file)

@@ -16,6 +16,7 @@ from tiny_runs import FLAGS, TINY, tiny_labels
 from windows_cache import CLASSES, windows_cache
 
 from cache import Labels, open_cache
+from cache.__main__ import main as cache_main
 from cache.common.errors import CacheError, ConfigError
 from cache.labels.store import write_labels
 from train import __main__ as cli
@@ -289,6 +290,36 @@ def test_folders_are_named_as_every_file_system_takes_it() -> None:
     assert not any("/" in name or name.startswith((".", "-")) for name in folders.values())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_no_text_and_one_that_two_files_have_come_back(
+    run: Path, tmp_path: Path
+) -> None:
+    """The media's name is given where it leads back to the recording, else the recording's own."""
+    recordings = {name: (4.0, [(0, 1.0, 3.0)]) for name in ("walk", "walk-1a2b3c4d", "odd")}
+    cache = windows_cache(tmp_path / "cache", recordings, tmp_path / "films")
+    films = tmp_path / "films"
+    (films / "other").mkdir()
+    shutil.move(films / "walk-1a2b3c4d.mp4", films / "other/walk.mp4")
+    odd = films / os.fsdecode(b"o\xffd.mp4")
+    try:
+        shutil.move(films / "odd.mp4", odd)
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    out = tmp_path / "out"
+    assert annotate(run, cache, out, [films, films / "other"]) == 0
+    assert {row["media"] for row in events(out)} == {"walk.mp4", "walk-1a2b3c4d", "odd"}
+    assert "films/o%FFd.mp4" in (out / "odd/odd.eaf").read_text("utf-8")
+    page = (out / "odd/timeline.html").read_text("utf-8")
+    assert '"listed":"odd"' in page
+    assert '"address":"../../films/o%FFd.mp4"' in page
+    before = read(out / "walk-1a2b3c4d/events.json")
+    assert (before["media"], before["recording"]) == ("walk.mp4", "walk-1a2b3c4d")
+    assert cache_main(["relabel", str(cache), str(out / "events.csv")]) == 0
+    labels = open_cache(cache).stored_labels()
+    assert labels is not None
+    assert set(labels.ids) == set(recordings)
+
+
 def test_formats_are_named_with_commas() -> None:
     assert parse_formats("page, csv") == ("csv", "page")
     assert parse_formats(",".join(FORMATS)) == FORMATS
@@ -303,6 +334,21 @@ def test_the_command_line_takes_all_of_it(run: Path, place: Path) -> None:
     assert cli.main([*argv, "--media", str(place / "films/walk.mp4")]) == 0
     assert {path.name for path in (place / "out").iterdir()} == {"events.csv", "index.html", "walk"}
     assert cli.main([*argv, "--formats", "odt"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [("fit", "--resume"), ("annotate", "the other recordings"), ("evaluate", "begins anew")],
+)
+def test_who_stops_a_command_hears_what_is_kept(
+    command: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(argv: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, command, stopped)
+    assert cli.main([command]) == 130
+    assert told in capsys.readouterr().err
 
 
 def test_events_are_those_that_the_run_s_rule_reads_off(run: Path, place: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_media import TinyCache, tiny_cache
+from windows_cache import windows_cache
 
 from cache import CacheError, Labels, open_cache
 from cache.__main__ import main
@@ -235,3 +236,12 @@ def test_a_pack_is_never_changed(tiny: TinyCache, tmp_path: Path) -> None:
     assert main(["relabel", str(tmp_path / "p.h5"), str(tmp_path / "events.csv")]) == 2
     with pytest.raises(CacheError):
         open_cache(tmp_path / "none")
+
+
+def test_events_after_the_end_of_their_recording_are_named(tmp_path: Path, capsys: Capture) -> None:
+    cache = windows_cache(tmp_path / "cache", {"walk": (9.0, [(0, 1.0, 3.0)])})
+    table = tmp_path / "events.csv"
+    table.write_text("media,start,end,category\nwalk.mp4,1,9.5,Bark\nwalk.mp4,70,90,Bark\n")
+    assert main(["relabel", str(cache), str(table)]) == 0
+    told = capsys.readouterr().out
+    assert "1 event(s) end after their recording does: walk Bark 70 to 90 s, of 9 s\n" in told

@@ -501,4 +501,4 @@ def test_fingerprint_and_differences() -> None:
     )
     assert {one.fingerprint for one in alike} == {base.fingerprint}
     assert config_differences(config, config) == []
-    assert config_differences({}, {"new": 1}) == ["new: 'absent' here, 1 in the cache"]
+    assert config_differences({}, {"new": 1}) == ["new: none here, 1 in the cache"]

@@ -359,12 +359,17 @@ def test_several_files_at_once(data: Path, tmp_path: Path, capsys: Capture) -> N
     where = ["--data", str(data), "--cache", str(like), "--weights", "random:0", "--jobs", "1"]
     assert main([*where, *SMALL_FLAGS]) == 0
     (data / "media" / "page.mp4").write_text("<html>")
+    soundfile.write(data / "media" / "sound.wav", tone(2), RATE_HZ)
     shutil.copy(data / "media" / "clip.mp4", tmp_path / "other@5.mp4")
     flags = ["--cache", str(cache), "--like", str(like / "cache.json"), "--hop-seconds", "0.5"]
     files = [str(data / "media"), str(tmp_path / "other@5.mp4")]
     capsys.readouterr()
+    (data / "media" / "more").mkdir()
     assert main(["clip", *files, *flags]) == 1
-    assert "page.mp4" in capsys.readouterr().err
+    said, told = capsys.readouterr()
+    assert "media: folders in it are not looked into: more\n" in said
+    assert "page.mp4" in told
+    assert told.count("sound.wav") == 1  # not once for each of its windows
     found = open_cache(cache)
     assert [len(rows) for name, rows in sorted(found.recordings.items())] == [1, 39, 1, 5]
     assert sorted(found.recordings)[2].startswith("other@5-")

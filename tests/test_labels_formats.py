@@ -286,6 +286,7 @@ class TestLabelStudio:
         ("tasks", "why"),
         [
             ([7], "task 1: expected a task whose data names one media file"),
+            ([{"data": {"a": "a.mp4"}, "predictions": []}], "every task: nobody has annotated it"),
             ([{"data": {"text": "hello"}}], "task 1: expected a task whose data names"),
             ([{"data": {"a": "a.mp4", "b": "b.mp4"}}], "task 1: expected a task whose data names"),
             ([task("a.mp4"), task("x/a.mp4")], "task 2: the media 'x/a.mp4' and 'a.mp4'"),

@@ -123,6 +123,10 @@ def test_annotate_takes_any_file_run_and_folder(project: Path, value: str) -> No
     assert make(project, "annotate", *words, f"LABELS={value}").returncode == 0
     assert calls(project)[2] == ["-m", "cache", "relabel", f"{out}/cache", media]
     assert not Path(like).parent.exists(), "how to extract is no longer needed"
+    done = make(project, "annotate", *words, f"LABELS=absent {value}")
+    assert done.returncode == 2
+    assert f"(found: 'absent {value}')" in done.stdout
+    assert not (project / "calls").exists(), "nothing is extracted before that is known"
 
 
 @pytest.mark.parametrize(("code", "told"), [(0, 0), (1, 1), (2, 2), (130, 130)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recordings_cache import CLASSES, drawn, recordings_cache
+from recordings_cache import CLASSES, drawn, labels_of, recordings_cache
 from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, tiny_labels
+from windows_cache import windows_cache
 
 from cache import CacheError, open_cache
+from cache.labels.store import write_labels
 from train import predict
 from train.__main__ import main
 from train.commands.evaluate import evaluate_run
@@ -84,6 +87,25 @@ def test_evaluate_scores_test_and_the_page_shows_recordings(cache: Path, run: Pa
     assert "mAP, mean of tIoU" in page
 
 
+def test_recordings_with_events_that_do_not_say_when_are_left_out_and_told(
+    cache: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vague = Path(shutil.copytree(cache, tmp_path / "cache"))
+    labels = labels_of(drawn(40))
+    rows = [row for row in labels.rows("test").tolist() if labels.category[row] >= 0]
+    labels.start_s[rows[0]] = labels.end_s[rows[0]] = np.nan
+    write_labels(vague, labels)
+    found = evaluate_run(run, vague, "test", pictures=0)
+    assert [result["recordings"] for result in found] == [7, 7]
+    told = f"1 recording(s) with an event that doesn't say when are left out: {labels.ids[rows[0]]}"
+    assert told in capsys.readouterr().out
+    labels.start_s[rows] = labels.end_s[rows] = np.nan
+    labels.split[labels.background] = 0
+    write_labels(vague, labels)
+    with pytest.raises(CacheError, match="no recording with features and times"):
+        evaluate_run(run, vague, "test", pictures=0)
+
+
 def test_report_sets_runs_side_by_side(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run)]) == 0
     assert main(["report", str(run / "seed-0"), str(run / "seed-1")]) == 0
@@ -114,6 +136,16 @@ def test_predict_lists_the_events_of_recordings(cache: Path, run: Path) -> None:
     assert main(["predict", "--cache", str(cache), "--run", str(run)]) == 0
     written = json.loads((run / "predictions" / "predictions.json").read_text())
     assert written == found
+
+
+def test_predict_says_what_it_did_not_look_at_of_clips_alone(
+    cache: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = windows_cache(tmp_path / "clips", {"walk": (9.0, [(0, 1.0, 3.0)])}, hop_s=None)
+    for place, told in ((clips, 1), (cache, 0)):
+        words = ["predict", "--cache", str(place), "--run", str(run), "--out", str(tmp_path / "o")]
+        assert main(words) == 0
+        assert capsys.readouterr().out.count("were not looked at") == told
 
 
 def test_a_single_event_run_answers_recordings_too(cache: Path, tmp_path: Path) -> None:

@@ -211,6 +211,12 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
 }
 
 
+_KEPT = {
+    "fit": "finished epochs are kept, `--resume --run RUN` goes on with them",
+    "annotate": "what is written is kept, the same command goes on with the other recordings",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -228,7 +234,8 @@ def _run(words: Sequence[str]) -> int:
     try:
         return COMMANDS[words[0]](words[1:]) or 0
     except KeyboardInterrupt:
-        say("stopped; finished epochs are kept, `--resume --run RUN` goes on with them", error=True)
+        kept = _KEPT.get(words[0], "the same command begins anew")
+        say(f"stopped; {kept}", error=True)
         raise
 
 

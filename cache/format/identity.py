@@ -220,8 +220,12 @@ def refusal(where: Path | str, identity: Identity, found: Identity) -> str:
 
 def config_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """One readable line per setting that differs: `name: ours → theirs`."""
+
+    def shown(values: Mapping[str, Any], name: str) -> str:
+        return repr(values[name]) if name in values else "none"
+
     return [
-        f"{name}: {ours.get(name, 'absent')!r} here, {theirs.get(name, 'absent')!r} in the cache"
+        f"{name}: {shown(ours, name)} here, {shown(theirs, name)} in the cache"
         for name in sorted({*ours, *theirs})
         if ours.get(name) != theirs.get(name)
     ]

@@ -33,7 +33,9 @@ def task_rows(tasks: list[Any], notes: list[str]) -> Places:
             regions = [r for r in _list(done[0], "result") if _get(r, "type") == "labels"]
             others += len(_list(done[0], "result")) - len(regions)
             yield from _regions(place, media_id(name), regions)
-    if untouched:
+    if tasks and untouched == len(tasks):
+        yield "every task", "nobody has annotated it; do that in Label Studio, then export"
+    elif untouched:
         notes.append(f"{untouched} task(s) that nobody has annotated: left out")
     if others:
         notes.append(f"{others} region(s) that are no Labels in seconds: left out")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from cache.common.cli import Options, Parser, local_path, say
 from cache.common.errors import CacheError
 from cache.format.lock import writer_lock
@@ -20,6 +22,8 @@ from cache.labels.annotations import (
 from cache.labels.changes import corrected, event_changes
 from cache.labels.store import write_labels
 from cache.reader import Cache, open_cache
+
+_TOO_LATE_S = 1.0
 
 
 def add_relabel(command: Callable[[str, str], Parser]) -> None:
@@ -113,6 +117,26 @@ def _told(cache: Cache, told: str, before: Labels | None, labels: Labels) -> Ite
     if before is not None:
         yield from event_changes(before, labels).described()
     yield from remarks(before, labels)
+    if late := _beyond(cache, labels):
+        yield f"note      {len(late)} event(s) end after their recording does: {some(late)}"
+
+
+def _beyond(cache: Cache, labels: Labels) -> list[str]:
+    """The events that end a second or more after their recording does, in a cache of windows."""
+    if cache.declaration.hop_s is None:
+        return []
+    ends_s: dict[str, float] = {}
+    for window, *known_s in zip(cache.windows, *cache.lengths_s, strict=True):
+        name, (valid_s, media_s) = window.recording, known_s
+        reached = [ends_s.get(name, 0.0), window.offset_s + valid_s]
+        ends_s[name] = float(np.nanmax([*reached, media_s]))
+    return [
+        f"{name} {category} {start_s:.10g} to {end_s:.10g} s, of {ends_s[name]:.10g} s"
+        for name, category, start_s, end_s in zip(
+            labels.ids, labels.names(), labels.start_s.tolist(), labels.end_s.tolist(), strict=True
+        )
+        if end_s >= ends_s.get(name, np.inf) + _TOO_LATE_S
+    ]
 
 
 def _lost(before: Labels | None, labels: Labels, file: str) -> str:

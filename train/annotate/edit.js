@@ -70,7 +70,7 @@ function cell(text) {
 
 /** The list as CSV; of no events a row that says so. @param {Span[]} events */
 function asCsv(events) {
-  const name = cell(data.media.name || data.recording);
+  const name = cell(data.listed);
   const rows = events.map((one) =>
     [name, one.start.toFixed(3), one.end.toFixed(3), cell(one.category), one.confidence.toFixed(3)].join(","));
   return ["media,start_s,end_s,category,confidence", ...(rows.length ? rows : [`${name},,,,`]), ""].join("\n");

@@ -1,7 +1,8 @@
 """Lists of events as the files of other programs: CSV, Audacity, ELAN, WebVTT, Label Studio.
 
 Each writer is a pure function that gives UTF-8 bytes, times in seconds with three decimals. All
-but WebVTT can be read again by `python -m cache relabel` (docs/labels.md).
+but WebVTT can be read again by `python -m cache relabel` (docs/labels.md), Label Studio's once it
+was annotated there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +129,7 @@ def label_studio_bytes(media_name: str, length_s: float, events: Sequence[Found]
         for number, one in enumerate(ordered, 1)
     ]
     task: dict[str, Any] = {
-        "data": {"media": f"/data/local-files/?d={quote(media_name)}"},
+        "data": {"media": f"/data/local-files/?d={_quoted(media_name)}"},
         "predictions": [{"model_version": "avel", "result": results}],
     }
     return json.dumps([task], ensure_ascii=False, indent=1).encode()
@@ -170,11 +172,16 @@ def _media(name: str) -> str:
     suffix = name.rpartition(".")[2].lower()
     kind = "audio" if suffix in _SOUNDS else "video"
     form = "x-wav" if suffix == "wav" else suffix if suffix.isalnum() else "unknown"
-    where = quoteattr(f"./{quote(name)}")
+    where = quoteattr(f"./{_quoted(name)}")
     return (
         f"<MEDIA_DESCRIPTOR MEDIA_URL={where} MIME_TYPE={quoteattr(f'{kind}/{form}')} "
         f"RELATIVE_MEDIA_URL={where}/>\n"
     )
+
+
+def _quoted(name: str) -> str:
+    """A path as part of an address; its bytes may be no text."""
+    return quote(os.fsencode(name))
 
 
 def _ms(time_s: float) -> int:

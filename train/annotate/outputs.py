@@ -33,7 +33,7 @@ from train.annotate.exports import (
     webvtt_bytes,
 )
 from train.annotate.index import index
-from train.annotate.recording import Recording, path_from
+from train.annotate.recording import Recording, listed, path_from
 from train.report.drawing import file_name
 
 EVENTS, CSV, INDEX = "events.json", "events.csv", "index.html"
@@ -151,11 +151,7 @@ def write_all(
 
     failed: what could not be read, and why; run: who answers, for people; classes: all it knows.
     """
-    media = Counter(one["media"] for one in every.values())
-    names = {
-        folder: one["media"] if media[one["media"]] == 1 else one["recording"]
-        for folder, one in every.items()
-    }
+    names = {at: listed(one["recording"], one["media"]) for at, one in every.items()}
     written: list[tuple[Path, bytes]] = []
     if "csv" in formats:
         lists = {names[at]: list(map(_found, one["events"])) for at, one in every.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cache import Cache
 from cache.common.cli import printable
 from train.annotate import strips
 from train.annotate.exports import Found
-from train.annotate.recording import Recording, path_from
+from train.annotate.recording import Recording, listed, path_from
 from train.report.drawing import base64_text
 from train.score.metrics import Array
 
@@ -95,6 +96,7 @@ def data(recording: Recording, folder: Path) -> dict[str, Any]:
     least, kept = _kept(recording)
     return {
         "recording": recording.name,
+        "listed": listed(recording.name, recording.media_name),
         "media": {"name": recording.media_name, "address": _address(recording, folder)},
         "length": recording.length_s,
         "unseen": recording.unseen,
@@ -129,7 +131,7 @@ def _address(recording: Recording, folder: Path) -> str | None:
     path = path_from(recording.media, folder)
     if path is None:
         return None if recording.media is None else recording.media.absolute().as_uri()
-    return quote(path)
+    return quote(os.fsencode(path))
 
 
 def _curves(recording: Recording) -> dict[str, Any]:

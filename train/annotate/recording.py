@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cache import Cache, Labels
+from cache.labels.media_names import media_id
 from train.annotate.exports import Found
 from train.score.timeline import Timeline
 
@@ -97,6 +98,14 @@ def true_events(labels: Labels | None) -> dict[str, tuple[Found, ...]]:
         for name, events in found.items()
         if all(math.isfinite(one.start_s + one.end_s) for one in events)
     }
+
+
+def listed(name: str, media_name: str) -> str:
+    """What a recording is called in lists: its file's name where that says which one is meant.
+
+    Else its own, as of files that have one name in two folders.
+    """
+    return media_name if media_id(media_name) == name else name
 
 
 def path_from(media: Path | None, folder: Path) -> str | None:

@@ -5,8 +5,8 @@
 /** @typedef {{start: number, end: number, png: string}} Tile */
 /**
  * @typedef {{
- *   recording: string, media: {name: string, address: string | null}, length: number,
- *   unseen: [number, number][], classes: string[], thresholds: number[], least: number,
+ *   recording: string, listed: string, media: {name: string, address: string | null},
+ *   length: number, unseen: [number, number][], classes: string[], thresholds: number[], least: number,
  *   candidates: [number, number, number, number][], truth: [string, number, number][] | null,
  *   curves: {step: number, of: Record<string, string>}, frames: Frame[], sound: Tile[],
  *   facts: [string, string][],

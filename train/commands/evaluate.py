@@ -9,6 +9,7 @@ from cache import Cache
 from cache.common.atomic import plain_folder
 from cache.common.cli import say
 from cache.joined import open_caches
+from cache.labels.annotations import some
 from cache.labels.store import labels_sha256
 from train.commands.recordings import score_on_recordings, together_on_recordings
 from train.commands.scored import Scored
@@ -26,7 +27,7 @@ from train.runs.evaluate import (
     write_result,
 )
 from train.runs.record import Record, is_own
-from train.runs.recordings import RecordingAnswer, answered_recordings, on_recordings
+from train.runs.recordings import RecordingAnswer, answered_recordings, on_recordings, vague
 from train.runs.trained import Answer, TrainedModel, load_run
 
 Data = Dataset | Rows
@@ -53,7 +54,12 @@ def evaluate_run(
     config = trained.config(device)
     rows = choose_rows(cache, config, trained.about.classes)
     data: Data = rows
-    if not on_recordings(cache, trained.about):
+    if on_recordings(cache, trained.about):
+        mine = {rows.labels.ids[row] for row in rows.labels.rows(split)}
+        if left_out := sorted(mine & vague(rows.labels)):
+            say(f"note: {len(left_out)} recording(s) with an event that doesn't say when are left "
+                f"out: {some(left_out)}")  # fmt: skip
+    else:
         data = load_dataset(cache, config, (split,), rows)
     scored = []
     for one in trained.models:

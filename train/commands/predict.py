@@ -78,6 +78,8 @@ def _events(
     quiet = sorted(of.keys() - {one["recording"] for one in found})
     if quiet and found:
         say(f"no event in {len(quiet)} of {len(of)} recordings: {', '.join(quiet[:10])}")
+    for text in unseen_notes(cache):
+        say(text)
     say(f"written: {folder / 'predictions.json'}")
     return found
 

@@ -155,7 +155,8 @@ def unseen_notes(cache: Cache) -> list[str]:
 
     And one for the clips that have no features, since they get no answer.
     """
-    clip_seconds, unseen, length_s = cache.clip_seconds, unseen_s(cache), cache.lengths_s[0]
+    clip_seconds, length_s = cache.clip_seconds, cache.lengths_s[0]
+    unseen = unseen_s(cache) if cache.declaration.hop_s is None else {}
     much = sorted(
         (clip_id for clip_id, value in unseen.items() if (value or 0.0) >= _WORTH_TELLING_S),
         key=lambda clip_id: -(unseen[clip_id] or 0.0),

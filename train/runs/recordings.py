@@ -48,8 +48,7 @@ class Recordings:
     def of(cls, cache: Cache, rows: Rows, split: str) -> Recordings:
         """Of the rows that are kept; a recording of which a row doesn't say when is left out."""
         labels = rows.labels
-        vague = {labels.ids[row] for row in np.flatnonzero(labels.weak)}
-        names = sorted({labels.ids[row] for row in rows.kept[split]} - vague)
+        names = sorted({labels.ids[row] for row in rows.kept[split]} - vague(labels))
         lengths_s = np.array([length_s(cache, name) for name in names])
         truth = _events(labels, rows.kept[split].tolist(), names, lengths_s)
         clips = [cache.ids[row] for name in names for row in cache.recordings[name]]
@@ -90,6 +89,11 @@ class RecordingAnswer:
         return cls.of(first.recordings, timelines, read_off)
 
 
+def vague(labels: Labels) -> set[str]:
+    """The recordings of which a row doesn't say when."""
+    return {labels.ids[row] for row in np.flatnonzero(labels.weak)}
+
+
 def on_recordings(cache: Cache, about: About) -> bool:
     """Whether a model answers a cache with lists of events, of which a recording has any number."""
     return cache.declaration.hop_s is not None or about.config.events == "several"
@@ -124,7 +128,7 @@ def evaluate_recordings(
     known, classes = answer.recordings, rows.labels.classes
     if not len(known.names):
         raise CacheError(
-            f"the split {split!r} has no recordings with features; nothing to evaluate"
+            f"the split {split!r} has no recording with features and times; nothing to evaluate"
         )
     if not len(known.truth):
         raise CacheError(
