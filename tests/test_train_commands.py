@@ -280,7 +280,7 @@ def test_one_number_says_how_many_seeds_and_ablations_train_three_models(
     place = tmp_path / "three"
     argv = ["fit", "--cache", str(cache_path), "--run", str(place), *FLAGS, "--pictures", "0"]
     assert cli.main([*argv, "--epochs", "1", "--seeds", "2", "--ablations"]) == 0
-    table = capsys.readouterr().out.rsplit("top-1 accuracy", 1)[0].splitlines()[-1]
+    table = capsys.readouterr().out.rsplit("segment accuracy (AVE)", 1)[0].splitlines()[-1]
     for name in ("both", "audio", "video"):
         found = sorted(path.parent.name for path in (place / name).glob(f"*/{BEST}"))
         assert found == ["seed-0", "seed-1"]

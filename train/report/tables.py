@@ -56,7 +56,7 @@ GROUPS = {
 }
 HEADLINE = {
     "": {
-        **{key: (CLASS | WHEN)[key] for key in ("top1", "segment_accuracy", "miou")},
+        **{key: (CLASS | WHEN)[key] for key in ("segment_accuracy", "top1", "miou")},
         "localized_iou": WHEN["localized_iou"],
         "short_miou": "mIoU, shorter events",
     }
