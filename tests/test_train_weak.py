@@ -34,6 +34,7 @@ from train.data.dataset import (
 from train.data.folds import SCORED, Division
 from train.distributed import ProcessGroup
 from train.fit.weak import Steps, between, class_evidence, guess_times
+from train.report.run_plots import curves_figure
 from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import rows_digest, training_events
 from train.runs.record import check_same_rows
@@ -268,3 +269,10 @@ def test_rows_are_what_they_were_where_all_have_times(cache: Cache) -> None:
     rows: Rows = choose_rows(cache, TrainConfig())
     assert not len(rows.weak)
     assert settle_weak(cache, TrainConfig(events="single"), rows) is rows
+
+
+def test_the_curves_are_those_that_there_are() -> None:
+    entry = {"epoch": 1.0, "learning_rate": 1e-3, "val_top1": 0.5, "val_class_loss": 1.0}
+    entry |= {f"train_{name}_loss": 1.0 for name in ("class", "interval", "gate")}
+    panel = curves_figure([entry], 1).axes[1]
+    assert [line.get_label() for line in panel.get_lines()] == ["top-1", "kept: epoch 1"]
