@@ -15,7 +15,7 @@ from tiny_runs import TINY, tiny_labels
 from cache import Cache, Labels, open_cache
 from cache.format.schema import BACKGROUND
 from train.config import TrainConfig
-from train.data.dataset import choose_rows, load_dataset, resolve, settle_events
+from train.data.dataset import choose_rows, load_dataset, resolve, settle_events, settle_weak
 from train.data.targets import targets
 
 RECORDINGS = [
@@ -86,7 +86,7 @@ def test_weak_rows_are_left_out_and_told(cache: Cache, monkeypatch: pytest.Monke
     weak = labels_of(RECORDINGS)
     weak.start_s[2] = weak.end_s[2] = np.nan
     monkeypatch.setattr(Cache, "labels", weak)
-    rows = choose_rows(cache, TrainConfig())
+    rows = settle_weak(cache, TrainConfig(events="single"), choose_rows(cache, TrainConfig()))
     assert rows.kept["train"].tolist() == [0, 1, 3]
     assert any("1 row(s) say that there is an event, but not when" in note for note in rows.notes)
 

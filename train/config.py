@@ -31,6 +31,10 @@ class TrainConfig(Settings):
     """Names of the cache's fields that the model reads, with commas between: audio/mel,video/maps.
     None: all."""
 
+    weak: bool = False
+    """Learn from classes alone, as in AVE's weakly supervised setting: nothing that is trained or
+    chosen sees when events are. Training rows without times are learned from in any case."""
+
     batch_size: int = Field(default=32, ge=1, le=1 << 20)
     """Label rows per optimizer step."""
     learning_rate: float = Field(default=1e-3, gt=0)

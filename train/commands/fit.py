@@ -29,6 +29,7 @@ from train.fit.normalize import normalize
 from train.fit.settle import described_read_off, settle
 from train.fit.state import History
 from train.fit.validate import calibration_notes
+from train.fit.weak import guess_times
 from train.model.fusion import FusionModel
 from train.report import run_plots
 from train.report.drawing import FOLDER, save_figures
@@ -96,15 +97,30 @@ def _train_all(
         say(f"{todo.described(next(iter(datasets.values())))}\n{_code()}")
         if divided is not None:
             replace_file(top / folders.FOLDS_FILE, divided.to_json().encode())
-    done = []
+    done, learned = [], dict[tuple[str, str], Dataset]()
     for job in todo.jobs:
+        kind = job.part, job.config.modality
         narrowed = only(datasets[job.part], job.config.modality)
-        history = _train(cache, narrowed, top, job, resume, group)
+        if kind not in learned:
+            learned = {kind: _with_times(narrowed, config, group)}  # of the seeds alike
+        history = _train(cache, learned[kind], top, job, resume, group)
         if group.is_main_process:
-            done.append(_score(cache, narrowed, top / job.name, history, pictures))
+            done.append(_score(cache, narrowed, learned[kind], top / job.name, history, pictures))
     if done and divided is not None:
         return score_folds(top, cache, datasets, done)
     return _print_end(done, cache, datasets[plan.WHOLE], pictures) if done else []
+
+
+def _with_times(dataset: Dataset, config: TrainConfig, group: ProcessGroup) -> Dataset:
+    """What is trained and chosen on: training events without times get guessed ones.
+
+    With --weak all are without, and validation's stay so.
+    """
+    dataset = dataset.without_times() if config.weak else dataset
+    count = int(dataset.splits["train"].weak.sum())
+    if count and group.is_main_process:
+        say(f"{count} training events have a class alone: guessing when they are")
+    return guess_times(dataset, group)
 
 
 def _code() -> str:
@@ -154,16 +170,22 @@ def _train(
     return history
 
 
-def _score(cache: Cache, dataset: Dataset, run: Path, history: History, pictures: int) -> Scored:
-    """Score a model that was trained just now on val, and draw how it was trained."""
+def _score(
+    cache: Cache, dataset: Dataset, learned: Dataset, run: Path, history: History, pictures: int
+) -> Scored:
+    """Score a model that was trained just now on val, and draw how it was trained.
+
+    learned: the data as it was trained and chosen on.
+    """
     folders.write_json(run / folders.HISTORY_FILE, history)
     one = TrainedModel.load(run)
     listed = on_recordings(cache, one.about)
     if one.about.config.events == "single":
         trained = one.about.config.gate_weight > 0
         why = "which scored higher on val" if trained else "as the gate has no loss"
+        why = "as val's times are not looked at" if one.about.config.weak else why
         say(f"start and end: by the {one.about.decoding}, {why}")
-        for text in calibration_notes(one.about.calibration, dataset):
+        for text in calibration_notes(one.about.calibration, learned):
             say(text)
     if listed:
         one = settle(one, cache, dataset)

@@ -11,7 +11,7 @@ from cache.common.cli import printable, say
 from cache.common.errors import ConfigError
 from cache.joined import JoinedCache
 from train.config import TrainConfig
-from train.data.dataset import Dataset, Rows, choose_rows, settle_events
+from train.data.dataset import Dataset, Rows, choose_rows, settle_events, settle_weak
 from train.data.folds import LEAST_FOLDS, MOST_FOLDS, Division
 from train.distributed import ProcessGroup
 from train.fit.begin import Start
@@ -61,20 +61,29 @@ class Plan:
         """From resolved settings; ConfigError for what can't be asked for together."""
         rows = choose_rows(cache, config)
         config, told = settle_events(cache, config, rows)
-        rows = replace(rows, notes=[told, *rows.notes])
+        rows = settle_weak(cache, config, replace(rows, notes=[told, *rows.notes]))
         parts = {WHOLE: rows} if division is None else division.parts(rows, cache)
         jobs = _jobs(config, seeds, ablations, list(parts), starts)
         return cls(cache, config, division, parts, jobs, len(rows.kept["test"]))
 
     def check(self, group: ProcessGroup) -> None:
         """Refuse what can't be trained."""
+        if self.config.weak and (
+            self.config.events == "several" or self.cache.declaration.hop_s is not None
+        ):
+            raise ConfigError(
+                f"weak: {self.cache.path} has clips with several events, or windows of recordings, "
+                "of which no class is known by itself; --weak needs clips with one event at most "
+                "(--events single) in a cache without --hop"
+            )
         for rows in self.parts.values():
             for name in ("train", "val"):
                 if not len(rows.kept[name]):
                     raise ConfigError(
-                        f"{self.cache.path}: the split {name!r} has no rows with features; can't "
-                        "train. See `python -m cache info`; `python -m cache relabel` gives the "
-                        "cache other labels, and --folds needs no splits"
+                        f"{self.cache.path}: the split {name!r} has no rows with features "
+                        "(and, but for train, with times); can't train. See `python -m cache "
+                        "info`; `python -m cache relabel` gives the cache other labels, and "
+                        "--folds needs no splits"
                     )
                 if rows.labels.background[rows.kept[name]].all():
                     raise ConfigError(

@@ -37,6 +37,7 @@ class Rows:
         for; BACKGROUND (-1) for a clip without an event, UNKNOWN (-2) for a class that is not
         among them.
     kept: split → (n,) int64 numbers of the rows that can be used: their clips have features.
+    weak: (n,) int64 numbers of such rows of train that name a class and don't say when.
     without_features: ids of the labelled clips that have none.
     unknown: split → class that was not asked for → how many of its events are left out.
     leaks: ids that stand in two splits, for each pair of splits that shares any.
@@ -45,10 +46,16 @@ class Rows:
 
     labels: Labels
     kept: dict[str, npt.NDArray[np.int64]]
+    weak: npt.NDArray[np.int64]
     without_features: list[str]
     unknown: dict[str, dict[str, int]]
     leaks: dict[tuple[str, str], list[str]]
     notes: list[str]
+
+    def with_weak(self) -> Rows:
+        """The same, with those rows of train that don't say when among what can be used."""
+        train = np.sort(np.concatenate([self.kept["train"], self.weak]))
+        return replace(self, kept={**self.kept, "train": train})
 
     def used(self) -> Labels:
         """The rows of train and val that can be used, in the order of the cache's."""
@@ -68,10 +75,11 @@ class Rows:
 def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None = None) -> Rows:
     """Which label rows can be used; reads labels, no features.
 
-    Those whose recording has no features are left out and named, and weak ones, which don't say
-    when; where `drop_leaks` is set, so are rows whose id stands in a later split as well (train <
-    val < test). With `classes`, a run's own, the cache's are matched with them by name, whatever
-    their order; events of others are left out. Clips without an event stay.
+    Those whose recording has no features are left out and named; so are weak ones, which don't say
+    when, but those of train are kept apart; where `drop_leaks` is set, so are rows whose id stands
+    in a later split as well (train < val < test). With `classes`, a run's own, the cache's are
+    matched with them by name, whatever their order; events of others are left out. Clips without
+    an event stay.
     """
     labels = cache.labels
     leaks, notes = labels.leaks(), list(labels.notes)
@@ -81,7 +89,7 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
     for name in SPLITS:
         leaked = {i for (early, _), ids in leaks.items() if early == name for i in ids}
         dropped = leaked if config.drop_leaks else set()
-        rows = [r for r in labels.rows(name) if labels.ids[r] in known and not vague[r]]
+        rows = [r for r in labels.rows(name) if labels.ids[r] in known]
         foreign = Counter(
             labels.classes[labels.category[r]] for r in rows if category[r] == UNKNOWN
         )
@@ -91,12 +99,10 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
         if len(kept[name]) < len(rows):
             count = len(rows) - len(kept[name])
             notes.append(f"{count} row(s) of {name} dropped: their ids stand in a later split")
-    if vague.any():
-        notes.append(
-            f"{int(vague.sum())} row(s) say that there is an event, but not when: left out, and "
-            "nothing else of their recordings counts as without an event"
-        )
+    weak = kept["train"][vague[kept["train"]]]
+    kept = {name: some[~vague[some]] for name, some in kept.items()}
     return Rows(
+        weak=weak,
         labels=replace(labels, category=category, classes=list(classes or labels.classes)),
         kept=kept,
         without_features=sorted({clip_id for clip_id in labels.ids if clip_id not in known}),
@@ -139,6 +145,11 @@ class Samples:
         category = self.category if self.category.ndim == 1 else self.category[:, 0]
         return category == BACKGROUND
 
+    @property
+    def weak(self) -> Tensor:
+        """(R,) bool which samples are events that don't say when: their intervals are NaN."""
+        return self.interval.isnan().flatten(1).any(dim=1)
+
     def background_count(self) -> int:
         """How many samples are clips without an event."""
         return int(self.background.sum())
@@ -170,6 +181,16 @@ class Dataset:
     def classes(self) -> list[str]:
         """Class names; place in the list is the class number."""
         return self.rows.labels.classes
+
+    def without_times(self) -> Dataset:
+        """The same, of single events of which none says when; nothing else is copied."""
+        splits = {
+            name: replace(
+                one, interval=torch.where(one.background[:, None], one.interval, torch.nan)
+            )
+            for name, one in self.splits.items()
+        }
+        return replace(self, splits=splits)
 
     @property
     def ids(self) -> list[str]:
@@ -207,6 +228,23 @@ def settle_events(cache: Cache, config: TrainConfig, rows: Rows) -> tuple[TrainC
         kind = "several" if many > SEVERAL_FROM * max(some, 1) else "single"
     told = f"events: {kind} ({many} of {some} clips with an event have two or more; --events)"
     return config.revised(events=kind), told
+
+
+def settle_weak(cache: Cache, config: TrainConfig, rows: Rows) -> Rows:
+    """What to do, by settled settings, with events that don't say when; a note says it.
+
+    Where a clip is a recording and has one event, those of train are learned from.
+    """
+    count = int(rows.labels.weak.sum())
+    if not count:
+        return rows
+    told, learned = f"{count} row(s) say that there is an event, but not when: ", 0
+    if config.events == "single" and cache.declaration.hop_s is None:
+        rows, learned = rows.with_weak(), len(rows.weak)
+        told += f"{learned} of train are learned from, "
+    told += f"{count - learned} left out, "
+    told += "and nothing else of their recordings counts as without an event"
+    return replace(rows, notes=[*rows.notes, told])
 
 
 def load_dataset(

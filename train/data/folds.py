@@ -68,9 +68,12 @@ class Division(Settings):
     def _fold(
         self, rows: Rows, pool: npt.NDArray[np.int64], part: npt.NDArray[np.int64], number: int
     ) -> Rows:
-        """One fold's rows; the others' labels are in no split."""
-        turn = (part - number) % self.folds
-        kept = {name: pool[turn == at] for name, at in _TURNS.items()}
+        """One fold's rows; the others' labels are in no split.
+
+        Events that don't say when are learned from where their part's turn is to train.
+        """
+        turn, timed = (part - number) % self.folds, ~rows.labels.weak[pool]
+        kept = {name: pool[(turn == at) & timed] for name, at in _TURNS.items()}
         kept["train"] = pool[turn > 1]
         split = np.full(len(rows.labels), NO_SPLIT, np.int8)
         for name, some in kept.items():

@@ -3,7 +3,8 @@
 The weights that are kept are the average over the last epochs, while the learning rate falls. Or,
 with `selection` "best", those of the epoch with the highest `localized_iou` on validation, which
 then also lowers the learning rate and stops early: the mean over validation events of tIoU where
-the class is right, else 0 ("which event, and when" in one number).
+the class is right, else 0 ("which event, and when" in one number). Where
+validation has classes alone (`weak`), it is top-1.
 """
 
 from __future__ import annotations
@@ -262,8 +263,9 @@ def stopped_early(history: History, config: TrainConfig) -> bool:
 
 def _criterion(config: TrainConfig) -> str:
     """The name of the validation score that chooses."""
-    several = config.events == "several"
-    return f"val_{CRITERION_OF_SEVERAL if several else CRITERION}"
+    if config.events == "several":
+        return f"val_{CRITERION_OF_SEVERAL}"
+    return "val_top1" if config.weak else f"val_{CRITERION}"
 
 
 def _scores(history: Sequence[dict[str, float]], config: TrainConfig) -> list[float]:
@@ -287,7 +289,7 @@ def _tell(entry: dict[str, float], epochs: int, is_best: bool) -> None:
     names = {"val_class_loss": "loss", f"val_{CRITERION_OF_SEVERAL}": CRITERION_OF_SEVERAL}
     if "val_top1" in entry:
         names = {"val_top1": "top-1", "val_miou": "mIoU", f"val_{CRITERION}": CRITERION}
-    told = "  ".join(f"{label} {entry[name]:.3f}" for name, label in names.items())
+    told = "  ".join(f"{label} {entry[name]:.3f}" for name, label in names.items() if name in entry)
     line = (
         f"epoch {number:>3}/{epochs}  loss {entry['train_loss']:.4f}  val {told}"
         f"{' *' if is_best else ''}  lr {entry['learning_rate']:.1e}  {entry['seconds']:.2f} s"

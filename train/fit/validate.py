@@ -41,21 +41,22 @@ def validate(
     That is, by the names that About has for them, the calibration (see `calibrate`); the decoding,
     the one with the higher criterion (a gate that was not trained as one is left out); and from
     which confidence on a clip has an event (see `best_threshold`). grid_s: see `labels_grid`.
+    Where no event says when, the scores that need it are left out, and the gate decodes.
     """
     val, clip_seconds = dataset.splits["val"], dataset.clips.shapes.clip_seconds
     rows = events(val, clip_seconds)
     said = predict(model, dataset.clips, val.clip, group)
     calibration, answers = calibrate(said, rows, grid_s, clip_seconds)
-    truth = rows.of(rows.real)
-    guesses = {name: guess.of(rows.real) for name, guess in answers.items()}
-    found = {name: localization(truth, guess) for name, guess in guesses.items()}
-    values = {f"val_{name}_{CRITERION}": float(f[CRITERION] or 0.0) for name, f in found.items()}
-    names = [*guesses] if model.config.gate_weight else ["interval"]
-    decoding = max(names, key=lambda name: values[f"val_{name}_{CRITERION}"])
-    guess = guesses[decoding]
-    own = guess.probability[np.arange(len(truth)), truth.category]
-    scores = {**classification(truth, guess), **found[decoding]}
-    values |= {f"val_{name}": float(scores[name] or 0.0) for name in ("top1", "miou", CRITERION)}
+    truth = rows.of(rows.timed)
+    found = {name: localization(truth, guess.of(rows.timed)) for name, guess in answers.items()}
+    scores = {f"{name}_{CRITERION}": one[CRITERION] for name, one in found.items()}
+    names = [*answers] if model.config.gate_weight else ["interval"]
+    decoding = max(names, key=lambda name: scores[f"{name}_{CRITERION}"] or 0.0)
+    named, guess = rows.of(rows.real), answers[decoding].of(rows.real)
+    own = guess.probability[np.arange(len(named)), named.category]
+    told = {**classification(named, guess), **found[decoding]}
+    scores |= {name: told[name] for name in ("top1", "miou", CRITERION)}
+    values = {f"val_{name}": float(value) for name, value in scores.items() if value is not None}
     values["val_class_loss"] = float(-np.log(np.maximum(own, 1e-12)).mean())
     threshold = best_threshold(rows, answers[decoding])
     chosen = {"calibration": calibration.model_dump(), "event_threshold": threshold}
@@ -76,19 +77,24 @@ def calibrate(
     corrected and read off.
 
     The gate learns of clips without an event as well. Where the whole clip, said always, has a
-    higher mIoU than what is read off the gate, it is said always.
+    higher mIoU than what is read off the gate, it is said always. Where no event says when, classes
+    alone are corrected.
     """
-    scale, shift = gate_scale_and_shift(said.on, shares_of_seconds(rows, clip_seconds))
-    real, truth = rows.real, rows.of(rows.real)
+    real, timed, truth = rows.real, rows.timed, rows.of(rows.timed)
+    scale, shift = 1.0, 0.0
+    if len(truth):
+        scale, shift = gate_scale_and_shift(said.on, shares_of_seconds(rows, clip_seconds))
     plain = Calibration(
-        class_temperature=class_temperature(said.probability[real], truth.category),
+        class_temperature=class_temperature(said.probability[real], rows.category[real]),
         gate_scale=scale,
         gate_shift=shift,
         grid_s=grid_s,
     )
     right = said.calibrated(plain)
     answers = right.read_off(plain, clip_seconds)
-    guess = answers["gate"].of(real)
+    if not len(truth):
+        return plain, answers
+    guess = answers["gate"].of(timed)
     overlap = tiou(truth.start_s, truth.end_s, guess.start_s, guess.end_s)
     whole = (truth.end_s - truth.start_s) / clip_seconds
     if not overlap.mean() < whole.mean():
@@ -101,6 +107,11 @@ def calibration_notes(calibration: Calibration, dataset: Dataset) -> list[str]:
     """What a person should know of it: how it reads off, and whether val has enough to tell."""
     clip_seconds = dataset.clips.shapes.clip_seconds
     rows = events(dataset.splits["val"], clip_seconds)
+    if not rows.timed.any():
+        return [
+            f"class temperature {calibration.class_temperature:.2f}, by the classes of {len(rows)} "
+            f"rows of val; the gate as it was trained, boundaries on {calibration.grid_s:g} s"
+        ]
     short = int(np.sum(rows.real & (rows.end_s - rows.start_s < clip_seconds)))
     notes = [
         f"calibrated on {len(rows)} rows of val: class temperature "

@@ -87,6 +87,7 @@ def curves_figure(history: Sequence[Mapping[str, float]], kept: int) -> Figure:
     if history and "val_segment_map" in history[0]:  # of several events
         del losses["train_interval_loss"]
         scores = {"val_segment_map": "mAP of seconds"}
+    scores = {name: label for name, label in scores.items() if all(name in e for e in history)}
     panels = [
         ("loss", losses),
         ("validation score", scores),

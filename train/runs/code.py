@@ -24,7 +24,7 @@ DECIDING = (
     "data/batch", "data/dataset", "data/features", "data/fields", "data/folds", "data/maps",
     "data/pooling", "data/reader", "data/splice", "data/stream", "data/targets", "fit/begin",
     "fit/cuda_graph", "fit/loop", "fit/normalize", "fit/settle", "fit/several", "fit/state",
-    "fit/validate", "model/fusion", "model/layers", "runs/recordings", "runs/timelines",
+    "fit/validate", "fit/weak", "model/fusion", "model/layers", "runs/recordings", "runs/timelines",
     "score/calibrate", "score/decode", "score/detection", "score/events", "score/intervals",
     "score/matching", "score/metrics", "score/predict", "score/presence", "score/ranking",
     "score/read_off", "score/recordings", "score/seconds", "score/summary", "score/timeline",

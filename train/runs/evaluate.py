@@ -196,14 +196,14 @@ def _ahead(model: EventScores, others: Mapping[str, EventScores]) -> Result:
 def rows_digest(ids: Sequence[str], truth: Events, classes: Sequence[str]) -> str:
     """SHA-256 of label rows (id, class, start, end), whatever their order: equal for equal data.
 
-    The class of a clip without an event is "".
+    The class of a clip without an event is "", times that aren't known are -1.
     """
     rows = sorted(
         [
             clip_id,
             classes[category] if category >= 0 else "",
-            round(float(start), 4),
-            round(float(end), 4),
+            -1.0 if np.isnan(start) else round(float(start), 4),
+            -1.0 if np.isnan(end) else round(float(end), 4),
         ]
         for clip_id, category, start, end in zip(
             ids, truth.category, truth.start_s, truth.end_s, strict=True

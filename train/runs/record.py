@@ -238,8 +238,8 @@ def _rows(labels: Labels, split: str) -> Counter[_LabelRow]:
         (
             one_form(labels.ids[row]),
             one_form(labels.classes[labels.category[row]]) if labels.category[row] >= 0 else "",
-            round(float(labels.start_s[row]), 4),
-            round(float(labels.end_s[row]), 4),
+            -1.0 if labels.weak[row] else round(float(labels.start_s[row]), 4),
+            -1.0 if labels.weak[row] else round(float(labels.end_s[row]), 4),
         )
         for row in labels.rows(split)
         if labels.category[row] >= BACKGROUND
@@ -259,7 +259,9 @@ def _differing(mine: Sequence[str], others: Sequence[str]) -> str:
 
 def _some(rows: Counter[_LabelRow]) -> str:
     named = [
-        f"{i}: {name} {start:g}–{end:g} s" if name else f"{i}: no event"
+        (f"{i}: {name}" + (f" {start:g}–{end:g} s" if start >= 0 else ""))
+        if name
+        else f"{i}: no event"
         for i, name, start, end in sorted(rows)[:5]
     ]
     return "; ".join(named) + ("; …" if len(rows) > 5 else "")

@@ -54,6 +54,12 @@ class Events:
         """(N,) which rows are events; the others say that their clip has none."""
         return np.not_equal(self.category, BACKGROUND)
 
+    @property
+    def timed(self) -> npt.NDArray[np.bool_]:
+        """(N,) which rows are events and say when; of the others start and end are NaN."""
+        timed: npt.NDArray[np.bool_] = self.real & ~np.isnan(self.start_s)
+        return timed
+
     def of(self, rows: npt.NDArray[Any]) -> Events:
         """Some of the events: numbers or a mask (N,)."""
         clip = None if self.clip is None else self.clip[rows]

@@ -69,17 +69,18 @@ def baselines(
     """Predictors that look at nothing but the training labels, for `count` events.
 
     Both answer with the training split's class frequencies (so top-1 is the majority class);
-    one says "the whole clip", the other the mean training interval. Without training events there
-    are none.
+    one says "the whole clip", the other the mean interval of those training events that say when.
+    Without training events there are none.
     """
     if not len(train):
         return {}
     frequency = np.bincount(train.category, minlength=classes) / len(train)
     probability = np.tile(frequency, (count, 1))
-    spans = {
-        "majority class, whole clip": (0.0, clip_seconds),
-        "majority class, mean interval": (float(train.start_s.mean()), float(train.end_s.mean())),
-    }
+    timed = train.of(train.timed)
+    spans = {"majority class, whole clip": (0.0, clip_seconds)}
+    if len(timed):
+        mean = float(timed.start_s.mean()), float(timed.end_s.mean())
+        spans["majority class, mean interval"] = mean
     return {
         name: Predictions(probability, np.full(count, start), np.full(count, end))
         for name, (start, end) in spans.items()
