@@ -326,7 +326,7 @@ class TestImagenet:
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
         return tmp_path / "checkpoints"
 
-    @pytest.mark.parametrize("variant", ["small", "large"])
+    @pytest.mark.parametrize("variant", [*BUILDERS])
     @pytest.mark.parametrize(
         "error", [urllib.error.URLError("no route"), OSError("refused"), RuntimeError("bad hash")]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from cache.common.errors import ConfigError
 from cache.format.identity import Identity
@@ -66,9 +67,15 @@ def imagenet_file(variant: str) -> Path:
     Raises ConfigError that says which file to fetch by hand, where to put it, and its checksum.
     """
     import torch
+    from torchvision import models
 
+    weights: Any = {
+        "small": models.MobileNet_V3_Small_Weights,
+        "large": models.MobileNet_V3_Large_Weights,
+        "efficientnet_b0": models.EfficientNet_B0_Weights,
+    }[variant]
     path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_FILES[variant]
-    url = f"https://download.pytorch.org/models/{path.name}"
+    url = weights.DEFAULT.url
     prefix = path.stem.rpartition("-")[2]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
