@@ -47,10 +47,11 @@ class ExtractConfig(Settings):
     """fast: one shared STFT, float16. librosa: five plain librosa calls, bit for bit, float32."""
     num_frames: int = Field(8, ge=1, le=256)
     """Frames a clip: the centres of this many equal parts of its video."""
-    backbone: Literal["small", "large"] = "small"
-    """MobileNetV3 variant: 576 or 960 channels."""
+    backbone: Literal["small", "large", "efficientnet_b0"] = "small"
+    """small, large: MobileNetV3, of 576 or 960 channels. efficientnet_b0: 1,280 channels, for those
+    who want a heavier network."""
     resize_px: int | None = Field(None, ge=32, le=2048)
-    """Shorter side before the crop; none: torchvision's preset (small 256, large 232)."""
+    """Shorter side before the crop; none: torchvision's preset (large 232, others 256)."""
     frame_size_px: int = Field(224, ge=32, le=2048)
     """Side of the centre crop that the network sees."""
     jpeg_quality: int = Field(80, ge=1, le=100)
@@ -83,7 +84,7 @@ class ExtractConfig(Settings):
     @property
     def shorter_side_px(self) -> int:
         """What the shorter side is resized to before the crop."""
-        return self.resize_px or {"small": 256, "large": 232}[self.backbone]
+        return self.resize_px or {"large": 232}.get(self.backbone, 256)
 
     @property
     def clip_samples(self) -> int:

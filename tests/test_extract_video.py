@@ -16,7 +16,11 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from torchvision.models import MobileNet_V3_Large_Weights, MobileNet_V3_Small_Weights
+from torchvision.models import (
+    EfficientNet_B0_Weights,
+    MobileNet_V3_Large_Weights,
+    MobileNet_V3_Small_Weights,
+)
 
 from cache.common.errors import ConfigError
 from cache.format.identity import Identity
@@ -33,7 +37,11 @@ from extract.features.video import (
 )
 from extract.features.weights import IMAGENET_FILES, check_weights, imagenet_file, known_digest
 
-PRESETS = {"small": MobileNet_V3_Small_Weights, "large": MobileNet_V3_Large_Weights}
+PRESETS = {
+    "small": MobileNet_V3_Small_Weights,
+    "large": MobileNet_V3_Large_Weights,
+    "efficientnet_b0": EfficientNet_B0_Weights,
+}
 
 
 def pictures(height: int, width: int, count: int = 2) -> list[npt.NDArray[np.uint8]]:
@@ -118,7 +126,9 @@ def trained_like(variant: str) -> dict[str, torch.Tensor]:
     return weights
 
 
-@pytest.mark.parametrize(("variant", "channels"), [("small", 576), ("large", 960)])
+@pytest.mark.parametrize(
+    ("variant", "channels"), [("small", 576), ("large", 960), ("efficientnet_b0", 1280)]
+)
 def test_folded_network_equals_the_plain_one(tmp_path: Path, variant: str, channels: int) -> None:
     state = trained_like(variant)
     torch.save(state, tmp_path / "w.pth")
@@ -148,7 +158,7 @@ class TestRandomWeights:
         load_backbone.cache_clear()
         return load_backbone(variant, f"random:{seed}", "cpu")
 
-    @pytest.mark.parametrize("variant", ["small", "large"])
+    @pytest.mark.parametrize("variant", [*BUILDERS])
     def test_reproducible_and_seeded(self, variant: str) -> None:
         torch.manual_seed(1)
         first = self.build(variant, 3)
@@ -158,7 +168,7 @@ class TestRandomWeights:
         assert np.array_equal(first(self.pixels), again(self.pixels))
         assert not np.array_equal(first(self.pixels), other(self.pixels))
 
-    @pytest.mark.parametrize("variant", ["small", "large"])
+    @pytest.mark.parametrize("variant", [*BUILDERS])
     @pytest.mark.parametrize("seed", [0, 1])
     def test_activations_neither_vanish_nor_overflow(self, variant: str, seed: int) -> None:
         maps = self.build(variant, seed)(self.pixels).astype(float)
@@ -316,7 +326,7 @@ class TestImagenet:
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
         return tmp_path / "checkpoints"
 
-    @pytest.mark.parametrize("variant", ["small", "large"])
+    @pytest.mark.parametrize("variant", [*BUILDERS])
     @pytest.mark.parametrize(
         "error", [urllib.error.URLError("no route"), OSError("refused"), RuntimeError("bad hash")]
     )

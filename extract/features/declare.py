@@ -10,8 +10,8 @@ from cache.format.fields import Field, Rate, Times
 from cache.format.schema import Declaration, Pictures
 from extract.config import ExtractConfig
 
-MAP_CHANNELS = {"small": 576, "large": 960}
-"""Of MobileNetV3's `features`."""
+MAP_CHANNELS = {"small": 576, "large": 960, "efficientnet_b0": 1280}
+"""Of the network's `features`."""
 PX_PER_CELL = 32
 """Pixels of a picture to a cell of its map."""
 

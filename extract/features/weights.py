@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from cache.common.errors import ConfigError
 from cache.format.identity import Identity
@@ -11,6 +12,7 @@ from cache.format.identity import Identity
 IMAGENET_FILES = {
     "small": "mobilenet_v3_small-047dcff4.pth",
     "large": "mobilenet_v3_large-5c1a4163.pth",
+    "efficientnet_b0": "efficientnet_b0_rwightman-7f5810bc.pth",
 }
 """torchvision's default ImageNet weights; eight digits of the SHA-256 are in the name."""
 
@@ -26,7 +28,7 @@ def check_weights(weights: str) -> None:
     elif not _is_file(weights):
         raise ConfigError(
             f"--weights {weights}: no such file; expected imagenet, random:SEED, or the path of a "
-            "MobileNetV3 state dict"
+            "state dict of the backbone"
         )
 
 
@@ -65,18 +67,23 @@ def imagenet_file(variant: str) -> Path:
     Raises ConfigError that says which file to fetch by hand, where to put it, and its checksum.
     """
     import torch
-    from torchvision.models import MobileNet_V3_Large_Weights, MobileNet_V3_Small_Weights
+    from torchvision import models
 
-    weights = {"small": MobileNet_V3_Small_Weights, "large": MobileNet_V3_Large_Weights}[variant]
+    weights: Any = {
+        "small": models.MobileNet_V3_Small_Weights,
+        "large": models.MobileNet_V3_Large_Weights,
+        "efficientnet_b0": models.EfficientNet_B0_Weights,
+    }[variant]
     path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_FILES[variant]
+    url = weights.DEFAULT.url
     prefix = path.stem.rpartition("-")[2]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(weights.DEFAULT.url, str(path), hash_prefix=prefix)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix)
         except (OSError, RuntimeError) as error:
             raise ConfigError(
-                f"the ImageNet weights can't be fetched ({error}). Fetch {weights.DEFAULT.url} "
+                f"the ImageNet weights can't be fetched ({error}). Fetch {url} "
                 f"on a machine that can, and put it at {path} (its SHA-256 begins with {prefix}), "
                 "or name a state dict with --weights PATH"
             ) from None
