@@ -37,17 +37,10 @@ def sound_steps(
     Of fields with several steps in a step of the model, the mean and (after the means of all) the
     standard deviation; others are interpolated. A step counts where all fields have it.
     """
-    pooled = [field for field in fields if is_pooled(field, step_s)]
     clips = len(found.valid_s)
-    if len(pooled) == len(fields) and len({field.clock for field in fields}) == 1:
-        arrays = [_flat(field, found) for field in fields]
-        some = {id(found.steps[field.name]): found.steps[field.name] for field in fields}
-        if len(some) == 1:
-            return pool_steps(arrays, next(iter(some.values())), _rate(fields[0]), step_s, steps)
-    means = sum(map(width_of, fields))
-    out = torch.zeros(clips, steps, sound_width(fields, step_s))
+    out = torch.empty(clips, steps, sound_width(fields, step_s))
     valid = torch.ones(clips, steps, dtype=torch.bool)
-    at, beside = 0, means
+    at, beside = 0, sum(map(width_of, fields))
     for field in fields:
         width, values = width_of(field), _flat(field, found)
         if is_pooled(field, step_s):
