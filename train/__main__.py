@@ -79,12 +79,8 @@ def _evaluate(argv: Sequence[str]) -> None:
     parser = Parser(
         "python -m train evaluate", "Score a run on a split, beside trivial baselines; draw it."
     )
-    parser.add_argument("--run", type=folder, help=_RUN)
-    parser.add_argument(
-        "--cache", type=Path, action=Caches, required=True, help="cache with labels; as in fit"
-    )
+    _asked(parser, "cache with labels; as in fit")
     _split(parser)
-    parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
     fit_options.pictures(parser)
     options = parser.parse_args(argv)
     from train.commands.evaluate import evaluate_run
@@ -104,13 +100,9 @@ def _predict(argv: Sequence[str]) -> None:
         "python -m train predict",
         "Class, start and end of every clip of a cache; labels not needed.",
     )
-    parser.add_argument("--run", type=folder, help=_RUN)
-    parser.add_argument(
-        "--cache", type=Path, action=Caches, required=True, help="features made as the run's were"
-    )
+    _asked(parser, "features made as the run's were")
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/predictions)")
     parser.add_argument("--pictures", type=count, help="clips to draw (default: all)")
-    parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
     options = parser.parse_args(argv)
     from train.commands.predict import predict_cache
 
@@ -129,10 +121,7 @@ def _annotate(argv: Sequence[str]) -> int:
         "python -m train annotate",
         "Events of every recording of a cache: lists for people's tools, and a page that plays it.",
     )
-    parser.add_argument("--run", type=folder, help=_RUN)
-    parser.add_argument(
-        "--cache", type=Path, action=Caches, required=True, help="features made as the run's were"
-    )
+    _asked(parser, "features made as the run's were")
     parser.add_argument("--out", type=folder, required=True, help="folder to write")
     parser.add_argument(
         "--media",
@@ -147,7 +136,6 @@ def _annotate(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--probabilities", action="store_true", help="each second's, in each events.json"
     )
-    parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
     options = parser.parse_args(argv)
     from train.commands.annotate import annotate
 
@@ -193,6 +181,13 @@ def _report(argv: Sequence[str]) -> None:
     from train.commands.report import report
 
     say(report(options.runs, options.split))
+
+
+def _asked(parser: Parser, cache: str) -> None:
+    """Which run is asked, about which cache, and where it answers."""
+    parser.add_argument("--run", type=folder, help=_RUN)
+    parser.add_argument("--cache", type=Path, action=Caches, required=True, help=cache)
+    parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
 
 
 def _split(parser: Parser) -> None:
