@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 from small_media import RATE_HZ, SMALL_FLAGS, grey_frames, noise, tone, write_set
+from tiny_runs import FLAGS
 
 from cache import open_cache
 from cache.__main__ import main as cache_main
 from extract.__main__ import main as extract
 from extract.demo.__main__ import write_mp4
 from train.__main__ import main as train
-
-FAST = ["--device", "cpu", "--audio-feat-dim", "16", "--video-feat-dim", "16", "--num-heads", "2"]
-FAST += ["--map-channels", "8", "--batch-size", "4", "--epochs", "1", "--pictures", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["--data", str(folder / "set"), "--cache", str(folder / "clips"), "--jobs", "1"]
     assert extract([*words, "--weights", "random:0", *SMALL_FLAGS]) == 0
     words = ["fit", "--cache", str(folder / "clips"), "--run", str(folder / "run")]
-    assert train([*words, *FAST]) == 0
+    assert train([*words, *FLAGS, "--batch-size", "4"]) == 0
     (folder / "films").mkdir()
     sound = np.concatenate([tone(1.5, 200), noise(2.0)])
     write_mp4(
@@ -89,7 +87,7 @@ def test_a_film_becomes_a_page_once_and_corrections_come_back(
 @pytest.mark.system
 def test_a_run_that_listens_takes_sound_files(place: Path, tmp_path: Path) -> None:
     words = ["fit", "--cache", str(place / "clips"), "--run", str(tmp_path / "run")]
-    assert train([*words, *FAST, "--modality", "audio"]) == 0
+    assert train([*words, *FLAGS, "--batch-size", "4", "--modality", "audio"]) == 0
     (tmp_path / "films").mkdir()
     soundfile.write(tmp_path / "films/sea.wav", noise(2.5), RATE_HZ)
     assert annotated(tmp_path) == (0, 0)
