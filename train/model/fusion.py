@@ -40,7 +40,8 @@ class FusionModel(nn.Module):
         self.shapes, self.config = shapes, config
         audio, video = config.audio_feat_dim, config.video_feat_dim
         has_audio, has_video = config.modality != "video", config.modality != "audio"
-        self.audio = AudioStream(shapes.audio_features, config) if has_audio else None
+        hint = shapes.class_only if has_audio else 0
+        self.audio = AudioStream(shapes.audio_features, config, hint) if has_audio else None
         self.video = VideoStream(shapes, config) if has_video else None
         self.cross = CrossModal(config) if has_audio and has_video else None
         width = audio if has_audio else video
@@ -49,7 +50,7 @@ class FusionModel(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
         self.gate = nn.Linear(width, 1)
-        self.classify = nn.Linear(width, shapes.classes)
+        self.classify = nn.Linear(width + (audio if hint else 0), shapes.classes)
         if config.events == "several":  # at first each class is as rare as it is among all
             nn.init.constant_(self.classify.bias, -math.log(max(shapes.classes - 1, 1)))
 
@@ -74,7 +75,14 @@ class FusionModel(nn.Module):
                 audio, video, across = self.cross(fused, video, valid, return_attention)
                 fused = torch.cat([audio, at_steps(video, batch.sound, batch.frames)], dim=-1)
                 maps = {**maps, **seen, **across}
-        return self._decide(fused, time_s, span_s, valid, maps)
+        return self._decide(fused, time_s, span_s, valid, maps, self._hint(batch.sound))
+
+    def _hint(self, sound: Sound | None) -> Tensor | None:
+        """What tells the class alone, and nothing of when: (N, T, d)."""
+        if self.audio is None or not self.shapes.class_only:
+            return None
+        assert sound is not None
+        return self.audio.hint(sound)
 
     def step_count(self, batch: Batch) -> Tensor:
         """How many steps of the batch's timelines are no padding: 0-dim int64, on the device."""
@@ -91,13 +99,18 @@ class FusionModel(nn.Module):
         span_s: Tensor,
         valid: Tensor | None,
         maps: dict[str, Tensor | None],
+        hint: Tensor | None,
     ) -> Output:
-        """Heads on the fused timeline (N, T, ·); steps at time_s, span_s wide, both (N or 1, T)."""
+        """Heads on the fused timeline (N, T, ·); steps at time_s, span_s wide, both (N or 1, T).
+
+        hint (N, T, d) joins behind the gate, where the class is told.
+        """
         x = self.fuse(fused)
         score = self.gate(x).squeeze(-1).float()
         if valid is not None:
             score = score.masked_fill(~valid, -torch.inf)
         gate = score.sigmoid()
+        x = x if hint is None else torch.cat([x, hint], dim=-1)
         share = (gate / gate.sum(dim=1, keepdim=True).clamp_min(1e-6)).to(x.dtype)
         logits = self.classify(self.dropout((share.unsqueeze(1) @ x).squeeze(1)))
         each = None
