@@ -3,8 +3,7 @@
 The weights that are kept are the average over the last epochs, while the learning rate falls. Or,
 with `selection` "best", those of the epoch with the highest `localized_iou` on validation, which
 then also lowers the learning rate and stops early: the mean over validation events of tIoU where
-the class is right, else 0 ("which event, and when" in one number). Where
-validation has classes alone (`weak`), it is top-1.
+the class is right, else 0 ("which event, and when" in one number). With classes alone: top-1.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from train.data.dataset import Dataset, Samples
 from train.data.features import FeatureStore
 from train.data.splice import splice
 from train.distributed import SINGLE_PROCESS, ProcessGroup
+from train.fit.also_test import Look
 from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
 from train.fit.several import several_losses, validate_several
@@ -51,11 +51,13 @@ def train_model(
     run: Path,
     resume: bool = False,
     group: ProcessGroup = SINGLE_PROCESS,
+    look: Look | None = None,
 ) -> History:
     """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
 
     With `resume` it goes on after the last finished epoch, exactly as if never stopped (of so many
     epochs: the learning rate may depend on that). Of several processes the first writes and speaks.
+    What `look` says of an epoch's weights stands in its record, and decides nothing.
     """
     config, train = about.config, dataset.splits["train"]
     size = train.epoch_size(config.background_share)
@@ -72,6 +74,8 @@ def train_model(
             try:
                 losses = trainer.train_epoch(number)
                 values, chosen = _validate(state.ema.model, dataset, grid_s, group)
+                if look is not None:
+                    values |= look(state.ema.model, about.revised(epoch=number, **chosen))
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
             score, seconds = values[_criterion(config)], time.perf_counter() - started
