@@ -196,7 +196,8 @@ def _score(
     if one.about.config.events == "single":
         trained = one.about.config.gate_weight > 0
         why = "which scored higher on val" if trained else "as the gate has no loss"
-        why = "as val's times are not looked at" if one.about.config.weak else why
+        if not learned.splits["val"].timed_count():
+            why = "as no times of val are looked at"
         say(f"start and end: by the {one.about.decoding}, {why}")
         for text in calibration_notes(one.about.calibration, learned):
             say(text)
@@ -227,7 +228,8 @@ def _print_end(
         runs[MODEL if len(scored) == len(done) else modality] = results, together
     say(f"\n{comparison(runs, brief=True)}")
     say(f"all scores: {', '.join(str(one.written) for one in done)}")
-    if pictures:
-        pages = ", ".join(str(one.place / FILE) for one in done)
-        say(f"pictures: {pages}; more in {FOLDER}/ beside {'it' if len(done) == 1 else 'them'}")
+    pages = [one.place / FILE for one in done if (one.place / FILE).exists()]
+    if pictures and pages:
+        beside = "it" if len(pages) == 1 else "them"
+        say(f"pictures: {', '.join(map(str, pages))}; more in {FOLDER}/ beside {beside}")
     return [one.result for one in done]

@@ -9,11 +9,11 @@ from pathlib import Path
 from cache import Cache
 from cache.common.cli import printable, say
 from cache.common.errors import ConfigError
-from cache.format.schema import BACKGROUND
 from cache.joined import JoinedCache
 from train.config import TrainConfig
-from train.data.dataset import Dataset, Rows, choose_rows, settle_events, settle_weak
+from train.data.dataset import Dataset, Rows, choose_rows
 from train.data.folds import LEAST_FOLDS, MOST_FOLDS, Division
+from train.data.settled import settle_events, settle_weak
 from train.distributed import ProcessGroup
 from train.fit.begin import Start
 from train.runs import checkpoint, folders, record
@@ -84,18 +84,7 @@ class Plan:
             )
         for rows in self.parts.values():
             for name in ("train", "val"):
-                if not len(rows.kept[name]):
-                    raise ConfigError(
-                        f"{self.cache.path}: the split {name!r} has no rows with features "
-                        "(and, but for train, with times); can't train. See `python -m cache "
-                        "info`; `python -m cache relabel` gives the cache other labels, and "
-                        "--folds needs no splits"
-                    )
-                if rows.labels.background[rows.kept[name]].all():
-                    raise ConfigError(
-                        f"{self.cache.path}: the split {name!r} has no event, only clips without "
-                        "one; can't train. Give it some with `python -m cache relabel`"
-                    )
+                _check_events(self.cache, rows, name)
         if self.config.batch_size < group.size:
             raise ConfigError(f"batch_size: {self.config.batch_size}, for {group.size} processes")
         if self.also_test:
@@ -107,7 +96,7 @@ class Plan:
             why = "--folds leaves test alone, or divides it with the rest"
         elif self.config.events == "several" or self.cache.declaration.hop_s is not None:
             why = "segment accuracy is of clips with one event at most, here are several"
-        elif not (rows.labels.category[rows.kept["test"]] != BACKGROUND).any():
+        elif not rows.labels.timed[rows.kept["test"]].any():
             why = f"{self.cache.path} has no event of test with features and times"
         if why:
             raise ConfigError(f"--also-score-test: {why}; drop it")
@@ -161,6 +150,24 @@ class Plan:
                 "(--drop-leaks keeps them in the later split only)"
             )
         return "\n".join(lines)
+
+
+def _check_events(cache: Cache, rows: Rows, split: str) -> None:
+    """Raise CacheError where a split has nothing to train, or to select, on."""
+    if not rows.labels.background[rows.kept[split]].all():
+        return
+    what = "event, only clips without one" if len(rows.kept[split]) else "rows with features"
+    advice = (
+        "`python -m cache info` says more; `python -m cache relabel` gives the cache other labels, "
+        "and --folds needs no splits"
+    )
+    if vague := int(rows.labels.weak.sum()):
+        what += f" and times ({vague} events of the set have a class alone)"
+        advice = (
+            "Classes alone are enough where a clip has one event at most (--events single), in a "
+            "cache without --hop, and not divided by --folds"
+        )
+    raise ConfigError(f"{cache.path}: the split {split!r} has no {what}; can't train. {advice}")
 
 
 def _lacking(cache: Cache) -> list[str]:

@@ -69,7 +69,7 @@ def train_model(
     grid_s = 0.0 if config.events == "several" else labels_grid(dataset)
     with tqdm(total=epochs, initial=len(history), unit="epoch", disable=silent) as bar:
         while len(history) < epochs and not stopped_early(history, config):
-            number, best = len(history) + 1, max(_scores(history, config), default=-1.0)
+            number, best = len(history) + 1, max(map(_score, history), default=-1.0)
             started, rate = time.perf_counter(), state.rate_of(number, epochs)
             try:
                 losses = trainer.train_epoch(number)
@@ -78,7 +78,7 @@ def train_model(
                     values |= look(state.ema.model, about.revised(epoch=number, **chosen))
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
-            score, seconds = values[_criterion(config)], time.perf_counter() - started
+            score, seconds = _score(values), time.perf_counter() - started
             told = dict(zip(LOSSES, losses, strict=True)) | values
             history.append({"epoch": number, **told, "learning_rate": rate, "seconds": seconds})
             state.scored(score)
@@ -256,7 +256,7 @@ def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
 def kept_epoch(history: Sequence[dict[str, float]], config: TrainConfig) -> int:
     """Number (from 1) of the epoch whose weights are kept: the last, or the first of the best."""
     return (
-        len(history) if config.selection == "last" else 1 + int(np.argmax(_scores(history, config)))
+        len(history) if config.selection == "last" else 1 + int(np.argmax([*map(_score, history)]))
     )
 
 
@@ -265,15 +265,10 @@ def stopped_early(history: History, config: TrainConfig) -> bool:
     return bool(history) and len(history) - kept_epoch(history, config) >= config.patience
 
 
-def _criterion(config: TrainConfig) -> str:
-    """The name of the validation score that chooses."""
-    if config.events == "several":
-        return f"val_{CRITERION_OF_SEVERAL}"
-    return "val_top1" if config.weak else f"val_{CRITERION}"
-
-
-def _scores(history: Sequence[dict[str, float]], config: TrainConfig) -> list[float]:
-    return [entry[_criterion(config)] for entry in history]
+def _score(values: dict[str, float]) -> float:
+    """The validation score that chooses: the first that there is; without any times top-1."""
+    names = (f"val_{name}" for name in (CRITERION_OF_SEVERAL, CRITERION, "top1"))
+    return next(values[name] for name in names if name in values)
 
 
 def _diverged(run: Path, number: int, error: TrainingError) -> str:

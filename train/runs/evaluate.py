@@ -92,6 +92,7 @@ def _what_is_scored(dataset: Dataset, split: str, truth: Events) -> Result:
         "events": len(truth),
         "clip_seconds": clip_seconds,
         "events_shorter_than_clip": int(np.sum(truth.end_s - truth.start_s < clip_seconds)),
+        "events_without_times": int(np.sum(~truth.timed)),
         "classes": dataset.classes,
         "classes_in_split": len(np.unique(truth.category)),
         "clips_without_features": rows.without_features,
@@ -251,17 +252,22 @@ def _tag(result: Mapping[str, Any]) -> str:
 
 
 def true_events(dataset: Dataset, split: str) -> list[EventRow]:
-    """A readable record per row: what is true of it (s); None of a clip without an event."""
+    """A readable record per row: what is true of it (s); None of a clip without an event.
+
+    start_s and end_s are None of an event that doesn't say when, too.
+    """
     samples = dataset.splits[split]
     truth = events(samples, dataset.clips.shapes.clip_seconds)
     return [
         {
             "id": dataset.ids[row],
             "category": dataset.classes[truth.category[n]] if real else None,
-            "start_s": float(truth.start_s[n]) if real else None,
-            "end_s": float(truth.end_s[n]) if real else None,
+            "start_s": float(truth.start_s[n]) if timed else None,
+            "end_s": float(truth.end_s[n]) if timed else None,
         }
-        for n, (row, real) in enumerate(zip(samples.rows, truth.real, strict=True))
+        for n, (row, real, timed) in enumerate(
+            zip(samples.rows, truth.real, truth.timed, strict=True)
+        )
     ]
 
 
@@ -279,7 +285,8 @@ def answered_events(dataset: Dataset, split: str, answer: Answer) -> list[EventR
     for number, event in enumerate(true_events(dataset, split)):
         said = answer.entry(number)
         if event["category"] is not None:
-            said["segment_accuracy"] = next(right)
+            share = next(right)
+            said["segment_accuracy"] = None if np.isnan(share) else share
         elif said["event"] is False:
             said["predicted"] = None
         found.append({**event, **said})
