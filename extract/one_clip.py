@@ -47,7 +47,7 @@ def one_clip(argv: Sequence[str]) -> int:
         check_weights(weights)
         digest = load_digest(config.backbone, weights)
     identity = new_identity(config, weights, digest)
-    if _without_hop(identity).numbers != _without_hop(like).numbers:
+    if identity.without_hop().numbers != like.without_hop().numbers:
         raise ConfigError(_other_features(arguments.like, identity, like))
     with claimed(arguments.cache, identity) as identity:
         index, finished = load_index(arguments.cache, identity), True
@@ -87,13 +87,6 @@ def _parser() -> Parser:
         "--jobs", type=count, default=0, help="worker processes; default: one a core"
     )
     return parser
-
-
-def _without_hop(identity: Identity) -> Identity:
-    """The same of a cache without windows: how many clips there are changes no clip."""
-    config = {name: value for name, value in identity.config.items() if name != "hop_seconds"}
-    declared = replace(identity.declaration, hop_s=None)
-    return replace(identity, config=config, declaration=declared)
 
 
 def _conclude(sources: dict[str, MediaSource], index: Index, config: ExtractConfig) -> int:

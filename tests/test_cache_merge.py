@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,38 @@ class TestConflicts:
             join(apart, target)
         assert target.exists() == (made == "empty")
         assert made == "absent" or not list(target.iterdir())
+
+    def test_of_the_time_of_a_media_file_are_none(
+        self, two: tuple[TinyCache, TinyCache], tmp_path: Path
+    ) -> None:
+        """It was copied, say, to another machine: whichever cache comes first gives the row."""
+        a, b = two
+        for one, mtime_ns in ((a, 5), (b, 7)):
+            rows = [replace(random_row(name, 1), media_mtime_ns=mtime_ns) for name in ("x", "y")]
+            write_shard(one.folder, one.identity, rows)
+        for sources, mtime_ns in (((a, b), 5), ((b, a), 7)):
+            target = tmp_path / f"new{mtime_ns}"
+            done = join([one.folder for one in sources], target)
+            assert (done.clips, done.settled) == (2, [])
+            assert open_cache(target).media_stamps[1].tolist() == [mtime_ns] * 2
+        assert join([b.folder], a.folder).clips == 0
+        packed = tmp_path / "b.h5"
+        pack(open_cache(b.folder), packed)
+        assert join([packed], a.folder).clips == 0
+        assert open_cache(a.folder).media_stamps[1].tolist() == [5] * 2
+
+    def test_of_the_same_file_whose_features_differ_are_some(
+        self, two: tuple[TinyCache, TinyCache], tmp_path: Path
+    ) -> None:
+        a, b = two
+        row = random_row("x", 1)
+        write_shard(a.folder, a.identity, [row])
+        mel = row.features["audio/mel"].copy()
+        mel[0, 0] += 1
+        other = replace(row, features={**row.features, "audio/mel": mel})
+        write_shard(b.folder, b.identity, [other])
+        with pytest.raises(CacheError, match=r"1 clip\(s\) have different rows"):
+            join([a.folder, b.folder], tmp_path / "new")
 
     def test_leave_an_existing_cache_as_it_was(self, apart: tuple[Path, Path]) -> None:
         before = files(apart[0])

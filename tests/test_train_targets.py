@@ -15,7 +15,8 @@ from tiny_runs import TINY, tiny_labels
 from cache import Cache, Labels, open_cache
 from cache.format.schema import BACKGROUND
 from train.config import TrainConfig
-from train.data.dataset import choose_rows, load_dataset, resolve, settle_events, settle_weak
+from train.data.dataset import choose_rows, load_dataset, resolve
+from train.data.settled import settle_events, settle_weak
 from train.data.targets import targets
 
 RECORDINGS = [

@@ -28,19 +28,19 @@ from train.data.dataset import (
     choose_rows,
     load_dataset,
     resolve,
-    settle_events,
-    settle_weak,
 )
 from train.data.folds import SCORED, Division
+from train.data.settled import settle_events, settle_weak
 from train.distributed import ProcessGroup
 from train.fit.weak import Steps, between, class_evidence, guess_times
 from train.report.run_plots import curves_figure
 from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import rows_digest, training_events
 from train.runs.record import check_same_rows
-from train.score.metrics import Events, tiou
+from train.score.intervals import EventScores
+from train.score.metrics import Events, Predictions, tiou
 from train.score.predict import events
-from train.score.summary import baselines
+from train.score.summary import baselines, score
 
 CLIP_S = 10.0
 
@@ -214,6 +214,103 @@ class TestRowsWithoutTimes:
         assert "18 training events have a class alone" in told
         assert main(["fit", *words(mixed.path, run), "--resume", "--epochs", "1"]) == 0
         assert main(["evaluate", "--run", str(run), "--cache", str(mixed.path)]) == 0
+
+
+class TestNoTimesAtAll:
+    """Where validation, and test, name classes alone, and so does all or half of train."""
+
+    @pytest.fixture(params=[1, 2], ids=["all", "half of train"])
+    def timeless(self, folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+        place = copied(folder, tmp_path)
+        labels = open_cache(place).labels
+        real = np.flatnonzero(~labels.background)
+        train = real[np.isin(real, labels.rows("train"))]
+        others = real[~np.isin(real, train)]
+        write_labels(place, vague(labels, [*train[:: request.param], *others]))
+        return place
+
+    def test_classes_select_and_what_is_used_is_told(
+        self, timeless: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = tmp_path / "run"
+        assert fit(timeless, run, "--selection", "best", "--epochs", "2", "--pictures", "2") == 0
+        told = capsys.readouterr().out
+        assert "12 of val, where none does, tell of classes alone" in told
+        assert "start and end: by the gate, as no times of val are looked at" in told
+        assert "the gate as it was trained" in told
+        assert "12 of them say no times: their classes alone are scored" in told
+        assert "no pictures: no event of val says when it is" in told
+        assert "report.html" not in told
+        about = load(run / BEST)[1]
+        history = read_json(run / "history.json")
+        assert about.score == max(entry["val_top1"] for entry in history)
+        assert "val_localized_iou" not in history[0]
+        result = read_json(run / "metrics_val.json")
+        scores = result["scores"]["model"]
+        assert result["events_without_times"] == result["events"] == 12
+        assert 0 <= scores["top1"] <= 1
+        assert scores["segment_accuracy"] is scores["miou"] is scores["second_ece"] is None
+        assert set(result["intervals"]["model"]) == {"top1"}
+        assert {row["miou"] for row in result["per_class"]} == {None}
+        answers = read_json(run / "predictions_val.json")
+        assert {one["start_s"] for one in answers} == {None}
+
+    def test_it_is_evaluated_resumed_and_compared(
+        self, timeless: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        runs = [tmp_path / name for name in ("one", "two")]
+        for run in runs:
+            assert fit(timeless, run) == 0
+            test = ["--cache", str(timeless), "--split", "test", "--pictures", "1"]
+            assert main(["evaluate", "--run", str(run), *test]) == 0
+        assert main(["report", *map(str, runs), "--split", "test"]) == 0
+        told = capsys.readouterr()
+        assert "two minus one" in told.out
+        assert "warning" not in told.err
+        assert main(["fit", *words(timeless, runs[0]), "--resume", "--epochs", "2"]) == 0
+        times = ["--cache", str(folder), "--pictures", "1"]
+        assert main(["evaluate", "--run", str(runs[0]), *times]) == 0, "scored by times elsewhere"
+        assert "mIoU" in capsys.readouterr().out
+
+    def test_what_needs_times_says_so(
+        self, timeless: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert fit(timeless, tmp_path / "run", "--also-score-test") == 2
+        assert "no event of test with features and times" in capsys.readouterr().err
+        assert fit(timeless, tmp_path / "run", "--events", "several") == 2
+        assert (
+            "have a class alone); can't train. Classes alone are enough" in capsys.readouterr().err
+        )
+        labels = open_cache(timeless).labels
+        if not labels.timed.any():
+            assert fit(timeless, tmp_path / "run", "--folds", "3") == 2
+            assert "have a class alone" in capsys.readouterr().err
+
+
+def test_scores_of_some_events_without_times_are_those_of_the_others(cache: Cache) -> None:
+    """But for what is asked of classes alone."""
+    rng = np.random.default_rng(0)
+    truth = Events(np.arange(12) % 3, rng.random(12) * 5, 5 + rng.random(12) * 5)
+    some = Events(truth.category, truth.start_s.copy(), truth.end_s.copy())
+    some.start_s[::4] = some.end_s[::4] = np.nan
+    guess = Predictions(
+        rng.random((12, 3)), rng.random(12) * 5, 5 + rng.random(12) * 5, rng.random((12, 10))
+    )
+    mixed, timed = (
+        score(some, guess, CLIP_S),
+        score(some.of(some.timed), guess.of(some.timed), CLIP_S),
+    )
+    classes = {"top1", "top3", "top5", "precision", "recall", "f1", "map", "auc", "ece"}
+    assert {name: mixed[name] for name in classes} == {
+        name: score(truth, guess, CLIP_S)[name] for name in classes
+    }
+    assert {n: v for n, v in mixed.items() if n not in classes} == {
+        n: v for n, v in timed.items() if n not in classes
+    }
+    estimates = EventScores.of(some, guess, CLIP_S).estimates()
+    for name, one in estimates.items():
+        assert one.mean == pytest.approx(mixed[name])
+        assert one.events == (12 if name == "top1" else 9)
 
 
 def words(cache: Path, run: Path) -> list[str]:

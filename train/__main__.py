@@ -71,6 +71,7 @@ def _fit(argv: Sequence[str]) -> None:
         folds_of=options.folds_of,
         init=options.init,
         pictures=options.pictures,
+        also_test=options.also_score_test,
     )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from cache.format.schema import FORMAT, FORMAT_VERSION, MAX_TEXT_BYTES, SHARD_FO
 
 IDENTITY_FILE = "cache.json"
 IDENTITY_LIMIT_BYTES = 1 << 20
+_HOP = "hop_seconds"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class Identity:
             return version1.fingerprint(self.config, self.feature_version)
         covered = {**self.numbers, "format_version": self.format_version}
         return hashlib.sha256(canonical_json(covered).encode()).hexdigest()
+
+    def without_hop(self) -> Self:
+        """The same of clips that are no windows: where they begin changes none of their numbers."""
+        config = {name: value for name, value in self.config.items() if name != _HOP}
+        return replace(self, config=config, declaration=replace(self.declaration, hop_s=None))
 
     def record(self) -> dict[str, Any]:
         """The content of `cache.json`, and of a run's `features.json`."""

@@ -71,6 +71,11 @@ class Labels:
         """(R,) which rows say what happens, not when."""
         return np.isnan(self.start_s)
 
+    @property
+    def timed(self) -> npt.NDArray[np.bool_]:
+        """(R,) which rows are events and say when."""
+        return ~self.weak & ~self.background
+
     def names(self) -> list[str]:
         """The class name of each row; "" for a clip without an event."""
         return ["" if k == BACKGROUND else self.classes[k] for k in self.category.tolist()]

@@ -1,8 +1,8 @@
 """What is to be copied into one cache from others; `merge`, `push` and `pull` all go by this.
 
-Clip by clip: a row beats a failure, equal rows are one, and different rows of one clip are a
-conflict that the caller settles. Where all of a shard is wanted, it is copied as the file it is;
-what is wanted of other shards becomes new ones.
+Clip by clip: a row beats a failure, equal rows are one (the first, see `alike`), and different rows
+are a conflict that the caller settles. Where all of a shard is wanted, it is copied as the file it
+is; what is wanted of other shards becomes new ones.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cache.format.names import one_form
 from cache.format.row_table import RowPlace, row_members
 from cache.format.shard import SHARD_CLIPS, Clip, Failure, Origin, Written, write_shard
 from cache.reader import Cache
+from cache.share.alike import alike
 
 T = TypeVar("T")
 
@@ -132,9 +133,8 @@ def preferred(prefer: str | None, caches: Mapping[str, Cache | None]) -> Cache |
 class _Choice:
     """Which cache gives each clip; caches are numbered, the receiver is 0.
 
-    rows, failures: the ids that each gives; offered: how many clips the givers have; age: ids
-    that the receiver must see as newer than what it has, with the time to give them; settled:
-    conflicts that a preference decided.
+    rows, failures: the ids that each gives; offered: how many clips the givers have; age: ids that
+    the receiver must see as newer than what it has, with the time to give; settled: see `CopyPlan`.
     """
 
     rows: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -156,11 +156,14 @@ def _choose_rows(
         best = min(made)
         if len({digest for _, digest in made.values()}) > 1:
             named = [number for number in made if caches[number] is prefer]
-            if not named and not newest:
+            if named or newest:
+                best = named[0] if named else max(made, key=made.__getitem__)
+                choice.settled.append(clip_id)
+            elif alike([caches[number] for number in made], clip_id):
+                made = {number: (when, b"") for number, (when, _) in made.items()}
+            else:
                 conflicts.append(clip_id)
                 continue
-            best = named[0] if named else max(made, key=made.__getitem__)
-            choice.settled.append(clip_id)
         winner = next(number for number, (_, digest) in made.items() if digest == made[best][1])
         choice.rows[winner].add(clip_id)
         if winner and 0 in made:

@@ -13,6 +13,7 @@ import numpy as np
 from cache import Cache, Labels
 from cache.labels.media_names import media_id
 from train.annotate.exports import Found
+from train.runs.recordings import covered_s
 from train.score.timeline import Timeline
 
 _WORTH_TELLING_S = 0.05
@@ -70,13 +71,11 @@ class Recording:
 
 def spans(cache: Cache, rows: Sequence[int]) -> tuple[float, Spans]:
     """A recording's length, s, and its parts that none of its windows covers."""
-    valid_s, media_s = (values[list(rows)] for values in cache.lengths_s)
-    offsets = np.array([cache.windows[row].offset_s for row in rows])
-    ends = offsets + valid_s
-    known = media_s[np.isfinite(media_s)]
-    length_s = max(float(ends.max()), float(known.max()) if len(known) else 0.0)
+    covered = covered_s(cache, rows)
+    media_s = cache.lengths_s[1][list(rows)]
+    length_s = float(max([covered[:, 1].max(), *media_s[np.isfinite(media_s)]]))
     unseen, reached = list[tuple[float, float]](), 0.0
-    for start, end in [*zip(offsets.tolist(), ends.tolist(), strict=True), (length_s, length_s)]:
+    for start, end in [*covered.tolist(), (length_s, length_s)]:
         if start - reached >= _WORTH_TELLING_S:
             unseen.append((round(reached, 3), round(start, 3)))
         reached = max(reached, end)

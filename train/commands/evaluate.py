@@ -87,6 +87,9 @@ def score_model(
         return score_on_recordings(cache, data, one, split, _place(one, data), pictures, device)
     known = one.record or Record(data.rows.used(), None)
     place = _place(one, data.rows)
+    if pictures and not data.splits[split].timed_count():
+        say(f"no pictures: no event of {split} says when it is")
+        pictures = 0
     truth = true_events(data, split)
     maps = maps_to_draw(one, data, truth, pictures) if pictures else None
     answer = one.answer(data.clips, data.splits[split].clip, maps)
@@ -127,7 +130,7 @@ def _print(one: Scored, pictures: int) -> None:
     result = one.result
     say(f"\n{table(result)}\n\nby class, hardest first:\n{class_table(result)}")
     say(f"scores: {one.written}")
-    if pictures:
+    if pictures and (one.place / FILE).exists():
         say(f"pictures: {one.place / FILE}, {one.place / FOLDER}/")
 
 

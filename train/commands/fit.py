@@ -23,6 +23,7 @@ from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.features import torch_device
 from train.data.folds import load_folds
 from train.distributed import ProcessGroup, process_group
+from train.fit.also_test import Look, look_at
 from train.fit.begin import described, starts
 from train.fit.loop import train_model
 from train.fit.normalize import normalize
@@ -54,6 +55,7 @@ def fit(
     folds_of: str = "train+val",
     init: Path | None = None,
     pictures: int = 4,
+    also_test: bool = False,
 ) -> list[Result]:
     """Train, evaluate on val, draw; one result (see `evaluate`) per model.
 
@@ -64,7 +66,7 @@ def fit(
 
     folds: into how many parts to divide the clips for cross-validation (see `Division`): a model
     for each, or one for each seed; the results are those of `score_folds`. init: a run whose
-    weights to begin with (see `train.fit.begin`).
+    weights to begin with (see `train.fit.begin`). also_test: see `train.fit.also_test`.
     """
     with ExitStack() as held:
         group = held.enter_context(process_group(torch_device(config.device)))
@@ -74,7 +76,7 @@ def fit(
         config = resolve(config, cache, cache.labels.classes)
         divided = plan.division(run, folds, folds_of, (*seeds, config.seed)[0], resume)
         begin = [] if init is None else starts(init, cache, config)
-        todo = Plan.of(cache, config, seeds, ablations, divided, begin)
+        todo = Plan.of(cache, config, seeds, ablations, divided, begin, also_test)
         todo.check(group)
         if group.is_main_process:
             names = [job.name for job in todo.jobs]
@@ -93,6 +95,8 @@ def _train_all(
         datasets = {plan.WHOLE: whole}
     else:
         datasets = load_folds(cache, config, todo.parts)
+    # A data set of its own, so that what is trained on is the same with it and without.
+    test = load_dataset(cache, config, ["test"], todo.parts[plan.WHOLE]) if todo.also_test else None
     if group.is_main_process:
         say(f"{todo.described(next(iter(datasets.values())))}\n{_code()}")
         if divided is not None:
@@ -103,7 +107,10 @@ def _train_all(
         narrowed = only(datasets[job.part], job.config.modality)
         if kind not in learned:
             learned = {kind: _with_times(narrowed, config, group)}  # of the seeds alike
-        history = _train(cache, learned[kind], top, job, resume, group)
+        look = None
+        if test is not None:
+            look = look_at(only(test, job.config.modality), top / job.name, group)
+        history = _train(cache, learned[kind], top, job, resume, group, look)
         if group.is_main_process:
             done.append(_score(cache, narrowed, learned[kind], top / job.name, history, pictures))
     if done and divided is not None:
@@ -141,7 +148,13 @@ def only(dataset: Dataset, modality: str) -> Dataset:
 
 
 def _train(
-    cache: Cache, dataset: Dataset, top: Path, job: Job, resume: bool, group: ProcessGroup
+    cache: Cache,
+    dataset: Dataset,
+    top: Path,
+    job: Job,
+    resume: bool,
+    group: ProcessGroup,
+    look: Look | None = None,
 ) -> History:
     run, config, init = top / job.name, job.config, None
     about = About.of(config, dataset, cache)
@@ -164,7 +177,7 @@ def _train(
             record.start(run, dataset.rows.used(), device, group.size, making, init)
         replace_file(run / folders.CONFIG_FILE, config.to_json().encode())
         folders.write_json(run / folders.FEATURES_FILE, cache.identity.record())
-    history = train_model(model, dataset, about, run, again, group)
+    history = train_model(model, dataset, about, run, again, group, look)
     if group.is_main_process:
         record.end(run)
     return history
@@ -183,7 +196,8 @@ def _score(
     if one.about.config.events == "single":
         trained = one.about.config.gate_weight > 0
         why = "which scored higher on val" if trained else "as the gate has no loss"
-        why = "as val's times are not looked at" if one.about.config.weak else why
+        if not learned.splits["val"].timed_count():
+            why = "as no times of val are looked at"
         say(f"start and end: by the {one.about.decoding}, {why}")
         for text in calibration_notes(one.about.calibration, learned):
             say(text)
@@ -214,7 +228,8 @@ def _print_end(
         runs[MODEL if len(scored) == len(done) else modality] = results, together
     say(f"\n{comparison(runs, brief=True)}")
     say(f"all scores: {', '.join(str(one.written) for one in done)}")
-    if pictures:
-        pages = ", ".join(str(one.place / FILE) for one in done)
-        say(f"pictures: {pages}; more in {FOLDER}/ beside {'it' if len(done) == 1 else 'them'}")
+    pages = [one.place / FILE for one in done if (one.place / FILE).exists()]
+    if pictures and pages:
+        beside = "it" if len(pages) == 1 else "them"
+        say(f"pictures: {', '.join(map(str, pages))}; more in {FOLDER}/ beside {beside}")
     return [one.result for one in done]

@@ -46,6 +46,13 @@ def add(parser: Parser) -> None:
         "of the class head the classes of the same name; the learning rate is a third of the "
         "default unless it is set. Of a run of several seeds, the i-th seed begins from the i-th",
     )
+    parser.add_argument(
+        "--also-score-test",
+        action="store_true",
+        help="score test after each epoch as well, which decides nothing: `report --split test` "
+        "then tells what the best epoch on test has, as most published figures were chosen; each "
+        "epoch counts as a look at test",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with RUN after its last epoch")
     pictures(parser)
 

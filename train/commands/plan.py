@@ -11,8 +11,9 @@ from cache.common.cli import printable, say
 from cache.common.errors import ConfigError
 from cache.joined import JoinedCache
 from train.config import TrainConfig
-from train.data.dataset import Dataset, Rows, choose_rows, settle_events, settle_weak
+from train.data.dataset import Dataset, Rows, choose_rows
 from train.data.folds import LEAST_FOLDS, MOST_FOLDS, Division
+from train.data.settled import settle_events, settle_weak
 from train.distributed import ProcessGroup
 from train.fit.begin import Start
 from train.runs import checkpoint, folders, record
@@ -39,7 +40,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All models to train on a cache, on which rows: a part for each fold, or WHOLE."""
+    """All models to train on a cache, on which rows: a part for each fold, or WHOLE.
+
+    untouched: how many rows of test there are; also_test: whether it is scored after each epoch.
+    """
 
     cache: Cache
     config: TrainConfig
@@ -47,6 +51,7 @@ class Plan:
     parts: Mapping[str, Rows]
     jobs: Sequence[Job]
     untouched: int
+    also_test: bool
 
     @classmethod
     def of(
@@ -57,6 +62,7 @@ class Plan:
         ablations: bool,
         division: Division | None,
         starts: Sequence[Start],
+        also_test: bool = False,
     ) -> Plan:
         """From resolved settings; ConfigError for what can't be asked for together."""
         rows = choose_rows(cache, config)
@@ -64,7 +70,7 @@ class Plan:
         rows = settle_weak(cache, config, replace(rows, notes=[told, *rows.notes]))
         parts = {WHOLE: rows} if division is None else division.parts(rows, cache)
         jobs = _jobs(config, seeds, ablations, list(parts), starts)
-        return cls(cache, config, division, parts, jobs, len(rows.kept["test"]))
+        return cls(cache, config, division, parts, jobs, len(rows.kept["test"]), also_test)
 
     def check(self, group: ProcessGroup) -> None:
         """Refuse what can't be trained."""
@@ -78,20 +84,22 @@ class Plan:
             )
         for rows in self.parts.values():
             for name in ("train", "val"):
-                if not len(rows.kept[name]):
-                    raise ConfigError(
-                        f"{self.cache.path}: the split {name!r} has no rows with features "
-                        "(and, but for train, with times); can't train. See `python -m cache "
-                        "info`; `python -m cache relabel` gives the cache other labels, and "
-                        "--folds needs no splits"
-                    )
-                if rows.labels.background[rows.kept[name]].all():
-                    raise ConfigError(
-                        f"{self.cache.path}: the split {name!r} has no event, only clips without "
-                        "one; can't train. Give it some with `python -m cache relabel`"
-                    )
+                _check_events(self.cache, rows, name)
         if self.config.batch_size < group.size:
             raise ConfigError(f"batch_size: {self.config.batch_size}, for {group.size} processes")
+        if self.also_test:
+            self._check_test()
+
+    def _check_test(self) -> None:
+        why, rows = "", self.parts.get(WHOLE)
+        if rows is None:
+            why = "--folds leaves test alone, or divides it with the rest"
+        elif self.config.events == "several" or self.cache.declaration.hop_s is not None:
+            why = "segment accuracy is of clips with one event at most, here are several"
+        elif not rows.labels.timed[rows.kept["test"]].any():
+            why = f"{self.cache.path} has no event of test with features and times"
+        if why:
+            raise ConfigError(f"--also-score-test: {why}; drop it")
 
     def check_resumed(self, run: Path) -> None:
         """Refuse other features, classes, label rows or weights than a run began with."""
@@ -116,6 +124,11 @@ class Plan:
         if self.division is not None:
             told = self.division.described(self.parts, self.untouched)
         lines = [f"cache {self.cache.path}: {len(self.cache)} clips; {told}"]
+        if self.also_test:
+            lines.append(
+                f"test ({self.untouched} rows) is scored after each epoch: each is counted as a "
+                "look at it, and none decides anything (--also-score-test)"
+            )
         lines += [*_lacking(self.cache), dataset.clips.mode, *printable(rows.notes)]
         train = dataset.splits["train"]
         drawn, empty = train.epoch_size(self.config.background_share), train.background_count()
@@ -137,6 +150,24 @@ class Plan:
                 "(--drop-leaks keeps them in the later split only)"
             )
         return "\n".join(lines)
+
+
+def _check_events(cache: Cache, rows: Rows, split: str) -> None:
+    """Raise CacheError where a split has nothing to train, or to select, on."""
+    if not rows.labels.background[rows.kept[split]].all():
+        return
+    what = "event, only clips without one" if len(rows.kept[split]) else "rows with features"
+    advice = (
+        "`python -m cache info` says more; `python -m cache relabel` gives the cache other labels, "
+        "and --folds needs no splits"
+    )
+    if vague := int(rows.labels.weak.sum()):
+        what += f" and times ({vague} events of the set have a class alone)"
+        advice = (
+            "Classes alone are enough where a clip has one event at most (--events single), in a "
+            "cache without --hop, and not divided by --folds"
+        )
+    raise ConfigError(f"{cache.path}: the split {split!r} has no {what}; can't train. {advice}")
 
 
 def _lacking(cache: Cache) -> list[str]:

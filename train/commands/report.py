@@ -8,8 +8,9 @@ from pathlib import Path
 from cache.common.cli import say
 from cache.common.errors import AvelError, ConfigError
 from train.commands.folds import report_folds
-from train.report.tables import Runs, comparison, differences, of_ensemble, of_seeds
+from train.report.tables import Runs, comparison, differences, of_ensemble, of_seeds, spread
 from train.runs import folders
+from train.runs.looks import chosen_on_test
 from train.runs.paired import paired_scores
 
 
@@ -34,15 +35,39 @@ def report(paths: Sequence[Path], split: str) -> str:
     folders.check_same_data({name: seeds for name, (seeds, _) in stored.items()})
     if len({result.get("code") for seeds, _ in stored.values() for result in seeds}) > 1:
         say("warning: not all were scored by the same code; evaluate them again", error=True)
+    told = comparison(stored)
+    if split == "test":
+        told = "\n".join([told, *_chosen_on_test(places)])
     if len(stored) == 1 or any(
         "recordings" in one for seeds, _ in stored.values() for one in seeds
     ):
-        return comparison(stored)
+        return told
     try:
-        return f"{comparison(stored)}\n{_differences(places, stored, split)}"
+        return f"{told}\n{_differences(places, stored, split)}"
     except AvelError as error:
         say(f"warning: no differences between the runs: {error}", error=True)
-        return comparison(stored)
+        return told
+
+
+def _chosen_on_test(places: Mapping[str, Path]) -> list[str]:
+    """For each run whose epochs were scored on test a line: what choosing among them gives."""
+    lines = []
+    for name, path in places.items():
+        try:
+            found = [one for place in folders.members(path) if (one := chosen_on_test(place))]
+        except ConfigError as error:
+            say(f"warning: {error}", error=True)
+            continue
+        if not found:
+            continue
+        score = spread([{"": one.segment_accuracy} for one in found])[""]
+        epochs = ", ".join(f"{one.epoch} of {one.epochs}" for one in found)
+        lines.append(
+            f"not a result: {of_seeds(name, len(found))} has segment accuracy {score} where the "
+            f"epoch ({epochs}) is chosen on test, as for most published figures; not comparable to "
+            "what stands above"
+        )
+    return lines
 
 
 def _differences(places: Mapping[str, Path], stored: Runs, split: str) -> str:

@@ -21,7 +21,7 @@ from cache.format.schema import BACKGROUND
 from train.config import TrainConfig
 from train.data.features import FeatureStore, check_modality, load_features
 from train.data.fields import frame_count, inputs_of
-from train.data.targets import SEVERAL_FROM, Targets, how_many, looked_at, targets
+from train.data.targets import Targets, looked_at, targets
 
 UNKNOWN = -2
 """The category of an event of a class that was not asked for."""
@@ -76,7 +76,8 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
     """Which label rows can be used; reads labels, no features.
 
     Those whose recording has no features are left out and named; so are weak ones, which don't say
-    when, but those of train are kept apart; where `drop_leaks` is set, so are rows whose id stands
+    when, but those of train are kept apart, and a split to score or to choose on of which no event
+    says when keeps them, for its classes; where `drop_leaks` is set, so are rows whose id stands
     in a later split as well (train < val < test). With `classes`, a run's own, the cache's are
     matched with them by name, whatever their order; events of others are left out. Clips without
     an event stay.
@@ -100,7 +101,9 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
             count = len(rows) - len(kept[name])
             notes.append(f"{count} row(s) of {name} dropped: their ids stand in a later split")
     weak = kept["train"][vague[kept["train"]]]
-    kept = {name: some[~vague[some]] for name, some in kept.items()}
+    for name, some in kept.items():
+        if not (name != "train" and classes_alone(cache, config, labels, some)):
+            kept[name] = some[~vague[some]]
     return Rows(
         weak=weak,
         labels=replace(labels, category=category, classes=list(classes or labels.classes)),
@@ -110,6 +113,18 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
         leaks=leaks,
         notes=notes,
     )
+
+
+def classes_alone(
+    cache: Cache, config: TrainConfig, labels: Labels, rows: npt.NDArray[np.int64]
+) -> bool:
+    """Whether label rows have events and none says when, so that they can tell of classes alone.
+
+    Of windows, and of several events in a clip, they can't.
+    """
+    events = rows[~labels.background[rows]]
+    one_each = config.events != "several" and cache.declaration.hop_s is None
+    return one_each and len(events) > 0 and bool(labels.weak[events].all())
 
 
 def _numbered(labels: Labels, classes: Sequence[str] | None) -> npt.NDArray[np.int64]:
@@ -149,6 +164,10 @@ class Samples:
     def weak(self) -> Tensor:
         """(R,) bool which samples are events that don't say when: their intervals are NaN."""
         return self.interval.isnan().flatten(1).any(dim=1)
+
+    def timed_count(self) -> int:
+        """How many samples are events that say when."""
+        return int((~self.background & ~self.weak).sum())
 
     def background_count(self) -> int:
         """How many samples are clips without an event."""
@@ -217,34 +236,6 @@ def resolve(config: TrainConfig, cache: Cache, classes: Sequence[str] | None) ->
                 f"--{flag} {found} (or --{flag} None to take the cache's)"
             )
     return config.revised(**facts)
-
-
-def settle_events(cache: Cache, config: TrainConfig, rows: Rows) -> tuple[TrainConfig, str]:
-    """Settings that say whether clips have several events, and why, in a line."""
-    known = np.sort(np.concatenate([rows.kept["train"], rows.kept["val"]]))
-    some, many = how_many(cache, rows.labels, known)
-    kind = config.events
-    if kind == "auto":
-        kind = "several" if many > SEVERAL_FROM * max(some, 1) else "single"
-    told = f"events: {kind} ({many} of {some} clips with an event have two or more; --events)"
-    return config.revised(events=kind), told
-
-
-def settle_weak(cache: Cache, config: TrainConfig, rows: Rows) -> Rows:
-    """What to do, by settled settings, with events that don't say when; a note says it.
-
-    Where a clip is a recording and has one event, those of train are learned from.
-    """
-    count = int(rows.labels.weak.sum())
-    if not count:
-        return rows
-    told, learned = f"{count} row(s) say that there is an event, but not when: ", 0
-    if config.events == "single" and cache.declaration.hop_s is None:
-        rows, learned = rows.with_weak(), len(rows.weak)
-        told += f"{learned} of train are learned from, "
-    told += f"{count - learned} left out, "
-    told += "and nothing else of their recordings counts as without an event"
-    return replace(rows, notes=[*rows.notes, told])
 
 
 def load_dataset(

@@ -3,8 +3,7 @@
 The weights that are kept are the average over the last epochs, while the learning rate falls. Or,
 with `selection` "best", those of the epoch with the highest `localized_iou` on validation, which
 then also lowers the learning rate and stops early: the mean over validation events of tIoU where
-the class is right, else 0 ("which event, and when" in one number). Where
-validation has classes alone (`weak`), it is top-1.
+the class is right, else 0 ("which event, and when" in one number). With classes alone: top-1.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from train.data.dataset import Dataset, Samples
 from train.data.features import FeatureStore
 from train.data.splice import splice
 from train.distributed import SINGLE_PROCESS, ProcessGroup
+from train.fit.also_test import Look
 from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
 from train.fit.several import several_losses, validate_several
@@ -51,11 +51,13 @@ def train_model(
     run: Path,
     resume: bool = False,
     group: ProcessGroup = SINGLE_PROCESS,
+    look: Look | None = None,
 ) -> History:
     """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
 
     With `resume` it goes on after the last finished epoch, exactly as if never stopped (of so many
     epochs: the learning rate may depend on that). Of several processes the first writes and speaks.
+    What `look` says of an epoch's weights stands in its record, and decides nothing.
     """
     config, train = about.config, dataset.splits["train"]
     size = train.epoch_size(config.background_share)
@@ -67,14 +69,16 @@ def train_model(
     grid_s = 0.0 if config.events == "several" else labels_grid(dataset)
     with tqdm(total=epochs, initial=len(history), unit="epoch", disable=silent) as bar:
         while len(history) < epochs and not stopped_early(history, config):
-            number, best = len(history) + 1, max(_scores(history, config), default=-1.0)
+            number, best = len(history) + 1, max(map(_score, history), default=-1.0)
             started, rate = time.perf_counter(), state.rate_of(number, epochs)
             try:
                 losses = trainer.train_epoch(number)
                 values, chosen = _validate(state.ema.model, dataset, grid_s, group)
+                if look is not None:
+                    values |= look(state.ema.model, about.revised(epoch=number, **chosen))
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
-            score, seconds = values[_criterion(config)], time.perf_counter() - started
+            score, seconds = _score(values), time.perf_counter() - started
             told = dict(zip(LOSSES, losses, strict=True)) | values
             history.append({"epoch": number, **told, "learning_rate": rate, "seconds": seconds})
             state.scored(score)
@@ -252,7 +256,7 @@ def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
 def kept_epoch(history: Sequence[dict[str, float]], config: TrainConfig) -> int:
     """Number (from 1) of the epoch whose weights are kept: the last, or the first of the best."""
     return (
-        len(history) if config.selection == "last" else 1 + int(np.argmax(_scores(history, config)))
+        len(history) if config.selection == "last" else 1 + int(np.argmax([*map(_score, history)]))
     )
 
 
@@ -261,15 +265,10 @@ def stopped_early(history: History, config: TrainConfig) -> bool:
     return bool(history) and len(history) - kept_epoch(history, config) >= config.patience
 
 
-def _criterion(config: TrainConfig) -> str:
-    """The name of the validation score that chooses."""
-    if config.events == "several":
-        return f"val_{CRITERION_OF_SEVERAL}"
-    return "val_top1" if config.weak else f"val_{CRITERION}"
-
-
-def _scores(history: Sequence[dict[str, float]], config: TrainConfig) -> list[float]:
-    return [entry[_criterion(config)] for entry in history]
+def _score(values: dict[str, float]) -> float:
+    """The validation score that chooses: the first that there is; without any times top-1."""
+    names = (f"val_{name}" for name in (CRITERION_OF_SEVERAL, CRITERION, "top1"))
+    return next(values[name] for name in names if name in values)
 
 
 def _diverged(run: Path, number: int, error: TrainingError) -> str:

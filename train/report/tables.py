@@ -234,9 +234,11 @@ def scored(result: Mapping[str, Any]) -> str:
             f"{result['recordings_without_events']} of them without an event"
             + (f"; {left_out} labelled recording(s) without features left out" if left_out else "")
         )
+    vague = result.get("events_without_times", 0)
     return (
         f"{result['split']}: {result['events']} events, {result['events_shorter_than_clip']} of "
         f"them shorter than the clip, {result['classes_in_split']} classes"
+        + (f"; {vague} of them say no times: their classes alone are scored" if vague else "")
         + (f"; and {without_an_event(empty)}" if empty else "")
         + (f"; {left_out} labelled clip(s) without features left out" if left_out else "")
     )

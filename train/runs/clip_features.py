@@ -14,14 +14,11 @@ from typing import Any
 from cache import Cache
 from cache.common.errors import CacheError, ConfigError
 from cache.common.strict_json import read_json
-from cache.format import version1
 from cache.format.identity import Identity, config_differences
-from cache.joined import JOINED
+from cache.joined import JOINED, JoinedCache
 from train.config import TrainConfig
 from train.runs import folders as runs
 from train.runs.checkpoint import About
-
-_HOP = "hop_seconds"
 
 
 def narrowed(config: Mapping[str, Any], modality: str) -> dict[str, Any]:
@@ -35,53 +32,94 @@ def narrowed(config: Mapping[str, Any], modality: str) -> dict[str, Any]:
 def wanted(run: Path) -> dict[str, Any]:
     """What `extract clip --like` needs to know to extract media for a run, or a folder of seeds."""
     place = runs.members(run)[0]
-    path = place / runs.FEATURES_FILE
-    features = read_json(path, "copy the run's folder again")
-    modality = TrainConfig.from_json(place / runs.CONFIG_FILE).modality
-    try:
-        found = Identity.parse(features, str(path))
-    except CacheError as error:
-        raise ConfigError(f"{error}; copy the run's folder again") from None
+    modality, found = TrainConfig.from_json(place / runs.CONFIG_FILE).modality, _identity(place)
     if JOINED in found.config:
         raise ConfigError(
             f"{run}: trained on {len(found.config[JOINED])} caches, joined: make each of them for "
             "the new media as then, and name them all with --cache"
         )
-    config, declared = narrowed(found.config, modality), found.declaration
-    if modality != "both":
-        fields = tuple(field for field in declared.fields if field.stream == modality)
-        pictures = declared.pictures if modality == "video" else None
-        declared = replace(declared, fields=fields, pictures=pictures)
-    return replace(found, config=config, declaration=declared).record()
+    return _narrowed(found, modality).record()
 
 
 def check_same_features(cache: Cache, about: About, run: Path) -> None:
     """Raise CacheError, naming the settings that differ, unless the run was trained on such.
 
     What the cache has of a stream that the run doesn't use is of no account, and so is where in
-    their recordings clips begin: their numbers are the same anywhere.
+    their recordings clips begin: their numbers are the same anywhere. Joined caches must be those
+    of the run, in its order.
     """
     if cache.fingerprint == about.fingerprint:
         return
-    modality = about.config.modality
-    theirs, ours = (
-        {name: value for name, value in narrowed(config, modality).items() if name != _HOP}
-        for config in (about.features, cache.config)
-    )
-    if ours == theirs and _made_alike(cache, about):
-        return
-    lines = config_differences(theirs, ours) or [
-        "the settings agree, the version of the feature code differs"
-    ]
-    raise CacheError(
-        f"{cache.path}: the run {run} was trained on other features:\n  "
-        + "\n  ".join(line.replace(" here,", " in the run,") for line in lines)
-    )
+    theirs = _identity(run)
+    if theirs.fingerprint != about.fingerprint:
+        raise ConfigError(
+            f"{run / runs.FEATURES_FILE}: not of this run's weights; copy the run's folder again"
+        )
+    here = cache.caches if isinstance(cache, JoinedCache) else [cache]
+    parts = theirs.config.get(JOINED, [theirs])
+    if len(parts) != len(here):
+        lines = [f"{len(parts)} cache(s) in the run, {len(here)} here"]
+    elif JOINED in theirs.config:
+        hop_s = theirs.declaration.hop_s
+        lines = [
+            line for pair in zip(here, parts, strict=True) for line in _part_differs(*pair, hop_s)
+        ]
+    else:
+        lines = _differences(theirs, cache.identity, about.config.modality)
+    if lines:
+        raise CacheError(
+            f"{cache.path}: the run {run} was trained on other features:\n  " + "\n  ".join(lines)
+        )
 
 
-def _made_alike(cache: Cache, about: About) -> bool:
-    """Whether the code that computed the run's features was of the cache's feature version."""
-    version = cache.identity.feature_version
-    if about.feature_version is not None:
-        return about.feature_version == version
-    return version1.fingerprint(about.features, version) == about.fingerprint
+def _identity(run: Path) -> Identity:
+    """Of the cache that a run was trained on."""
+    path = run / runs.FEATURES_FILE
+    try:
+        found = Identity.parse(read_json(path, "copy the run's folder again"), str(path))
+    except CacheError as error:
+        raise ConfigError(f"{error}; copy the run's folder again") from None
+    if not isinstance(found.config.get(JOINED, []), list):
+        raise ConfigError(f"{path}: {JOINED}: expected a list; copy the run's folder again")
+    return found
+
+
+def _narrowed(identity: Identity, modality: str) -> Identity:
+    """The identity of a cache that has the stream alone which `modality` names."""
+    config, declared = narrowed(identity.config, modality), identity.declaration
+    if modality != "both":
+        fields = tuple(field for field in declared.fields if field.stream == modality)
+        pictures = declared.pictures if modality == "video" else None
+        declared = replace(declared, fields=fields or declared.fields, pictures=pictures)
+    return replace(identity, config=config, declaration=declared)
+
+
+def _differences(theirs: Identity, ours: Identity, modality: str) -> list[str]:
+    """A line for each thing that differs, wherever clips begin, in what `modality` reads."""
+    theirs, ours = (_narrowed(one, modality).without_hop() for one in (theirs, ours))
+    if ours.numbers == theirs.numbers:
+        return []
+    lines = config_differences(theirs.config, ours.config)
+    if not lines and theirs.feature_version != ours.feature_version:
+        lines = ["the settings agree, the version of the feature code differs"]
+    lines = lines or ["the settings agree, what is declared of the rows differs"]
+    return [line.replace(" here,", " in the run,") for line in lines]
+
+
+def _part_differs(one: Cache, part: Any, hop_s: float | None) -> list[str]:
+    """The same of one of several joined caches and what the run knows of its own, of both streams.
+
+    part: settings and fingerprint; hop_s: s between the run's windows.
+    """
+    ours = one.identity
+    try:
+        same = replace(
+            ours, config=part["config"], declaration=replace(ours.declaration, hop_s=hop_s)
+        )
+        lines = config_differences(same.without_hop().config, ours.without_hop().config)
+        if not lines and same.fingerprint == part["fingerprint"]:
+            return []
+    except (LookupError, TypeError, ValueError, AttributeError):  # a stranger's
+        lines = []
+    lines = lines or ["the settings agree, what is declared, or the version of the code, differs"]
+    return [f"{one.path}: {line.replace(' here,', ' in the run,')}" for line in lines]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,15 +11,14 @@ from typing import Any
 import numpy as np
 
 from cache import Labels
-from cache.common.atomic import append_line
 from cache.common.cli import say
 from cache.common.errors import CacheError, ConfigError
-from cache.common.plain import read_plain
 from cache.common.strict_json import read_json
 from train.data.dataset import Dataset
 from train.runs import folders as runs
 from train.runs.checkpoint import About
 from train.runs.code import digests, one_digest
+from train.runs.looks import add_look, count_looks
 from train.runs.record import Record, seen
 from train.runs.trained import Answer
 from train.score.intervals import EventScores
@@ -29,9 +27,7 @@ from train.score.predict import events
 from train.score.presence import clip_counts, score_all
 from train.score.summary import baselines, per_class
 
-TEST_RECORD = "test_evaluations.jsonl"
 MODEL = "model"
-_MAX_RECORD_BYTES = 1 << 26
 Result = dict[str, Any]
 EventRow = dict[str, str | float | None]
 Said = dict[str, tuple[Events, Predictions]]
@@ -96,6 +92,7 @@ def _what_is_scored(dataset: Dataset, split: str, truth: Events) -> Result:
         "events": len(truth),
         "clip_seconds": clip_seconds,
         "events_shorter_than_clip": int(np.sum(truth.end_s - truth.start_s < clip_seconds)),
+        "events_without_times": int(np.sum(~truth.timed)),
         "classes": dataset.classes,
         "classes_in_split": len(np.unique(truth.category)),
         "clips_without_features": rows.without_features,
@@ -219,17 +216,15 @@ def write_result(run: Path, place: Path, result: Result, rows: Sequence[EventRow
     Each look at a test split is counted in the run once its scores are written; the result says
     how many there were, as `test_looks`.
     """
-    split, record = result["split"], run / TEST_RECORD
+    split = result["split"]
     path = place / f"metrics_{split}.json"
     _keep_earlier(path, place / f"predictions_{split}.json", _tag(result))
     if split == "test":
-        result["test_looks"] = 1 + _lines(record)
+        result["test_looks"] = 1 + count_looks(run)
     runs.write_json(place / f"predictions_{split}.json", rows)
     runs.write_json(path, result)
     if split == "test":
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        line = {"time": now, "epoch": result["epoch"], "scores": str(path.relative_to(run))}
-        append_line(record, json.dumps({**line, **result["scores"][MODEL]}, allow_nan=False))
+        add_look(run, result["epoch"], str(path.relative_to(run)), result["scores"][MODEL])
     return path
 
 
@@ -256,25 +251,23 @@ def _tag(result: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
-def _lines(path: Path) -> int:
-    try:
-        return read_plain(path, _MAX_RECORD_BYTES).count(b"\n")
-    except FileNotFoundError:
-        return 0
-
-
 def true_events(dataset: Dataset, split: str) -> list[EventRow]:
-    """A readable record per row: what is true of it (s); None of a clip without an event."""
+    """A readable record per row: what is true of it (s); None of a clip without an event.
+
+    start_s and end_s are None of an event that doesn't say when, too.
+    """
     samples = dataset.splits[split]
     truth = events(samples, dataset.clips.shapes.clip_seconds)
     return [
         {
             "id": dataset.ids[row],
             "category": dataset.classes[truth.category[n]] if real else None,
-            "start_s": float(truth.start_s[n]) if real else None,
-            "end_s": float(truth.end_s[n]) if real else None,
+            "start_s": float(truth.start_s[n]) if timed else None,
+            "end_s": float(truth.end_s[n]) if timed else None,
         }
-        for n, (row, real) in enumerate(zip(samples.rows, truth.real, strict=True))
+        for n, (row, real, timed) in enumerate(
+            zip(samples.rows, truth.real, truth.timed, strict=True)
+        )
     ]
 
 
@@ -292,7 +285,8 @@ def answered_events(dataset: Dataset, split: str, answer: Answer) -> list[EventR
     for number, event in enumerate(true_events(dataset, split)):
         said = answer.entry(number)
         if event["category"] is not None:
-            said["segment_accuracy"] = next(right)
+            share = next(right)
+            said["segment_accuracy"] = None if np.isnan(share) else share
         elif said["event"] is False:
             said["predicted"] = None
         found.append({**event, **said})

@@ -81,6 +81,7 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
         **known,
         "events": len(truth),
         "events_shorter_than_clip": int(np.sum(truth.end_s - truth.start_s < clip_seconds)),
+        "events_without_times": int(np.sum(~truth.timed)),
         "classes_in_split": len(np.unique(truth.category)),
         "scored_rows": rows_digest(ids, labelled, classes),
         **presence_of(labelled, threshold),

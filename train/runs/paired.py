@@ -43,7 +43,8 @@ def paired_scores(
 
 
 def _event(one: StoredAnswer) -> _Event:
-    return one.id, one.category, one.start_s, one.end_s
+    start, end = (-1.0 if time is None else time for time in (one.start_s, one.end_s))
+    return one.id, one.category, start, end
 
 
 def _scores(answers: Sequence[StoredAnswer], clip_seconds: float) -> EventScores:

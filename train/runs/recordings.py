@@ -105,12 +105,15 @@ def mean_read_off(several: Sequence[ReadOff]) -> ReadOff:
     return several[0].revised(threshold=tuple(threshold.tolist()))
 
 
+def covered_s(cache: Cache, rows: Sequence[int]) -> Array:
+    """From when to when of its recording each clip is, at some rows (n,) of a cache: (n, 2), s."""
+    offset_s = np.array([cache.windows[row].offset_s for row in rows])
+    return np.stack([offset_s, offset_s + cache.lengths_s[0][list(rows)]], axis=1)
+
+
 def length_s(cache: Cache, recording: str) -> float:
     """Seconds from a recording's start to the end of its last clip."""
-    rows = cache.recordings[recording]
-    valid_s = cache.lengths_s[0][rows]
-    offsets_s = np.array([cache.windows[row].offset_s for row in rows])
-    return float(np.max(offsets_s + valid_s))
+    return float(covered_s(cache, cache.recordings[recording])[:, 1].max())
 
 
 def evaluate_recordings(

@@ -96,6 +96,7 @@ class StoredResult(_Stored):
     """What is taken out of the scores of clips with one event each."""
 
     events_shorter_than_clip: _Count
+    events_without_times: _Count = 0
     clips_without_event: _Count = 0
     decoding: Literal["gate", "interval"]
     clip_seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
@@ -116,12 +117,12 @@ class StoredAnswer(Settings):
 
     id: _Name
     category: _Name
-    start_s: _Time
-    end_s: _Time
+    start_s: _Time | None
+    end_s: _Time | None
     predicted: _Name
     predicted_start_s: _Time
     predicted_end_s: _Time
-    segment_accuracy: Annotated[float, Field(ge=0, le=1)]
+    segment_accuracy: Annotated[float, Field(ge=0, le=1)] | None
 
 
 class Epoch(Settings):

@@ -109,10 +109,11 @@ def calibration(truth: Events, guess: Predictions, clip_seconds: float) -> Score
         "ece": expected_error(guess.probability.max(axis=1), truth.category == guess.category),
         "second_ece": None,
     }
-    if guess.on is not None:
-        classes = guess.probability.shape[1]
-        on = segments(truth.category, truth.start_s, truth.end_s, clip_seconds, classes) < classes
-        found["second_ece"] = expected_error(guess.on.ravel(), on.ravel())
+    timed = truth.timed
+    if guess.on is not None and timed.any():
+        classes, rows = guess.probability.shape[1], truth.of(timed)
+        on = segments(rows.category, rows.start_s, rows.end_s, clip_seconds, classes) < classes
+        found["second_ece"] = expected_error(guess.on[timed].ravel(), on.ravel())
     return found
 
 

@@ -62,7 +62,7 @@ class EventScores:
             right=truth.category == guess.category,
             overlap=tiou(truth.start_s, truth.end_s, guess.start_s, guess.end_s),
             short=truth.end_s - truth.start_s < clip_seconds,
-            seconds_right=np.mean(true == said, axis=1),
+            seconds_right=np.where(truth.timed, np.mean(true == said, axis=1), np.nan),
         )
 
     @classmethod

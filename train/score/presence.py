@@ -82,8 +82,10 @@ def clip_counts(truth: Events) -> dict[str, int]:
 def _segment_accuracy(
     truth: Events, guess: Predictions, clip_seconds: float, threshold: float | None
 ) -> float | None:
-    if not len(truth):
+    known = ~truth.real | truth.timed
+    if not known.any():
         return None
+    truth, guess = truth.of(known), guess.of(known)
     true, said = seconds_of(truth, guess, clip_seconds)
     if threshold is not None and guess.event is not None:
         none = guess.probability.shape[1]

@@ -15,13 +15,16 @@ ClassRow = dict[str, Any]
 
 
 def score(truth: Events, guess: Predictions, clip_seconds: float) -> Scores:
-    """Every score of one predictor; those of events shorter than the clip begin with `short_`."""
-    short = truth.end_s - truth.start_s < clip_seconds
+    """Every score of one predictor; those of events shorter than the clip begin with `short_`.
+
+    Events that don't say when count for their class alone.
+    """
+    timed, short = truth.timed, truth.end_s - truth.start_s < clip_seconds
     apart = placed(truth.of(short), guess.of(short), clip_seconds)
     return {
         **classification(truth, guess),
         **calibration(truth, guess, clip_seconds),
-        **placed(truth, guess, clip_seconds),
+        **placed(truth.of(timed), guess.of(timed), clip_seconds),
         **{f"short_{name}": value for name, value in apart.items()},
     }
 
@@ -48,7 +51,8 @@ def per_class(
     for category in np.unique(truth.category):
         own, named = truth.category == category, guess.category == category
         seconds = said[true == category] == category
-        places = localization(truth.of(own), guess.of(own))
+        timed = own & truth.timed
+        places = localization(truth.of(timed), guess.of(timed))
         rows.append(
             {
                 "class": classes[category],
@@ -60,7 +64,7 @@ def per_class(
                 "segment_recall": float(seconds.mean()) if len(seconds) else None,
             }
         )
-    return sorted(rows, key=lambda row: (row["recall"], row["miou"]))
+    return sorted(rows, key=lambda row: (row["recall"], row["miou"] or 0.0))
 
 
 def baselines(
