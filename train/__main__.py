@@ -22,7 +22,9 @@ Train from a feature cache, and look at what was learned. No media are needed.
   python -m train predict  --cache DIR [--run DIR]
   python -m train annotate --cache DIR --out DIR [--run DIR] [--media FILE ...] [--formats page,csv]
   python -m train features [--run DIR] --out FILE
-  python -m train report   RUN [RUN ...] [--split val|test]
+  python -m train watch    [RUN] [--once]
+  python -m train runs     [FOLDER] [--sort miou] [--where learning_rate=1e-3] [--csv FILE]
+  python -m train report   RUN [RUN ...] [--split val|test] [--format latex] [--page FILE]
 
 Examples:
   python -m train fit --cache cache-ave
@@ -183,6 +185,23 @@ def _report(argv: Sequence[str]) -> None:
     say(report(options.runs, options.split))
 
 
+def _watch(argv: Sequence[str]) -> None:
+    """Show how far a training is."""
+    parser = Parser(
+        "python -m train watch",
+        "How far a training is: curves, best epoch, time left, why it ended. On a terminal it "
+        "follows until the end or Ctrl-C, which stops no training.",
+    )
+    parser.add_argument(
+        "run", type=folder, nargs="?", help=f"{_RUN.partition(' (')[0]} (default: the newest)"
+    )
+    parser.add_argument("--once", action="store_true", help="say it once, and don't follow")
+    options = parser.parse_args(argv)
+    from train.commands.watch import watch
+
+    watch(options.run, options.once)
+
+
 def _asked(parser: Parser, cache: str) -> None:
     """Which run is asked, about which cache, and where it answers."""
     parser.add_argument("--run", type=folder, help=_RUN)
@@ -203,11 +222,13 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "annotate": _annotate,
     "features": _features,
     "report": _report,
+    "watch": _watch,
 }
 
 
 _KEPT = {
     "fit": "finished epochs are kept, `--resume --run RUN` goes on with them",
+    "watch": "the training, if there is one, goes on",
     "annotate": "what is written is kept, the same command goes on with the other recordings",
 }
 
