@@ -202,6 +202,34 @@ def _watch(argv: Sequence[str]) -> None:
     watch(options.run, options.once)
 
 
+def _runs(argv: Sequence[str]) -> None:
+    """List runs."""
+    parser = Parser(
+        "python -m train runs",
+        "All runs under a folder, a line each: when, scores, settings that differ from the "
+        "defaults. Those that can't be compared stand apart.",
+    )
+    parser.add_argument(
+        "folder", type=folder, nargs="?", default=Path("runs"), help="default: runs"
+    )
+    parser.add_argument(
+        "--sort", default="when", metavar="SCORE", help="miou, segment_accuracy, … (default: when)"
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="only runs with this setting, as learning_rate=1e-3; given several times: with all",
+    )
+    parser.add_argument("--csv", metavar="FILE", help="all scores and settings; -: print them")
+    _split(parser)
+    options = parser.parse_args(argv)
+    from train.commands.runs import list_runs
+
+    list_runs(options.folder, options.split, options.sort, options.where, options.csv)
+
+
 def _asked(parser: Parser, cache: str) -> None:
     """Which run is asked, about which cache, and where it answers."""
     parser.add_argument("--run", type=folder, help=_RUN)
@@ -223,6 +251,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "features": _features,
     "report": _report,
     "watch": _watch,
+    "runs": _runs,
 }
 
 

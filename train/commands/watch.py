@@ -17,8 +17,6 @@ from train.runs.tree import Place, places
 _EVERY_S = 1.0
 _WIDTH, _SHORT = 40, 16
 _BARS = "▁▂▃▄▅▆▇█"
-_SLOW, _LONG_S = 10, 30.0
-"""How many times as long as an epoch, and how many seconds, nothing may happen without a word."""
 
 
 def watch(run: Path | None, once: bool) -> None:
@@ -81,7 +79,7 @@ def described(place: Place) -> tuple[str, bool]:
 
 def _one(progress: Progress) -> str:
     """A model in a few lines."""
-    lines = [f"{progress.folder}  {_state(progress)}"]
+    lines = [f"{progress.folder}  {progress.told}"]
     history = progress.history
     if history:
         rows = {"train_loss": "loss", progress.criterion or "val_class_loss": "val"}
@@ -103,27 +101,7 @@ def _short(name: str, progress: Progress) -> str:
     key = progress.criterion
     values = [entry[key] for entry in progress.history if key in entry] if key else []
     best = "" if progress.best is None else f"best {progress.best[1]:.3f} "
-    return f"{name:<10} {sparkline(values, _SHORT):<{_SHORT}} {best} {_state(progress)}"
-
-
-def _state(progress: Progress) -> str:
-    """What goes on, in words: epoch, time left, or why it ended."""
-    done, planned = len(progress.history), progress.epochs
-    count = f"epoch {done}" + (f" of {planned}" if planned is not None else "")
-    if progress.state == "starts":
-        return "not begun: no epoch yet"
-    if progress.state == "ended":
-        return f"ended: {progress.why or count}"
-    if progress.state == "stopped":
-        why = progress.why or "nobody trains in it"
-        return f"stopped at {count}: {why}; `train fit --resume` goes on"
-    left = progress.seconds_left
-    words = [f"trains, {count}"]
-    if left is not None:
-        words.append(f"about {_duration(left)} left")
-    if progress.idle_s > max(_LONG_S, _SLOW * (progress.epoch_seconds or 0.0)):
-        words.append(f"no epoch for {_duration(progress.idle_s)}")
-    return ", ".join(words)
+    return f"{name:<10} {sparkline(values, _SHORT):<{_SHORT}} {best} {progress.told}"
 
 
 def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
@@ -136,12 +114,3 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
     low, span = min(means), max(means) - min(means)
     last = len(_BARS) - 1
     return "".join(_BARS[round((one - low) / span * last) if span else 0] for one in means)
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

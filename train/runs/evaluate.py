@@ -15,7 +15,6 @@ from cache import Labels
 from cache.common.atomic import append_line
 from cache.common.cli import say
 from cache.common.errors import CacheError, ConfigError
-from cache.common.plain import read_plain
 from cache.common.strict_json import read_json
 from train.data.dataset import Dataset
 from train.runs import folders as runs
@@ -29,9 +28,7 @@ from train.score.predict import events
 from train.score.presence import clip_counts, score_all
 from train.score.summary import baselines, per_class
 
-TEST_RECORD = "test_evaluations.jsonl"
 MODEL = "model"
-_MAX_RECORD_BYTES = 1 << 26
 Result = dict[str, Any]
 EventRow = dict[str, str | float | None]
 Said = dict[str, tuple[Events, Predictions]]
@@ -219,11 +216,11 @@ def write_result(run: Path, place: Path, result: Result, rows: Sequence[EventRow
     Each look at a test split is counted in the run once its scores are written; the result says
     how many there were, as `test_looks`.
     """
-    split, record = result["split"], run / TEST_RECORD
+    split, record = result["split"], run / runs.TEST_RECORD
     path = place / f"metrics_{split}.json"
     _keep_earlier(path, place / f"predictions_{split}.json", _tag(result))
     if split == "test":
-        result["test_looks"] = 1 + _lines(record)
+        result["test_looks"] = 1 + runs.test_looks(run)
     runs.write_json(place / f"predictions_{split}.json", rows)
     runs.write_json(path, result)
     if split == "test":
@@ -254,13 +251,6 @@ def _tag(result: Mapping[str, Any]) -> str:
     """8 hex digits of what decides a run's scores: the features, the scored rows, the code."""
     facts = [result.get(name) for name in ("fingerprint", "scored_rows", "code")]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
-
-
-def _lines(path: Path) -> int:
-    try:
-        return read_plain(path, _MAX_RECORD_BYTES).count(b"\n")
-    except FileNotFoundError:
-        return 0
 
 
 def true_events(dataset: Dataset, split: str) -> list[EventRow]:

@@ -52,6 +52,7 @@ _SAME = {
 CONFIG_FILE, FEATURES_FILE, HISTORY_FILE = "config.json", "features.json", "history.json"
 FOLDS_FILE = "folds.json"
 RECORD_FILE, _RECORD_BYTES = "record.json", 1 << 20
+TEST_RECORD, _TEST_BYTES = "test_evaluations.jsonl", 1 << 26
 
 
 def new_run() -> Path:
@@ -198,6 +199,14 @@ def _check_free(run: Path, places: Sequence[Path], resume: bool) -> None:
         )
 
 
+def test_looks(run: Path) -> int:
+    """How often a run was scored on a test split."""
+    try:
+        return read_plain(run / TEST_RECORD, _TEST_BYTES).count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
 def write_json(path: Path, value: object) -> None:
     """Readable JSON of finite numbers, replaced whole."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -226,6 +235,11 @@ def read_ensemble(run: Path, split: str, seeds: int) -> dict[str, Any] | None:
     if seeds < 2 or not (run / f"metrics_{split}.json").exists():
         return None
     return read_result(run, split)
+
+
+def data_of(result: Mapping[str, Any]) -> str:
+    """What it was trained and scored on, as one text: equal for results that can be compared."""
+    return json.dumps([result[key] for key in _SAME])
 
 
 def check_same_data(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

@@ -24,6 +24,8 @@ State = Literal["trains", "starts", "ended", "stopped"]
 _CRITERIA = ("val_localized_iou", "val_segment_map", "val_top1")
 _AGAIN = "it is only shown: delete it, or train anew"
 _LAST = 10
+_SLOW, _LONG_S = 10, 30.0
+"""How many times as long as an epoch, and how many seconds, nothing may happen without a word."""
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -112,3 +114,31 @@ class Progress:
     def idle_s(self) -> float:
         """Since when nothing happened, in s."""
         return max(0.0, time.time() - self.moved)
+
+    @property
+    def told(self) -> str:
+        """What goes on, in words: epoch, time left, or why it ended."""
+        done, planned = len(self.history), self.epochs
+        count = f"epoch {done}" + (f" of {planned}" if planned is not None else "")
+        if self.state == "starts":
+            return "not begun: no epoch yet"
+        if self.state == "ended":
+            return f"ended: {self.why or count}"
+        if self.state == "stopped":
+            why = self.why or "nobody trains in it"
+            return f"stopped at {count}: {why}; `train fit --resume` goes on"
+        words = [f"trains, {count}"]
+        if self.seconds_left is not None:
+            words.append(f"about {duration(self.seconds_left)} left")
+        if self.idle_s > max(_LONG_S, _SLOW * (self.epoch_seconds or 0.0)):
+            words.append(f"no epoch for {duration(self.idle_s)}")
+        return ", ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
