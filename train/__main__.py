@@ -179,10 +179,17 @@ def _report(argv: Sequence[str]) -> None:
     )
     parser.add_argument("runs", type=Path, nargs="+", help="runs, or folders of seeds or of folds")
     _split(parser)
+    parser.add_argument(
+        "--format",
+        choices=("text", "markdown", "csv", "latex"),
+        default="text",
+        help="csv has all scores, markdown and latex (booktabs) the headline ones",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it, instead of printing it")
     options = parser.parse_args(argv)
-    from train.commands.report import report
+    from train.commands.report import show_report
 
-    say(report(options.runs, options.split))
+    show_report(options.runs, options.split, options.format, options.out)
 
 
 def _watch(argv: Sequence[str]) -> None:

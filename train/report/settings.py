@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.config import PRESETS, TrainConfig
@@ -10,6 +10,7 @@ from train.config import PRESETS, TrainConfig
 Config = Mapping[str, Any]
 _FOLLOWS = ("num_classes", "num_frames", "events", "device", "memory_gb")
 """What the cache or the machine decides."""
+_NAMES = [name for name in TrainConfig.model_fields if name not in _FOLLOWS]
 _DEFAULTS = {
     name: config.model_dump(mode="json") for name, config in {"": TrainConfig(), **PRESETS}.items()
 }
@@ -20,36 +21,38 @@ def beside_default(config: Config, seeds: int = 1, init: str = "") -> str:
 
     seeds: of how many seeds these settings are; one's own seed is a setting, several are not.
     """
-    left_out = (*_FOLLOWS, "seed") if seeds > 1 else _FOLLOWS
+    names = [name for name in _NAMES if name != "seed" or seeds == 1]
+    return ", ".join([*_words(config, names), *([f"init {init}"] * bool(init))])
+
+
+def that_differ(configs: Mapping[str, Config]) -> dict[str, str]:
+    """The same of each run by name, of those settings alone that not all have in common.
+
+    "the defaults" where that is nothing; "" for all where they differ in nothing (but the seed).
+    """
+    every = list(configs.values())
+    names = [
+        name
+        for name in _NAMES
+        if name != "seed" and any(one.get(name) != every[0].get(name) for one in every)
+    ]
+    if not names:
+        return dict.fromkeys(configs, "")
+    return {
+        run: ", ".join(_words(config, names)) or "the defaults" for run, config in configs.items()
+    }
+
+
+def _words(config: Config, names: Sequence[str]) -> list[str]:
+    """What of these differs, in few words: first the preset, if one is nearer than the defaults."""
     found = {
         preset: {
-            name: config[name]
-            for name, value in default.items()
-            if name in config and name not in left_out and config[name] != value
+            name: config[name] for name in names if name in config and config[name] != default[name]
         }
         for preset, default in _DEFAULTS.items()
     }
     preset, others = min(found.items(), key=lambda pair: len(pair[1]) + bool(pair[0]))
-    words = [*([preset] * bool(preset)), *(f"{name} {shown(v)}" for name, v in others.items())]
-    return ", ".join([*words, *([f"init {init}"] * bool(init))])
-
-
-def that_differ(configs: Mapping[str, Config]) -> dict[str, str]:
-    """Of each run by name, the settings in which not all are alike, in words; "" of one alone."""
-    names = [
-        name
-        for name in TrainConfig.model_fields
-        if name not in (*_FOLLOWS, "seed")
-        and any(
-            one.get(name) != other.get(name)
-            for one in configs.values()
-            for other in configs.values()
-        )
-    ]
-    return {
-        run: ", ".join(f"{name} {shown(config.get(name))}" for name in names)
-        for run, config in configs.items()
-    }
+    return [*([preset] * bool(preset)), *(f"{name} {shown(v)}" for name, v in others.items())]
 
 
 def shown(value: Any) -> str:
