@@ -79,7 +79,7 @@ annotate_media = case "$$media" in -*) media="./$$media";; esac; \
 		--media="$$media"; exit $$code
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo features train evaluate predict annotate test lint check bench clean
+.PHONY: help setup demo features train watch runs evaluate predict annotate test lint check bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -130,6 +130,12 @@ features: $(READY) ## DATA=folder → CACHE (default features/): extract what is
 
 train: $(READY) ## CACHE → runs/<id>: fit a model (RUN= names the folder, SEEDS=5: five seeds and their ensemble)
 	@$(with_args) -m train fit --cache="$$CACHE" $(run) $(seeds)
+
+watch: $(READY) ## how far RUN (default: the newest) is: curves, best epoch, time left, why it ended
+	@$(with_args) -m train watch $${RUN:+"$$RUN"}
+
+runs: $(READY) ## list runs/: when, scores, settings that differ; those together that can be compared (ARGS="--sort miou")
+	@$(with_args) -m train runs
 
 evaluate: $(READY) ## score RUN (default: the newest) on CACHE's SPLIT (default test) beside trivial baselines
 	@$(with_args) -m train evaluate --cache="$$CACHE" $(run) --split="$$SPLIT"

@@ -1,6 +1,7 @@
 """The command line and what it leaves behind: runs, scores, pictures, refusals."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -112,7 +113,7 @@ def test_unknown_names_are_refused_with_the_nearest(
         cli.main(["fit", "--cache", "c", "--learning-rat", "1"])
     assert stop.value.code == 2
     assert "--learning-rate" in capsys.readouterr().err
-    refused(capsys, "fit, evaluate, predict, annotate, features, report", "train")
+    refused(capsys, "fit, evaluate, predict, annotate, features, report, watch, runs", "train")
     with pytest.raises(SystemExit):
         cli.main(["fit", "--cache", "c", "--num-heads", "7"])
     assert "divisible by num_heads" in capsys.readouterr().err
@@ -128,7 +129,7 @@ def test_help_teaches_and_loads_no_torch(capsys: pytest.CaptureFixture[str]) -> 
     )
     assert done.stdout.endswith("False\n")
     assert "python -m train fit --cache" in done.stdout
-    whole = {"fit", "predict", "annotate", "features"}
+    whole = {"fit", "predict", "annotate", "features", "watch"}
     for command in cli.COMMANDS:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
@@ -153,8 +154,8 @@ def test_a_run_folder_holds_what_it_promises(run: Path, cache_path: Path) -> Non
     assert names == {
         *(runs.CONFIG_FILE, runs.FEATURES_FILE, runs.HISTORY_FILE, BEST, "last.pth"),
         *("metrics_val.json", "predictions_val.json", "report.html", FOLDER),
-        *("record.json", "trained_on.h5", ".lock"),
-    }
+        *("record.json", "trained_on.h5", "metrics.jsonl", ".lock"),
+    } | ({"tensorboard"} if importlib.util.find_spec("tensorboard") else set())
     config = TrainConfig.from_json(run / runs.CONFIG_FILE)
     assert (config.num_classes, config.num_frames) == (3, 8)
     assert str(cache_path) not in (run / runs.CONFIG_FILE).read_text()

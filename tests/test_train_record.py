@@ -167,7 +167,7 @@ def test_an_ensemble_has_seen_what_any_member_has(
         shutil.copytree(run, seeds / name)
     more = dataclasses.replace(labels, split=np.where(labels.split == 2, 0, labels.split))
     (seeds / "seed-1" / RECORD_FILE).unlink()
-    record.start(seeds / "seed-1", more, torch.device("cpu"), 1)
+    record.start(seeds / "seed-1", more, torch.device("cpu"), 1, 1)
     evaluate_run(seeds, cache, "test", pictures=0)
     (written,) = seeds.glob("metrics_test.json")
     assert json.loads(written.read_text())["seen"]["train"] == ids_of(labels, "test")

@@ -22,7 +22,9 @@ Train from a feature cache, and look at what was learned. No media are needed.
   python -m train predict  --cache DIR [--run DIR]
   python -m train annotate --cache DIR --out DIR [--run DIR] [--media FILE ...] [--formats page,csv]
   python -m train features [--run DIR] --out FILE
-  python -m train report   RUN [RUN ...] [--split val|test]
+  python -m train watch    [RUN] [--once]
+  python -m train runs     [FOLDER] [--sort miou] [--where learning_rate=1e-3] [--csv FILE]
+  python -m train report   RUN [RUN ...] [--split val|test] [--format latex] [--page FILE]
 
 Examples:
   python -m train fit --cache cache-ave
@@ -178,10 +180,62 @@ def _report(argv: Sequence[str]) -> None:
     )
     parser.add_argument("runs", type=Path, nargs="+", help="runs, or folders of seeds or of folds")
     _split(parser)
+    parser.add_argument(
+        "--format",
+        choices=("text", "markdown", "csv", "latex"),
+        default="text",
+        help="csv has all scores, markdown and latex (booktabs) the headline ones",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it, instead of printing it")
     options = parser.parse_args(argv)
-    from train.commands.report import report
+    from train.commands.report import show_report
 
-    say(report(options.runs, options.split))
+    show_report(options.runs, options.split, options.format, options.out)
+
+
+def _watch(argv: Sequence[str]) -> None:
+    """Show how far a training is."""
+    parser = Parser(
+        "python -m train watch",
+        "How far a training is: curves, best epoch, time left, why it ended. On a terminal it "
+        "follows until the end or Ctrl-C, which stops no training.",
+    )
+    parser.add_argument(
+        "run", type=folder, nargs="?", help=f"{_RUN.partition(' (')[0]} (default: the newest)"
+    )
+    parser.add_argument("--once", action="store_true", help="say it once, and don't follow")
+    options = parser.parse_args(argv)
+    from train.commands.watch import watch
+
+    watch(options.run, options.once)
+
+
+def _runs(argv: Sequence[str]) -> None:
+    """List runs."""
+    parser = Parser(
+        "python -m train runs",
+        "All runs under a folder, a line each: when, scores, settings that differ from the "
+        "defaults. Those that can't be compared stand apart.",
+    )
+    parser.add_argument(
+        "folder", type=folder, nargs="?", default=Path("runs"), help="default: runs"
+    )
+    parser.add_argument(
+        "--sort", default="when", metavar="SCORE", help="miou, segment_accuracy, … (default: when)"
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="only runs with this setting, as learning_rate=1e-3; given several times: with all",
+    )
+    parser.add_argument("--csv", metavar="FILE", help="all scores and settings; -: print them")
+    _split(parser)
+    options = parser.parse_args(argv)
+    from train.commands.runs import list_runs
+
+    list_runs(options.folder, options.split, options.sort, options.where, options.csv)
 
 
 def _asked(parser: Parser, cache: str) -> None:
@@ -204,11 +258,14 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "annotate": _annotate,
     "features": _features,
     "report": _report,
+    "watch": _watch,
+    "runs": _runs,
 }
 
 
 _KEPT = {
     "fit": "finished epochs are kept, `--resume --run RUN` goes on with them",
+    "watch": "the training, if there is one, goes on",
     "annotate": "what is written is kept, the same command goes on with the other recordings",
 }
 

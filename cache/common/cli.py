@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -79,6 +80,19 @@ def say(text: str, error: bool = False, one_line: bool = False) -> None:
         print(line, file=sys.stderr, flush=True)
     except OSError:
         _abandon(sys.stderr)
+
+
+def say_over(text: str, before: int = 0) -> int:
+    """Print lines in place of the `before` last ones of a terminal; returns how many there are.
+
+    Lines that are longer than the terminal is wide, and those beyond its height, are cut.
+    """
+    size = shutil.get_terminal_size()
+    lines = hidden(printable(text, keep="\n")).split("\n")[: max(1, size.lines - 1)]
+    up = f"\x1b[{before}F" if before else ""
+    cut = "".join(f"{line[: max(1, size.columns - 1)]}\n" for line in lines)
+    print(f"{up}\x1b[J{cut}", end="", flush=True)
+    return len(lines)
 
 
 def printable(value: Any, keep: str = "") -> Any:

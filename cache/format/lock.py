@@ -18,6 +18,8 @@ from cache.common.errors import CacheError
 from cache.format.identity import Identity, claim
 
 LOCK_FILE = ".lock"
+_GLANCES, _GLANCE_S = 5, 0.02
+"""How often, and after how long, a writer tries again to get by one who just looks."""
 
 
 @contextlib.contextmanager
@@ -69,6 +71,27 @@ def part_lock(folder: Path) -> Iterator[None]:
             _write(path, descriptor, "")
 
 
+def writer_of(folder: Path) -> str:
+    """Who is writing in a folder just now, in words for people; "" where nobody is.
+
+    A dead writer's lock is free, whatever the file says. To see that it is taken for an instant,
+    shared, which writers wait out. Where it can't be looked at, nobody is said to write.
+    """
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(descriptor) or "name unknown"
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+    return ""
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
     with writing(path):
@@ -113,7 +136,7 @@ def _myself() -> str:
 
 def _take(folder: Path, descriptor: int, kind: int, what: str = "cache") -> None:
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        _flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         who = _holder(descriptor) or "name unknown"
         raise CacheError(
@@ -129,6 +152,15 @@ def _take(folder: Path, descriptor: int, kind: int, what: str = "cache") -> None
             "local disk and bring it here with `python -m cache push LOCAL THIS_FOLDER`, which "
             "needs no lock"
         ) from None
+
+
+def _flock(descriptor: int, kind: int) -> None:
+    """Lock; what keeps it for an instant alone, as `writer_of` does, is waited out."""
+    for _ in range(_GLANCES):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(descriptor, kind)
+        time.sleep(_GLANCE_S)
+    return fcntl.flock(descriptor, kind)
 
 
 def _holder(descriptor: int) -> str:

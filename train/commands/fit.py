@@ -14,6 +14,7 @@ from cache.common.atomic import replace_file
 from cache.common.cli import say
 from cache.joined import open_caches
 from train.commands import plan
+from train.commands.curves import Curves, draw_curves
 from train.commands.evaluate import score_ensemble, score_model
 from train.commands.folds import score_folds
 from train.commands.plan import Job, Plan
@@ -25,22 +26,24 @@ from train.data.folds import load_folds
 from train.distributed import ProcessGroup, process_group
 from train.fit.also_test import Look, look_at
 from train.fit.begin import described, starts
-from train.fit.loop import train_model
+from train.fit.loop import train_model, why_ended
 from train.fit.normalize import normalize
 from train.fit.settle import described_read_off, settle
 from train.fit.state import History
+from train.fit.tell import Callback, Console, MetricsFile, TensorBoard
 from train.fit.validate import calibration_notes
 from train.fit.weak import guess_times
 from train.model.fusion import FusionModel
-from train.report import run_plots
-from train.report.drawing import FOLDER, save_figures
+from train.report.drawing import FOLDER
 from train.report.page import FILE
 from train.report.tables import Runs, comparison
 from train.runs import checkpoint, code, folders, record
 from train.runs.checkpoint import About
 from train.runs.evaluate import MODEL, Result
+from train.runs.making import Init
 from train.runs.recordings import on_recordings
 from train.runs.trained import TrainedModel
+from train.score.predict import TrainingError
 
 
 def fit(
@@ -110,7 +113,7 @@ def _train_all(
         look = None
         if test is not None:
             look = look_at(only(test, job.config.modality), top / job.name, group)
-        history = _train(cache, learned[kind], top, job, resume, group, look)
+        history = _train(cache, learned[kind], top, job, resume, group, pictures, look)
         if group.is_main_process:
             done.append(_score(cache, narrowed, learned[kind], top / job.name, history, pictures))
     if done and divided is not None:
@@ -154,33 +157,58 @@ def _train(
     job: Job,
     resume: bool,
     group: ProcessGroup,
+    pictures: int = 0,
     look: Look | None = None,
 ) -> History:
     run, config, init = top / job.name, job.config, None
     about = About.of(config, dataset, cache)
-    device = dataset.clips.device
     torch.manual_seed(config.seed)
-    model = FusionModel(dataset.clips.shapes, config).to(device)
+    model = FusionModel(dataset.clips.shapes, config).to(dataset.clips.device)
     normalize(model, dataset.clips, dataset.splits["train"], group)
     again = resume and (run / checkpoint.LAST).exists()
     if job.start is not None and not again:
         init = job.start.init(job.start.take_over(model, dataset.classes))
     if group.is_main_process:
         count = sum(parameter.numel() for parameter in model.parameters())
-        where = device.type if group.size == 1 else f"{group.size} processes, {device.type}"
+        where = dataset.clips.device.type
+        where = where if group.size == 1 else f"{group.size} processes, {where}"
         say(f"run {run}: {count:,} parameters on {where}, seed {config.seed}")
         if init is not None:
             say(f"init: {described(*init, dataset)}")
-        before = record.read(run, about) if again else None
-        if before is not None or not again:  # a run of an older version stays without
-            making = None if before is None else before.making
-            record.start(run, dataset.rows.used(), device, group.size, making, init)
-        replace_file(run / folders.CONFIG_FILE, config.to_json().encode())
-        folders.write_json(run / folders.FEATURES_FILE, cache.identity.record())
-    history = train_model(model, dataset, about, run, again, group, look)
+        _record_start(cache, dataset, run, about, again, group, init)
+    callbacks: list[Callback] = [Console(), MetricsFile(run), TensorBoard(run)]
+    callbacks += [Curves(run, config)] if pictures else []
+    try:
+        history = train_model(model, dataset, about, run, again, group, callbacks, look)
+    except TrainingError as error:
+        if group.is_main_process:
+            record.end(run, str(error), well=False)
+        raise
     if group.is_main_process:
-        record.end(run)
+        record.end(run, why := why_ended(history, config))
+        say(f"ended: {why}")
     return history
+
+
+def _record_start(
+    cache: Cache,
+    dataset: Dataset,
+    run: Path,
+    about: About,
+    again: bool,
+    group: ProcessGroup,
+    init: tuple[Init, frozenset[str]] | None,
+) -> None:
+    """Store how a run is made, before its first epoch or those that are to follow."""
+    config, train = about.config, dataset.splits["train"]
+    before = record.read(run, about) if again else None
+    if before is not None or not again:  # a run of an older version stays without
+        epochs = config.epochs_over(train.epoch_size(config.background_share))
+        making = None if before is None else before.making
+        rows, device = dataset.rows.used(), dataset.clips.device
+        record.start(run, rows, device, group.size, epochs, making, init)
+    replace_file(run / folders.CONFIG_FILE, config.to_json().encode())
+    folders.write_json(run / folders.FEATURES_FILE, cache.identity.record())
 
 
 def _score(
@@ -205,8 +233,7 @@ def _score(
         one = settle(one, cache, dataset)
         say(described_read_off(one.about))
     if pictures:
-        curves = run_plots.curves_figure(history, one.about.epoch)
-        save_figures(run / FOLDER, {"curves": curves})
+        draw_curves(run, history, one.about.epoch)
     return score_model(cache, dataset.rows if listed else dataset, one, "val", pictures)
 
 

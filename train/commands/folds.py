@@ -13,6 +13,7 @@ from train.commands.scored import Scored
 from train.data.dataset import Dataset
 from train.data.folds import SCORED
 from train.report.fold_tables import folds_table
+from train.report.tables import Runs
 from train.runs import folders
 from train.runs.evaluate import MODEL, Result, write_result
 from train.runs.folds import Fold, over_folds
@@ -54,26 +55,21 @@ def score_folds(
     return [together, *(one.result for one in folds), *(one.result for one in listed)]
 
 
-def report_folds(paths: Sequence[Path]) -> str | None:
-    """The stored scores of runs of folds side by side; None where none of the runs is one.
+def read_folds(places: Mapping[str, Path]) -> Runs | None:
+    """The stored scores of runs of folds over those, by name; None where none of the runs is one.
 
-    ConfigError where only some are, where one isn't finished, or where their data differ.
+    ConfigError where only some are, or where one isn't finished.
     """
-    divided = [path for path in paths if (path / folders.FOLDS_FILE).exists()]
+    divided = [path for path in places.values() if (path / folders.FOLDS_FILE).exists()]
     if not divided:
         return None
-    if len(divided) < len(paths):
-        other = next(path for path in paths if path not in divided)
+    if len(divided) < len(places):
+        other = next(path for path in places.values() if path not in divided)
         raise ConfigError(
             f"{divided[0]} and {other} can't be compared: the first was scored over folds, the "
             "other on a split; name runs of one kind"
         )
-    short = len({path.name for path in paths}) == len(paths)
-    stored = {path.name if short else str(path): _read(path) for path in paths}
-    folders.check_same_data({name: [result] for name, result in stored.items()})
-    if len({result.get("code") for result in stored.values()}) > 1:
-        say("warning: not all were scored by the same code; resume them to score again", error=True)
-    return folds_table(stored)
+    return {name: ([_read(path)], None) for name, path in places.items()}
 
 
 def _read(run: Path) -> Result:

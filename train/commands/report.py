@@ -1,31 +1,54 @@
-"""`python -m train report`: the stored scores of several runs side by side."""
+"""`python -m train report`: the stored scores of several runs side by side, as text or tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cache.common.atomic import replace_file
 from cache.common.cli import say
 from cache.common.errors import AvelError, ConfigError
-from train.commands.folds import report_folds
+from train.commands.folds import read_folds
+from train.data.folds import SCORED
+from train.report import papers
+from train.report.compared import Compared
+from train.report.fold_tables import folds_table
 from train.report.tables import Runs, comparison, differences, of_ensemble, of_seeds, spread
 from train.runs import folders
 from train.runs.looks import chosen_on_test
 from train.runs.paired import paired_scores
+from train.score.intervals import EventScores
+
+TEXT = "text"
 
 
-def report(paths: Sequence[Path], split: str) -> str:
+def show_report(paths: Sequence[Path], split: str, form: str, out: Path | None) -> None:
+    """Print what `report` gives, or write it to a file."""
+    text = report(paths, split, form)
+    if out is None:
+        return say(text)
+    replace_file(out, f"{text}\n".encode("utf-8", "replace"))
+    return say(f"written: {out}")
+
+
+def report(paths: Sequence[Path], split: str, form: str = TEXT) -> str:
     """The scores of runs, and of their seeds' ensembles; ConfigError where their data differ.
 
-    Of several runs also each one minus the first, paired by clip, where their answers are stored
-    and are of clips with one event each.
-    Of runs that were divided into folds the scores over those, whatever the split.
+    form: TEXT or one of `papers.FORMATS`. Of several runs also each one minus the first, paired by
+    clip, where their answers are stored and are of clips with one event each. Of runs that were
+    divided into folds the scores over those, whatever the split.
     """
-    if (over_folds := report_folds(paths)) is not None:
-        return over_folds
+    compared = compare(paths, split)
+    return as_text(compared) if form == TEXT else papers.FORMATS[form](compared)
+
+
+def compare(paths: Sequence[Path], split: str) -> Compared:
+    """Read the stored scores of runs that can be compared."""
     short = len({path.name for path in paths}) == len(paths)
     places = {path.name if short else str(path): path for path in paths}
-    stored: Runs = {
+    divided = read_folds(places)
+    split = split if divided is None else SCORED
+    stored: Runs = divided or {
         name: (
             seeds := [folders.read_result(place, split) for place in folders.members(path)],
             folders.read_ensemble(path, split, len(seeds)),
@@ -34,19 +57,50 @@ def report(paths: Sequence[Path], split: str) -> str:
     }
     folders.check_same_data({name: seeds for name, (seeds, _) in stored.items()})
     if len({result.get("code") for seeds, _ in stored.values() for result in seeds}) > 1:
-        say("warning: not all were scored by the same code; evaluate them again", error=True)
-    told = comparison(stored)
-    if split == "test":
-        told = "\n".join([told, *_chosen_on_test(places)])
+        again = "evaluate them again" if divided is None else "resume them to score again"
+        say(f"warning: not all were scored by the same code; {again}", error=True)
+    return Compared(places, stored, split, _paired(places, stored, split))
+
+
+def _paired(places: Mapping[str, Path], stored: Runs, split: str) -> dict[str, EventScores]:
+    """The scores of each event by row; {} where runs are alone, or can't be paired."""
     if len(stored) == 1 or any(
         "recordings" in one for seeds, _ in stored.values() for one in seeds
     ):
-        return told
+        return {}
+    models: dict[str, Sequence[Path]] = {}
+    for name, (seeds, together) in stored.items():
+        parts = [places[name]] if split == SCORED else folders.members(places[name])
+        models[of_seeds(name, len(seeds))] = parts
+        if together is not None:
+            models[of_ensemble(name, len(seeds))] = [places[name]]
+    clip_seconds = {result.get("clip_seconds") for seeds, _ in stored.values() for result in seeds}
     try:
-        return f"{told}\n{_differences(places, stored, split)}"
+        (seconds,) = clip_seconds if len(clip_seconds) == 1 else (None,)
+        if seconds is None:
+            raise ConfigError(
+                "not all runs' scores say how long their clips are; they are of an older version: "
+                "evaluate the runs again"
+            )
+        return paired_scores(models, split, seconds)
     except AvelError as error:
         say(f"warning: no differences between the runs: {error}", error=True)
-        return told
+        return {}
+
+
+def as_text(compared: Compared) -> str:
+    """The scores for a terminal, the settings that differ below."""
+    stored = compared.stored
+    if compared.split == SCORED:
+        text = folds_table({name: seeds[0] for name, (seeds, _) in stored.items()})
+    else:
+        text = comparison(stored)
+    if compared.split == "test":
+        text = "\n".join([text, *_chosen_on_test(compared.places)])
+    if len(compared.paired) > 1:
+        text += f"\n{differences(compared.minus_first())}"
+    told = [f"  {name}: {words}" for name, words in compared.settings.items() if words]
+    return "\n".join([text, *(["\nsettings that differ:", *told] if told else [])])
 
 
 def _chosen_on_test(places: Mapping[str, Path]) -> list[str]:
@@ -68,21 +122,3 @@ def _chosen_on_test(places: Mapping[str, Path]) -> list[str]:
             "what stands above"
         )
     return lines
-
-
-def _differences(places: Mapping[str, Path], stored: Runs, split: str) -> str:
-    """Each run, and each ensemble, minus the first run."""
-    models: dict[str, Sequence[Path]] = {}
-    for name, (seeds, together) in stored.items():
-        models[of_seeds(name, len(seeds))] = folders.members(places[name])
-        if together is not None:
-            models[of_ensemble(name, len(seeds))] = [places[name]]
-    clip_seconds = {result.get("clip_seconds") for seeds, _ in stored.values() for result in seeds}
-    (seconds,) = clip_seconds if len(clip_seconds) == 1 else (None,)
-    if seconds is None:
-        raise ConfigError(
-            "not all runs' scores say how long their clips are; they are of an older version: "
-            "evaluate the runs again"
-        )
-    (first, base), *others = paired_scores(models, split, seconds).items()
-    return differences({f"{name} minus {first}": (one - base).stored() for name, one in others})

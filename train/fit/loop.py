@@ -8,7 +8,6 @@ the class is right, else 0 ("which event, and when" in one number). With classes
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from cache.format.schema import BACKGROUND
 from train.config import TrainConfig
@@ -33,6 +31,7 @@ from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
 from train.fit.several import several_losses, validate_several
 from train.fit.state import History, TrainState
+from train.fit.tell import Callback, told
 from train.fit.validate import labels_grid, validate
 from train.model.fusion import FusionModel, autocast
 from train.runs.checkpoint import BEST, LAST, About, save
@@ -40,7 +39,6 @@ from train.score.metrics import CRITERION
 from train.score.predict import TrainingError
 from train.score.seconds import CRITERION_OF_SEVERAL
 
-_LINES = 60
 LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
 
@@ -51,13 +49,15 @@ def train_model(
     run: Path,
     resume: bool = False,
     group: ProcessGroup = SINGLE_PROCESS,
+    callbacks: Sequence[Callback] = (),
     look: Look | None = None,
 ) -> History:
     """Train until the epochs or the patience end; leaves BEST and LAST in `run`.
 
     With `resume` it goes on after the last finished epoch, exactly as if never stopped (of so many
-    epochs: the learning rate may depend on that). Of several processes the first writes and speaks.
-    What `look` says of an epoch's weights stands in its record, and decides nothing.
+    epochs: the learning rate may depend on that). Of several processes the first writes, and tells
+    `callbacks` of each epoch. What `look` says of an epoch's weights stands in its record, and
+    decides nothing.
     """
     config, train = about.config, dataset.splits["train"]
     size = train.epoch_size(config.background_share)
@@ -65,9 +65,8 @@ def train_model(
     if resume:
         restore(run / LAST, state, about)
     trainer, history = Trainer(state, config, dataset.clips, train, group), state.history
-    silent = not group.is_main_process or None
     grid_s = 0.0 if config.events == "several" else labels_grid(dataset)
-    with tqdm(total=epochs, initial=len(history), unit="epoch", disable=silent) as bar:
+    with told(callbacks if group.is_main_process else (), history, epochs) as tell:
         while len(history) < epochs and not stopped_early(history, config):
             number, best = len(history) + 1, max(map(_score, history), default=-1.0)
             started, rate = time.perf_counter(), state.rate_of(number, epochs)
@@ -79,14 +78,13 @@ def train_model(
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
             score, seconds = _score(values), time.perf_counter() - started
-            told = dict(zip(LOSSES, losses, strict=True)) | values
-            history.append({"epoch": number, **told, "learning_rate": rate, "seconds": seconds})
+            values = dict(zip(LOSSES, losses, strict=True)) | values
+            history.append({"epoch": number, **values, "learning_rate": rate, "seconds": seconds})
             state.scored(score)
             if group.is_main_process:
                 now = about.revised(epoch=number, score=score, **chosen)
                 _save(run, state, now, config.selection == "last" or score > best)
-                bar.update()
-                _tell(history[-1], epochs, score > best)
+            tell(score > best)
     return history
 
 
@@ -265,10 +263,31 @@ def stopped_early(history: History, config: TrainConfig) -> bool:
     return bool(history) and len(history) - kept_epoch(history, config) >= config.patience
 
 
-def _score(values: dict[str, float]) -> float:
-    """The validation score that chooses: the first that there is; without any times top-1."""
+def why_ended(history: History, config: TrainConfig) -> str:
+    """Why training ended after these epochs, and which weights are kept, for people."""
+    last, kept = len(history), kept_epoch(history, config)
+    if stopped_early(history, config):
+        score = _criterion(history[-1]).removeprefix("val_")
+        return (
+            f"early stopping at epoch {last}, best {kept}: no better {score} on val in "
+            f"{config.patience} epochs"
+        )
+    if config.selection == "best":
+        return f"all {last} epochs, best {kept}"
+    if config.average_epochs:
+        return f"all {last} epochs, weights averaged over about the last {config.average_epochs:g}"
+    return f"all {last} epochs, the last one's weights"
+
+
+def _criterion(values: dict[str, float]) -> str:
+    """The name of the validation score that chooses: the first that there is; without any times
+    top-1."""
     names = (f"val_{name}" for name in (CRITERION_OF_SEVERAL, CRITERION, "top1"))
-    return next(values[name] for name in names if name in values)
+    return next(name for name in names if name in values)
+
+
+def _score(values: dict[str, float]) -> float:
+    return values[_criterion(values)]
 
 
 def _diverged(run: Path, number: int, error: TrainingError) -> str:
@@ -278,19 +297,3 @@ def _diverged(run: Path, number: int, error: TrainingError) -> str:
         else "no epoch before it was good, so there are no weights"
     )
     return f"{run}: epoch {number}: {error}; {kept}"
-
-
-def _tell(entry: dict[str, float], epochs: int, is_best: bool) -> None:
-    """A line of an epoch for people; of many short ones, of some 60."""
-    number = int(entry["epoch"])
-    if number % max(1, epochs // _LINES) and number not in (1, epochs):
-        return
-    names = {"val_class_loss": "loss", f"val_{CRITERION_OF_SEVERAL}": CRITERION_OF_SEVERAL}
-    if "val_top1" in entry:
-        names = {"val_top1": "top-1", "val_miou": "mIoU", f"val_{CRITERION}": CRITERION}
-    told = "  ".join(f"{label} {entry[name]:.3f}" for name, label in names.items() if name in entry)
-    line = (
-        f"epoch {number:>3}/{epochs}  loss {entry['train_loss']:.4f}  val {told}"
-        f"{' *' if is_best else ''}  lr {entry['learning_rate']:.1e}  {entry['seconds']:.2f} s"
-    )
-    tqdm.write(line, file=sys.stderr)

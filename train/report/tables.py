@@ -127,7 +127,7 @@ def comparison(runs: Runs, brief: bool = False, of: str = "seeds") -> str:
                 continue
             heading = of_seeds(predictor.replace(MODEL, name, 1), len(seeds), of)
             scores = spread([result["scores"].get(predictor, {}) for result in seeds])
-            estimates = _sure(seeds, together).get("intervals", {}).get(predictor, {})
+            estimates = sure_of(seeds, together).get("intervals", {}).get(predictor, {})
             columns[heading] = beside(scores, estimates)
         if together is not None:
             columns[of_ensemble(name, len(seeds))] = with_intervals(together, MODEL)
@@ -137,7 +137,7 @@ def comparison(runs: Runs, brief: bool = False, of: str = "seeds") -> str:
         if not name.startswith(MODEL):
             columns[name] = with_intervals(first, name)
     if len(runs) == 1:
-        sure = how_sure(_sure(seeds, together))
+        sure = how_sure(sure_of(seeds, together))
         return "\n".join([render(title(first), columns, groups), *sure])
     told = [f"{name}: {text}" for name, (seeds, _) in runs.items() for text in caveats(seeds[0])]
     brackets = legend(first.get("intervals", {}).get(MODEL, {}))
@@ -156,7 +156,7 @@ def of_ensemble(name: str, seeds: int) -> str:
     return f"{name}, ensemble of {seeds}"
 
 
-def _sure(seeds: Sequence[Result], together: Result | None) -> Mapping[str, Any]:
+def sure_of(seeds: Sequence[Result], together: Result | None) -> Mapping[str, Any]:
     """What holds the intervals of a run: its one result, or what was found over its seeds."""
     found: Mapping[str, Any] = seeds[0] if len(seeds) == 1 else (together or {}).get("of_seeds", {})
     return found

@@ -4,11 +4,13 @@ config.json                     resolved settings (portable)
 features.json                   the cache's fingerprint, extraction settings and provenance
 record.json, trained_on.h5      by which code and when it was trained, on which label rows;
                                 seen_before.h5: with --init, the clips that those weights have seen
-history.json                    one record per epoch
+metrics.jsonl                   a line for each epoch, written when it ends
+history.json                    the same as one list, written when the training ended
 best_model_with_attention.pth   the selected weights; last.pth: to go on from
 metrics_val.json, metrics_test.json, predictions_val.json, test_evaluations.jsonl
 report.html                     scores and clips, to look at
 attention_visualization/        pictures
+tensorboard/                    events for TensorBoard, where that is installed
 seed-0/ seed-1/ …               with --seeds: one such folder each, and the ensemble's scores
 both/ audio/ video/             with --ablations: one such run each
 fold-1/ fold-2/ …               with --folds: one such run each, which may be a folder of seeds;
@@ -224,6 +226,11 @@ def read_ensemble(run: Path, split: str, seeds: int) -> dict[str, Any] | None:
     if seeds < 2 or not (run / f"metrics_{split}.json").exists():
         return None
     return read_result(run, split)
+
+
+def data_of(result: Mapping[str, Any]) -> str:
+    """What it was trained and scored on, as one text: equal for results that can be compared."""
+    return json.dumps([result[key] for key in _SAME])
 
 
 def check_same_data(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

@@ -15,14 +15,14 @@ from train.score.metrics import Scores
 
 ON_TEST = "test_segment_accuracy"
 """What an epoch's record calls its segment accuracy on test, where it was looked at."""
-_FILE = "test_evaluations.jsonl"
+TEST_RECORD = "test_evaluations.jsonl"
 _MAX_BYTES = 1 << 26
 
 
 def count_looks(run: Path) -> int:
     """How often a run has been scored on test."""
     try:
-        return read_plain(run / _FILE, _MAX_BYTES).count(b"\n")
+        return read_plain(run / TEST_RECORD, _MAX_BYTES).count(b"\n")
     except FileNotFoundError:
         return 0
 
@@ -31,7 +31,7 @@ def add_look(run: Path, epoch: int, written: str, scores: Scores) -> None:
     """Count a look that gave scores, which are written into a file of the run."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = {"time": now, "epoch": epoch, "scores": written, **scores}
-    append_line(run / _FILE, json.dumps(line, allow_nan=False))
+    append_line(run / TEST_RECORD, json.dumps(line, allow_nan=False))
 
 
 class ChosenOnTest(NamedTuple):

@@ -16,6 +16,10 @@ class Session(Settings):
     """When, ISO 8601 in UTC."""
     ended: str | None = None
     """When it ended well; None while it runs, and where it was stopped."""
+    epochs: int | None = None
+    """How many epochs were planned; None in runs of earlier releases."""
+    ended_because: str | None = None
+    """Why it ended, in words, or why it could not go on; None while it runs."""
     command: list[str]
     """The command line."""
     device: str

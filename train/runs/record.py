@@ -81,12 +81,14 @@ def start(
     rows: Labels,
     device: torch.device,
     processes: int,
+    epochs: int,
     before: Making | None = None,
     init: tuple[Init, frozenset[str]] | None = None,
 ) -> None:
     """Write the record of a run that begins, or add to that (`before`) of one that is resumed.
 
-    init: whose weights it begins with, and the ids that those have seen.
+    epochs: how many are planned. init: whose weights it begins with, and the ids that those have
+    seen.
     """
     if before is None:
         _write_rows(run / ROWS_FILE, rows)
@@ -95,6 +97,7 @@ def start(
     commit, dirty = code.commit()
     session = Session(
         started=_now(),
+        epochs=epochs,
         command=[word.encode("utf-8", "replace").decode() for word in sys.argv],
         device=_name(device),
         processes=processes,
@@ -111,13 +114,14 @@ def start(
     runs.write_json(run / RECORD_FILE, making.model_dump(mode="json"))
 
 
-def end(run: Path) -> None:
-    """Note that the run's last session ended well."""
+def end(run: Path, why: str, well: bool = True) -> None:
+    """Note that the run's last session ended, why, and whether well."""
     making = Making.of(run)
     if making is None:
         return  # the run of an older version, resumed
     *others, last = making.sessions
-    making = Making(sessions=[*others, last.revised(ended=_now())], init=making.init)
+    last = last.revised(ended=_now() if well else None, ended_because=why)
+    making = Making(sessions=[*others, last], init=making.init)
     runs.write_json(run / RECORD_FILE, making.model_dump(mode="json"))
 
 
