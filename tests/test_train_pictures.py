@@ -30,9 +30,10 @@ from train.data.batch import Batch, Output
 from train.data.dataset import load_dataset
 from train.data.features import load_features
 from train.model.fusion import FusionModel
-from train.report import page, pictures, plots, run_plots, views
+from train.report import cards, page, pictures, plots, run_plots, views
 from train.report.drawing import file_name, heat, label, opened, png, save_figures
-from train.report.views import AttentionMaps, View, hardest, span
+from train.report.outcomes import hardest
+from train.report.views import AttentionMaps, View, span
 from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import answered_events, true_events
 from train.runs.trained import load_run
@@ -121,7 +122,7 @@ def test_the_gate_that_is_drawn_is_the_one_that_decided(
         interval = (row["predicted_start_s"], row["predicted_end_s"])
         shown = stairs(plots.timeline_figure(view))
         assert decided(shown) == view.predicted_s == interval
-        assert np.abs(of_path(page._gate(view)[0]) - shown).max() < 6e-4
+        assert np.abs(of_path(cards.gate(view)[0]) - shown).max() < 6e-4
         assert (view.predicted, view.confidence) == (row["predicted"], row["confidence"])
         assert f"{row['predicted']} ({row['confidence']:.0%}), {span(interval)}" in view.title
         assert view.gate_name == "gate"
@@ -133,8 +134,10 @@ def test_the_report_shows_what_was_scored(seeds: tuple[Path, Path]) -> None:
     run = seeds[1]
     rows = json.loads((run / "seed-0" / "predictions_val.json").read_text())
     text = (run / "seed-0" / page.FILE).read_text()
-    outlines = [of_path(path) for path in re.findall(r'<path d="(M0\.000 1[^"]*)"', text)]
-    said = re.findall(r"said: (.*?) \((\d+)%\), ([\d.]+)–([\d.]+) s;", text)
+    outlines = [
+        of_path(path) for path in re.findall(r'<path class="gate" d="(M0\.000 1[^"]*)"', text)
+    ]
+    said = re.findall(r"</span> said: (.*?) \((\d+)%\), ([\d.]+)–([\d.]+) s;", text)
     ids = re.findall(r'data-id="([^"]*)"', text)
     by_id = {row["id"]: row for row in rows}
     assert sorted(ids) == sorted(by_id)
@@ -351,7 +354,7 @@ def test_a_png_is_refused_as_a_picture(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     view = drawable("x", pictures=[buffer.getvalue()] * 2)
-    for draw in (plots.spatial_figure, page._frames):
+    for draw in (plots.spatial_figure, cards.frames):
         with pytest.raises(CacheError, match="no JPEG"):
             draw(view)
     plt.close("all")

@@ -82,6 +82,7 @@ def _evaluate(argv: Sequence[str]) -> None:
     _asked(parser, "cache with labels; as in fit")
     _split(parser)
     fit_options.pictures(parser)
+    fit_options.media(parser)
     options = parser.parse_args(argv)
     from train.commands.evaluate import evaluate_run
 
@@ -91,6 +92,7 @@ def _evaluate(argv: Sequence[str]) -> None:
         options.split,
         device=options.device,
         pictures=options.pictures,
+        media=options.media,
     )
 
 

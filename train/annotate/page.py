@@ -43,7 +43,9 @@ def page(
         policy=web.policy(style, script),
         style=style,
         script=script,
-        data=web.embedded({**data(recording, folder), **_pictures(recording, cache), "facts": facts}),
+        data=web.embedded(
+            {**data(recording, folder), **_pictures(recording, cache), "facts": facts}
+        ),
     )
     return text.encode("utf-8", "replace")
 

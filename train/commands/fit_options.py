@@ -141,3 +141,13 @@ def pictures(parser: Parser) -> None:
         default=4,
         help="clips to draw beside the page (default: 4); 0: nothing is drawn",
     )
+
+
+def media(parser: Parser) -> None:
+    """Where the clips are, for the page that plays them."""
+    parser.add_argument(
+        "--media",
+        type=Path,
+        nargs="+",
+        help="media files, or folders of such, that report.html plays beside its clips",
+    )
