@@ -54,6 +54,7 @@ hop := $${HOP:+--hop-seconds="$$HOP"}
 where := $${DASK:+--dask="$$DASK"} $${STORE:+--store="$$STORE"} $${PART:+--part="$$PART"}
 run := $${RUN:+--run="$$RUN"}
 formats := $${FORMATS:+--formats="$$FORMATS"}
+media := $${MEDIA:+--media="$$MEDIA"}
 seeds := $${SEEDS:+--seeds="$$SEEDS"}
 lock := $${LOCK:+--constraint="$$LOCK"}
 
@@ -131,8 +132,8 @@ features: $(READY) ## DATA=folder → CACHE (default features/): extract what is
 train: $(READY) ## CACHE → runs/<id>: fit a model (RUN= names the folder, SEEDS=5: five seeds and their ensemble)
 	@$(with_args) -m train fit --cache="$$CACHE" $(run) $(seeds)
 
-evaluate: $(READY) ## score RUN (default: the newest) on CACHE's SPLIT (default test) beside trivial baselines
-	@$(with_args) -m train evaluate --cache="$$CACHE" $(run) --split="$$SPLIT"
+evaluate: $(READY) ## score RUN (default: the newest) on CACHE's SPLIT (default test) beside trivial baselines (MEDIA=folder of its clips: the page plays them)
+	@$(with_args) -m train evaluate --cache="$$CACHE" $(run) --split="$$SPLIT" $(media)
 
 predict: $(READY) ## CLIP=file.mp4 → class, confidence, start, end and a picture, by RUN (default: the newest)
 	@test -e "$$CLIP" || { printf '%s\n' "Name a media file: make predict CLIP=file.mp4 (found: '$$CLIP')"; exit 2; }
