@@ -32,8 +32,8 @@ from train.fit.loop import compute_losses, gate_targets
 from train.fit.normalize import normalize
 from train.fit.state import TrainState
 from train.model.fusion import FusionModel
-from train.report.cards import card
 from train.report.outcomes import events_to_draw, hardest
+from train.report.page_cards import card
 from train.report.run_plots import gates_figure, intervals_figure
 from train.report.tables import PRESENCE, table
 from train.runs import record
@@ -391,7 +391,7 @@ class TestRun:
         assert "All 6 events and 3 clips without an event" in page
         assert "<h3>no event <span" in page
         assert "sure that there is an event: 0." in page
-        assert list((run / "attention_visualization" / "val").glob("empty*timeline.png"))
+        assert list((run / "attention_visualization" / "val").glob("empty*card.png"))
 
     def test_it_learns_to_tell_them_apart(self, tmp_path: Path) -> None:
         """The features of such clips hold nothing, so a trained gate finds that."""
@@ -427,7 +427,7 @@ class TestPictures:
     @pytest.mark.parametrize("event", [True, False, None])
     def test_a_card_of_no_event(self, event: bool | None) -> None:
         view = drawable("b", category=None, true_s=None, empty=True, event=event)
-        found = card(view, None, None)
+        found = card(view, None)
         assert found["outcome"] == view.outcome == ("right" if event is False else "alarm")
         assert found["true_text"] == found["tiou"] == ""
         assert "true: no event" in view.title

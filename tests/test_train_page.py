@@ -21,7 +21,7 @@ from cache.common.errors import ConfigError
 from train.commands import fit as fitting
 from train.commands.evaluate import evaluate_run
 from train.config import PRESETS, TrainConfig
-from train.report import cards, page, page_scores, web
+from train.report import page, page_cards, page_scores, web
 from train.report.media import Playable, playable
 from train.report.outcomes import hardest
 from train.report.settings import settings
@@ -254,18 +254,18 @@ def noisy_view(number: int) -> View:
         pictures=jpegs,
         predicted="Class 0",
         category="Class 1",
+        mel=rng.normal(size=(431, 64)),
     )
 
 
 def test_a_hundred_clips_stay_under_ten_megabytes(made: tuple[Path, Path], tmp_path: Path) -> None:
     result = evaluate_run(made[0].parent, made[1], "val", pictures=0)[0]
     views = [noisy_view(number) for number in range(100)]
-    mels = [np.random.default_rng(n).normal(size=(431, 64)) for n in range(100)]
     row = {"category": "Class 1", "predicted": "Class 0", "event": None}
     times = dict.fromkeys(("start_s", "predicted_start_s"), 0.0)
     times |= dict.fromkeys(("end_s", "predicted_end_s"), 10.0)
     answered = [{"id": f"clip{n:011d}", **row, **times} for n in range(4000)]
-    path = page.write(tmp_path, {**result, "events": 4000}, answered, views, mels)
+    path = page.write(tmp_path, {**result, "events": 4000}, answered, views)
     assert path.stat().st_size < 11e6
     text = path.read_text()
     assert "The 100 worst answered of 4000 events; the other 3900 are in the table" in text
@@ -277,7 +277,7 @@ def test_a_short_clip_s_sound_ends_where_it_ends() -> None:
     mel = np.zeros((400, 64))
     mel[100:] = np.nan
     mel[50] = 1.0
-    found = cards.sound(noisy_view(0), mel)
+    found = page_cards.sound(dataclasses.replace(noisy_view(0), mel=mel))
     assert found["mel_width"] == "25.000"
     assert "loudest at about 1.2 s" in found["mel_alt"]
 

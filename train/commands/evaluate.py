@@ -44,11 +44,12 @@ def evaluate_run(
     device: str | None = None,
     pictures: int = 4,
     media: Sequence[Path] | None = None,
+    heads: bool = False,
 ) -> list[Result]:
     """Score a run (or each seed or fold, and their ensemble) on a split; writes what it finds.
 
     run: None takes the newest. pictures: how many clips are drawn one by one; with 0 nothing is
-    drawn. media: files, or folders of files, that the page plays.
+    drawn. media: files, or folders of files, that the page plays. heads: each head is drawn, too.
     """
     trained, cache = load_run(run), open_caches(cache_path)
     trained.check_features(cache)
@@ -66,7 +67,7 @@ def evaluate_run(
         data = load_dataset(cache, config, (split,), rows)
     scored = []
     for one in trained.models:
-        scored.append(score_model(cache, data, one, split, pictures, device, media))
+        scored.append(score_model(cache, data, one, split, pictures, device, media, heads))
         _print(scored[-1], pictures)
     if len(scored) > 1:
         together, _, written = score_ensemble(trained.folder, scored, cache, data, split)
@@ -85,6 +86,7 @@ def score_model(
     pictures: int,
     device: str | None = None,
     media: Sequence[Path] | None = None,
+    heads: bool = False,
 ) -> Scored:
     """Answer, score, write and, where there are to be pictures, draw: each clip is run once."""
     if isinstance(data, Rows):
@@ -102,7 +104,7 @@ def score_model(
     answered = answered_events(data, split, answer)
     written = write_result(one.folder, place, result, answered)
     if maps is not None:
-        draw_split(place, cache, data, answer, result, answered, maps, pictures, media)
+        draw_split(place, cache, data, answer, result, answered, maps, pictures, media, heads)
     return Scored(one, known, answer, result, place, written)
 
 

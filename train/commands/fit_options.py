@@ -151,3 +151,8 @@ def media(parser: Parser) -> None:
         nargs="+",
         help="media files, or folders of such, that report.html plays beside its clips",
     )
+
+
+def heads(parser: Parser) -> None:
+    """Whether the attention of every head is drawn, beside what they have in common."""
+    parser.add_argument("--heads", action="store_true", help="draw each head's attention as well")

@@ -13,17 +13,16 @@ import numpy as np
 from cache.common.atomic import replace_file
 from cache.labels.annotations import without_an_event
 from train.report import page_scores, run_plots, web
-from train.report.cards import card
 from train.report.drawing import base64_text, png
 from train.report.media import Playable
 from train.report.outcomes import OUTCOMES, VERDICTS, outcome_of, overlap_of
+from train.report.page_cards import card
 from train.report.settings import settings
 from train.report.tables import title
 from train.report.views import View, span
 from train.runs import folders as runs
 from train.runs.evaluate import Result
 from train.runs.stored import read_history
-from train.score.metrics import Array
 
 FILE = "report.html"
 _MOST_LINES = 5000
@@ -34,14 +33,12 @@ def write(
     result: Result,
     answered: Sequence[Mapping[str, Any]],
     views: Sequence[View],
-    mels: Sequence[Array | None],
     media: Mapping[str, Playable] | None = None,
 ) -> Path:
     """Write `report.html` beside scores: what went wrong, what was right, then all scores.
 
     answered: all events of the result's split, worst first; views: the first of them, to show;
-    mels: each one's log-Mel spectrogram, (T, n_mels) in dB, NaN beyond its sound, or None. media:
-    the clips' files by id, None where nobody said where to look for them.
+    media: the clips' files by id, None where nobody said where to look for them.
     """
     confusion = run_plots.confusion_figure(
         np.array(result["confusion"], np.float64), result["classes"]
@@ -60,7 +57,7 @@ def write(
         gallery_note=_gallery_note(len(views), result),
         gate_note=_gate_note(views),
         media_note=media_note([view.id for view in views], media),
-        clips=[card(view, mel, files.get(view.id)) for view, mel in zip(views, mels, strict=True)],
+        clips=[card(view, files.get(view.id)) for view in views],
         others=[_line(row) for row in others[:_MOST_LINES]],
         others_left=max(0, len(others) - _MOST_LINES),
         seconds=seconds,

@@ -14,7 +14,7 @@ from train.report import page, plots, run_plots
 from train.report.drawing import FOLDER, save_figures
 from train.report.media import playable
 from train.report.outcomes import events_to_draw, hardest
-from train.report.views import GALLERY, AttentionMaps, View, spectrograms
+from train.report.views import GALLERY, AttentionMaps, View
 from train.runs.evaluate import Result
 from train.runs.trained import Answer, TrainedModel
 
@@ -41,11 +41,12 @@ def draw_split(
     maps: AttentionMaps,
     pictures: int,
     media: Sequence[Path] | None = None,
+    heads: bool = False,
 ) -> None:
     """Draw a model's answer to a split into `place`, where its scores are.
 
     answered: see `answered_events`; maps: those of `maps_to_draw`, after the answer; media: files,
-    or folders of files, that the page plays.
+    or folders of files, that the page plays; heads: draw each head's attention as well.
     """
     split, clips = result["split"], dataset.clips
 
@@ -65,7 +66,6 @@ def draw_split(
     save_figures(place / FOLDER, figures)
     ids = [answered[n]["id"] for n in shown]
     files = None if media is None else playable(cache, media, ids, place)
-    sounds, worst_first = spectrograms(cache, ids), [answered[n] for n in order]
-    page.write(place, result, worst_first, views(shown), sounds, files)
+    page.write(place, result, [answered[n] for n in order], views(shown), files)
     for view in views(events_to_draw(answered, seconds, pictures)):
-        plots.draw_clip(place / FOLDER / split, view)
+        plots.draw_clip(place / FOLDER / split, view, heads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,7 @@ class View:
     true_s: None for unlabelled clips, and for those without an event: in these `empty` is set.
     event: whether it was answered that there is one; None where that is not decided.
     sure: how sure it is that there is one, and from which confidence on that is said, in words.
+    mel: (T, n_mels) its log-Mel spectrogram in dB, NaN beyond its sound; None without sound.
     """
 
     id: str
@@ -141,6 +142,7 @@ class View:
     empty: bool = False
     event: bool | None = None
     sure: str = ""
+    mel: Array | None = None
 
     @classmethod
     def of(
@@ -179,6 +181,7 @@ class View:
             empty="category" in event and event["category"] is None,
             event=said["event"],
             sure=_sure(said["event_confidence"], answer.event_threshold),
+            mel=spectrogram(cache, event["id"]),
         )
 
     @property
@@ -238,15 +241,25 @@ def span(edges: tuple[float, float]) -> str:
     return "–".join(f"{round(edge, 2):g}" for edge in edges) + " s"
 
 
-def spectrograms(cache: Cache, ids: Iterable[str]) -> list[Array | None]:
-    """Each clip's log-Mel spectrogram, (T, n_mels) float64 in dB, NaN beyond its sound.
+def spectrogram(cache: Cache, clip_id: str) -> Array | None:
+    """A clip's log-Mel spectrogram, (T, n_mels) float64 in dB, NaN beyond its sound.
 
     None where the cache has no sound.
     """
     if "audio/mel" not in cache.fields:
-        return [None for _ in ids]
-    places = np.array([cache.row(clip_id) for clip_id in ids], np.int64)
-    sounds = cache.read("audio/mel", places).astype(np.float64)
-    for sound, steps in zip(sounds, cache.read("rows/audio_steps", places), strict=True):
-        sound[steps:] = np.nan
-    return list(sounds)
+        return None
+    place = np.array([cache.row(clip_id)], np.int64)
+    sound: Array = cache.read("audio/mel", place)[0].astype(np.float64)
+    sound[cache.read("rows/audio_steps", place)[0] :] = np.nan
+    return sound
+
+
+def heard(mel: Array) -> Array:
+    """The part of a spectrogram that has sound."""
+    return mel[np.isfinite(mel).all(axis=1)]
+
+
+def loudness(mel: Array) -> Array:
+    """A spectrogram's decibels in [0, 1], from its quiet to its loud parts."""
+    low, high = np.percentile(mel, [1, 99.8])
+    return np.asarray(np.clip((mel - low) / max(high - low, 1e-6), 0, 1))

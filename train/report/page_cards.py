@@ -8,20 +8,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from train.report.drawing import heat, image_text, opened, palette
+from train.report.drawing import against_even, heat, image_text, opened, palette
 from train.report.media import Playable
 from train.report.outcomes import VERDICTS
-from train.report.views import View, span
-from train.score.metrics import Array
+from train.report.views import View, heard, loudness, span
 
 _FRAME_PX, _HEAT_PX = 112, 14
 
 
-def card(view: View, mel: Array | None, media: Playable | None) -> dict[str, Any]:
-    """What the template needs of one clip.
-
-    mel: its log-Mel spectrogram, (T, n_mels) in dB, NaN beyond its sound, or None; media: its file.
-    """
+def card(view: View, media: Playable | None) -> dict[str, Any]:
+    """What the template needs of one clip; media: its file."""
     seconds, path, on = view.clip_seconds, *gate(view)
     place = {
         f"{name}_{what}": f"{100 * value / seconds:.3f}"
@@ -44,12 +40,13 @@ def card(view: View, mel: Array | None, media: Playable | None) -> dict[str, Any
         "sure": view.sure,
         **place,
         "gate": path,
-        "said_s": view.predicted_s,
+        "said_s": () if view.event is False else view.predicted_s,
+        "true_s": view.true_s or (),
         "by_gate": view.by_gate,
         "gate_alt": f"probability that the event is heard and seen: above one half {on}",
         "media": media,
         **frames(view),
-        **sound(view, mel),
+        **sound(view),
         **_cross(view),
     }
 
@@ -105,16 +102,14 @@ def _smooth(colours: npt.NDArray[np.uint8]) -> str:
     return image_text(Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC))
 
 
-def sound(view: View, mel: Array | None) -> dict[str, Any]:
+def sound(view: View) -> dict[str, Any]:
     """The spectrogram as a picture, as wide as the sound is long."""
-    steps, mel = (0, None) if mel is None else (len(mel), mel[np.isfinite(mel).all(axis=1)])
+    steps, mel = (0, None) if view.mel is None else (len(view.mel), heard(view.mel))
     if mel is None or not len(mel):
         return {"mel": None}
-    low, high = np.percentile(mel, [1, 99.8])
-    shown = np.clip((mel.T[::-1] - low) / max(high - low, 1e-6), 0, 1)
     loudest = mel.mean(axis=1).argmax() / steps * view.clip_seconds
     return {
-        "mel": palette(shown),
+        "mel": palette(loudness(mel).T[::-1]),
         "mel_width": f"{100 * len(mel) / steps:.3f}",
         "mel_alt": f"log-Mel spectrogram over time, loudest at about {loudest:.1f} s",
     }
@@ -128,7 +123,7 @@ def _cross(view: View) -> dict[str, Any]:
     mean = weights.mean(axis=0).T
     frame = view.frame_time_s[mean.mean(axis=1).argmax()]
     return {
-        "cross": palette(mean / mean.max()),
+        "cross": palette(against_even(mean.T).T),
         "cross_alt": f"cross-modal attention, mean over heads: sound's seconds across, frames' "
         f"seconds down from 0; the frame at {frame:.2f} s is asked most",
     }
