@@ -24,7 +24,7 @@ from train.config import PRESETS, TrainConfig
 from train.report import page, page_cards, page_scores, web
 from train.report.media import Playable, playable
 from train.report.outcomes import hardest
-from train.report.settings import settings
+from train.report.page_settings import settings
 from train.report.views import View
 
 CONFIG = TrainConfig(

@@ -80,7 +80,7 @@ def named(event: bool | None, same: bool, tiou_: float) -> str:
     """Which of OUTCOMES an event has that was answered so; same: with its class."""
     if event is False:
         return "missed"
-    return "right" if same and tiou_ >= PLACED else "place" if same else "class"
+    return "right" if same and round(tiou_, 4) >= PLACED else "place" if same else "class"
 
 
 def overlap(*edges: float) -> float:

@@ -17,7 +17,7 @@ from train.report.drawing import base64_text, png
 from train.report.media import Playable
 from train.report.outcomes import OUTCOMES, VERDICTS, outcome_of, overlap_of
 from train.report.page_cards import card
-from train.report.settings import settings
+from train.report.page_settings import settings
 from train.report.tables import title
 from train.report.views import View, span
 from train.runs import folders as runs

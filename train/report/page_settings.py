@@ -8,8 +8,8 @@ from typing import Any
 
 from train.config import PRESETS, TrainConfig
 
-_DECIDED = ("num_classes", "num_frames", "events")
-"""Settings whose default leaves it to the data: a run keeps what was decided."""
+_DECIDED = ("num_classes", "num_frames", "events", "device", "memory_gb")
+"""What the data or the machine decide."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def settings(config: Mapping[str, Any]) -> SettingsTable:
 
 
 def differing(config: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that are not the default's, nor what the data decided in its place."""
+    """Names of the settings that are not the default's, nor what the data or the machine decided."""
     default = TrainConfig().model_dump(mode="json")
     return [
         name
