@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -225,8 +226,23 @@ def test_one_modality_says_what_it_lacks(tmp_path: Path, modality: str, missing:
 
 def test_names_from_a_stranger_stay_text(tmp_path: Path) -> None:
     labels = labels_for(30, 3)
-    labels = dataclasses.replace(labels, classes=[EVIL, "b & c", "{{ 7 * 7 }}"])
-    tags = Tags(report(tmp_path, labels=labels)[0].read_text())
+    ids = {name: f"javascript:'\"<b>#%{name}" for name in labels.ids}
+    labels = dataclasses.replace(
+        labels, classes=[EVIL, "b & c", "{{ 7 * 7 }}"], ids=[ids[name] for name in labels.ids]
+    )
+    path, cache = report(tmp_path, labels=labels)
+    films = tmp_path / "films\"'#%"
+    films.mkdir()
+    for name in ids.values():
+        (films / f"{name}.mp4").write_text("film")
+    evaluate_run(path.parent, cache, "val", pictures=1, media=[films])
+    tags = Tags(path.read_text())
+    assert len(tags.named("video")) == len(tags.named("article")) == 6
+    for clip, video in zip(tags.named("article"), tags.named("video"), strict=True):
+        address, fragment = video["src"].rsplit("#", 1)
+        assert fragment == "t=0.0,10.0"
+        assert (path.parent / unquote(address)).resolve() == films / f"{clip['data-id']}.mp4"
+        assert ":" not in address
     assert len(tags.named("script")) == 1
     assert not any(name.startswith("on") for _, attrs in tags.found for name in attrs)
     assert {attrs["data-class"] for attrs in tags.named("article")} == set(labels.classes)

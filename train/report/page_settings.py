@@ -43,7 +43,7 @@ def settings(config: Mapping[str, Any]) -> SettingsTable:
 
 
 def differing(config: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that are not the default's, nor what the data or the machine decided."""
+    """Names of the settings that are not the default's, nor the data's or the machine's."""
     default = TrainConfig().model_dump(mode="json")
     return [
         name
