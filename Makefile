@@ -54,6 +54,7 @@ hop := $${HOP:+--hop-seconds="$$HOP"}
 where := $${DASK:+--dask="$$DASK"} $${STORE:+--store="$$STORE"} $${PART:+--part="$$PART"}
 run := $${RUN:+--run="$$RUN"}
 formats := $${FORMATS:+--formats="$$FORMATS"}
+media := $${MEDIA:+--media="$$MEDIA"}
 seeds := $${SEEDS:+--seeds="$$SEEDS"}
 lock := $${LOCK:+--constraint="$$LOCK"}
 
@@ -107,13 +108,13 @@ demo: $(READY) ## all of it on a synthetic set, in minutes: synthesize, extract,
 	$(PY) -m extract --data demo/data --cache demo/cache --weights="$$weights" --max-failures 1 $(jobs)
 	@rm -rf demo/run
 	@$(with_args) -m train fit --cache demo/cache --run demo/run $(seeds) >demo/fit.log
-	@$(PY) -m train evaluate --cache demo/cache --run demo/run --split test >demo/evaluate.log
-	@set -e; RUN=demo/run; \
-	for id in $$(awk -F '&' '{ print ($$5 - $$4 == 10) "&" $$2 }' demo/data/testSet.txt | sort -s -n | cut -d '&' -f 2); do \
-		clip="demo/data/AVE_Dataset/AVE/$$id.mp4"; test ! -f "$$clip" || break; done; \
+	@$(PY) -m train evaluate --cache demo/cache --run demo/run --split test --media demo/data >demo/evaluate.log
+	@set -e; RUN=demo/run; clip=$$($(PY) -m extract.demo.showcase demo/data demo/run/predictions_test.json); \
+	id=$$(basename "$$clip" .mp4); \
 	( $(call predict_clip,$(PY)) >demo/predict.log ); \
 	sed -n -E '/^(test:|  +model|top-1|segment acc|mIoU |events shorter)/p' demo/evaluate.log; \
-	echo; echo "a test clip, $$clip:"; \
+	echo; echo "a test clip, $$clip"; \
+	echo "(of the films whose event is shorter than the clip the middle one: half are answered better, half worse)"; \
 	sed -n '/predicted_start_s/,/^pictures/p' demo/predict.log | sed '/^pictures/d'; \
 	awk -F '&' -v id="$$id" '$$2 == id { print "annotated: " $$1 ", " $$4 " to " $$5 " s" }' demo/data/testSet.txt
 	@set -e; RUN=demo/run; media=demo/data/recordings/walk.mp4; out=demo/annotations; HOP=5; \
@@ -122,7 +123,9 @@ demo: $(READY) ## all of it on a synthetic set, in minutes: synthesize, extract,
 	sed -n '/^walk.mp4, /,/^written/p' demo/annotate.log | sed '1d;/^written/d'; \
 	echo "annotated:"; awk -F ',' 'NR > 1 { printf "  %8.1f to %6.1f s  %s\n", $$2, $$3, $$4 }' "$$LABELS"
 	@echo; echo "play it beside what was found, and correct that: demo/annotations/walk/timeline.html"
-	@echo "pictures: demo/run/report.html, the clip's in demo/run/predictions/; all scores: demo/evaluate.log"
+	@echo "failures first, and all clips to play: demo/run/report.html"
+	@sed -n 's/^pictures: /the clip: /p' demo/predict.log
+	@echo "all scores: demo/evaluate.log"
 
 features: $(READY) ## DATA=folder → CACHE (default features/): extract what is not done yet (HOP=5: a clip every 5 s of long recordings; DASK= PART= STORE=: docs/scaling.md)
 	@test -n "$$DATA" || { echo "Name the folder of clips: make features DATA=..."; exit 2; }
@@ -137,8 +140,8 @@ watch: $(READY) ## how far RUN (default: the newest) is: curves, best epoch, tim
 runs: $(READY) ## list runs/: when, scores, settings that differ; those together that can be compared (ARGS="--sort miou")
 	@$(with_args) -m train runs
 
-evaluate: $(READY) ## score RUN (default: the newest) on CACHE's SPLIT (default test) beside trivial baselines
-	@$(with_args) -m train evaluate --cache="$$CACHE" $(run) --split="$$SPLIT"
+evaluate: $(READY) ## score RUN (default: the newest) on CACHE's SPLIT (default test) beside trivial baselines (MEDIA=folder of its clips: the page plays them)
+	@$(with_args) -m train evaluate --cache="$$CACHE" $(run) --split="$$SPLIT" $(media)
 
 predict: $(READY) ## CLIP=file.mp4 → class, confidence, start, end and a picture, by RUN (default: the newest)
 	@test -e "$$CLIP" || { printf '%s\n' "Name a media file: make predict CLIP=file.mp4 (found: '$$CLIP')"; exit 2; }

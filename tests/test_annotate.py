@@ -23,8 +23,8 @@ from train import __main__ as cli
 from train.annotate import outputs
 from train.annotate.formats import FORMATS, parse_formats
 from train.annotate.look import look_at
-from train.annotate.media import find_media
 from train.commands.annotate import annotate
+from train.report.media import find_media
 from train.runs.trained import load_run
 
 RECORDINGS: dict[str, tuple[float, list[tuple[int, float, float]]]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -24,6 +25,8 @@ from extract.demo.recording import (
     make_recording,
 )
 from extract.demo.scenes import CLASSES, CLIP_S, FPS, SAMPLE_RATE_HZ, render_frames, render_sound
+from extract.demo.showcase import chosen, localized_iou
+from extract.demo.showcase import main as show
 
 NAMES = list(CLASSES)
 
@@ -289,3 +292,32 @@ def test_longer_scenes_have_their_sound_and_pictures_where_they_are_said() -> No
     changed = (abs(shown - render_frames([], 0, RECORDING_S)) > 8).any(axis=3).mean(axis=(1, 2))
     assert (changed.reshape(RECORDING_S, FPS).min(axis=1)[on] > 0.01).all()
     assert changed.reshape(RECORDING_S, FPS).max(axis=1)[~on].max() == 0
+
+
+def answered(name: str, start: float, end: float, said: str = "Bark") -> dict[str, str | float]:
+    """A clip with a bark from 2 to 6 s, and what was said of it."""
+    truth: dict[str, str | float] = {"id": name, "category": "Bark", "start_s": 2.0, "end_s": 6.0}
+    return {**truth, "predicted": said, "predicted_start_s": start, "predicted_end_s": end}
+
+
+def test_the_clip_that_is_shown_is_the_middle_one_of_the_shorter_films(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    films = tmp_path / "AVE_Dataset/AVE"
+    films.mkdir(parents=True)
+    rows = [
+        answered("best", 2, 6), answered("-mid", 2, 5), answered("worst", 2, 6, "Clock"),
+        answered("no film", 2, 5.1), {**answered("whole", 0, 10), "start_s": 0.0, "end_s": 10.0},
+    ]  # fmt: skip
+    for row in rows:
+        if row["id"] != "no film":
+            (films / f"{row['id']}.mp4").touch()
+    assert [localized_iou(row) for row in rows[:3]] == [1.0, 0.75, 0.0]
+    assert chosen(tmp_path, rows) == chosen(tmp_path, rows[::-1]) == films / "-mid.mp4"
+    assert chosen(tmp_path, rows[4:]) == films / "whole.mp4", "no shorter one is there"
+    (tmp_path / "answers.json").write_text(json.dumps(rows))
+    assert show([str(tmp_path), str(tmp_path / "answers.json")]) == 0
+    assert capsys.readouterr().out == f"{films / '-mid.mp4'}\n"
+    (tmp_path / "answers.json").write_text("[]")
+    assert show([str(tmp_path), str(tmp_path / "answers.json")]) == 2
+    assert "no film of the test split" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from train.__main__ import main as train
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-PICTURES = {"explore_cache": 3, "read_attention": 8}
+PICTURES = {"explore_cache": 3, "read_attention": 9}
 
 
 @pytest.fixture(scope="module")

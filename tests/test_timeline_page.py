@@ -22,6 +22,7 @@ from cache.format.fields import Rate
 from train.annotate import page, strips
 from train.annotate.exports import Found
 from train.annotate.recording import Recording, spans
+from train.report import web
 from train.score.read_off import ReadOff
 from train.score.timeline import Timeline
 
@@ -233,7 +234,7 @@ def test_a_browser_draws_it_without_a_complaint(
     )
     own = SCRIPTS + probe
     text = rendered(cache).replace(SCRIPTS, own)
-    text = text.replace(page._digest(SCRIPTS), page._digest(own))
+    text = text.replace(web.digest(SCRIPTS), web.digest(own))
     copy = tmp_path / "copy.html"
     copy.write_text(text)
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]

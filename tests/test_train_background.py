@@ -32,9 +32,10 @@ from train.fit.loop import compute_losses, gate_targets
 from train.fit.normalize import normalize
 from train.fit.state import TrainState
 from train.model.fusion import FusionModel
+from train.report.outcomes import events_to_draw, hardest
+from train.report.page_cards import card
 from train.report.run_plots import gates_figure, intervals_figure
 from train.report.tables import PRESENCE, table
-from train.report.views import events_to_draw, hardest, truth_of
 from train.runs import record
 from train.runs.answers import as_table
 from train.runs.trained import Answer
@@ -388,8 +389,9 @@ class TestRun:
         evaluate_run(run, folder, "val", pictures=8)
         page = (run / "report.html").read_text()
         assert "All 6 events and 3 clips without an event" in page
-        assert "no event: right" in page or "no event: wrong" in page
-        assert list((run / "attention_visualization" / "val").glob("empty*timeline.png"))
+        assert "<h3>no event <span" in page
+        assert "sure that there is an event: 0." in page
+        assert list((run / "attention_visualization" / "val").glob("empty*card.png"))
 
     def test_it_learns_to_tell_them_apart(self, tmp_path: Path) -> None:
         """The features of such clips hold nothing, so a trained gate finds that."""
@@ -425,9 +427,9 @@ class TestPictures:
     @pytest.mark.parametrize("event", [True, False, None])
     def test_a_card_of_no_event(self, event: bool | None) -> None:
         view = drawable("b", category=None, true_s=None, empty=True, event=event)
-        found = truth_of(view)
-        assert found["right"] is (event is False)
-        assert found["true_text"] == "none"
+        found = card(view, None)
+        assert found["outcome"] == view.outcome == ("right" if event is False else "alarm")
+        assert found["true_text"] == found["tiou"] == ""
         assert "true: no event" in view.title
         assert ("predicted: no event" in view.title) is (event is False)
         gates_figure([view])

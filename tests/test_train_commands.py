@@ -23,7 +23,7 @@ from train.commands.predict import predict_cache
 from train.config import PRESETS, TrainConfig
 from train.data.dataset import load_dataset
 from train.report.drawing import FOLDER
-from train.report.views import events_to_draw
+from train.report.outcomes import events_to_draw
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST, load
 

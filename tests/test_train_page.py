@@ -3,23 +3,30 @@
 import dataclasses
 import html.parser
 import io
+import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
-from tiny_runs import drawable
+from tiny_runs import copied, drawable
 
-from cache import Labels
+from cache import Labels, open_cache
+from cache.common.errors import ConfigError
 from train.commands import fit as fitting
 from train.commands.evaluate import evaluate_run
-from train.config import TrainConfig
-from train.report import page
-from train.report.views import View, hardest
+from train.config import PRESETS, TrainConfig
+from train.report import page, page_cards, page_scores, web
+from train.report.media import Playable, playable
+from train.report.outcomes import hardest
+from train.report.page_settings import settings
+from train.report.views import View
 
 CONFIG = TrainConfig(
     device="cpu",
@@ -71,11 +78,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_page_refers_to_nothing_outside_itself(made: tuple[Path, Path]) -> None:
     text = made[0].read_text()
     tags = Tags(text)
+    assert not tags.named("video") + tags.named("audio") + tags.named("link") + tags.named("a")
     for tag, attrs in tags.found:
         for name in ("src", "href", "srcset", "action", "data"):
             assert attrs.get(name, "data:").startswith("data:"), (tag, name)
     assert not re.search(r"https?:|@import|url\(", text)
-    assert "default-src 'none'" in tags.named("meta")[2]["content"]
+    (policy,) = (a["content"] for a in tags.named("meta") if "Content-Security" in str(a))
+    assert policy.startswith("default-src 'none'; ")
+    script = first(r"(?s)<script>(.*?)</script>", text)
+    assert f"script-src '{web.digest(script)}'" in policy, "its own script and no other"
     assert all(attrs["alt"].strip() for attrs in tags.named("img"))
 
 
@@ -86,6 +97,7 @@ def test_each_clip_has_all_its_rows_on_one_axis(made: tuple[Path, Path]) -> None
     classes = [attrs.get("class") for attrs in tags.named("div")]
     for name in ("plot frames", "plot bars", "plot ticks", "part"):
         assert classes.count(name) == 6, name
+    assert classes.count("rows") == 6
     assert len(tags.named("svg")) == 6
     # 8 frames with 8 heatmaps, spectrogram, cross-modal map each; curves, intervals, confusion
     assert len(tags.named("img")) == 6 * (8 + 8 + 2) + 3
@@ -104,12 +116,103 @@ def test_the_worst_come_first() -> None:
     assert hardest({7: rows[0], 3: rows[1]}) == [3, 7]
 
 
+def test_failures_come_first_and_long_tables_are_folded(made: tuple[Path, Path]) -> None:
+    text = made[0].read_text()
+    clips = Tags(text).named("article")
+    right = [attrs["data-outcome"] == "right" for attrs in clips]
+    assert right == sorted(right)
+    assert text.count('<h2 id="right">') == (True in right)
+    assert text.index('class="headline"') < text.index("<article") < text.index("<h2>Scores</h2>")
+    unfolded = re.sub(r"(?s)<details>.*?</details>", "", text)
+    assert unfolded.count("<table") == 1, "the headline's"
+    assert "settings" in text[text.index("<details>") :]
+
+
 def test_evaluate_shows_its_own_split_and_keeps_the_other_s_scores(made: tuple[Path, Path]) -> None:
     path, cache = made
     evaluate_run(path.parent, cache, "test", pictures=1)
-    text = path.read_text()
-    assert text.index("Scores on test") < text.index("Scores on val")
-    assert "Clips of test" in text
+    assert [a["data-tab"] for a in Tags(path.read_text()).named("section")] == ["test", "val"]
+    assert "Clips of test" in path.read_text()
+
+
+def test_scores_by_other_labels_are_a_tab_of_the_run_s_page(
+    made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (run / "on-12345678").mkdir(parents=True)
+    for name in ("metrics_val.json", "on-12345678/metrics_val.json"):
+        shutil.copy(made[0].parent / "metrics_val.json", run / name)
+    tabs = [one["tab"] for one in page_scores.tables(run, "val")]
+    assert tabs == ["val", "val, on-12345678"]
+    tabs = [one["tab"] for one in page_scores.tables(run / "on-12345678", "val")]
+    assert tabs == ["val, on-12345678", "val"]
+
+
+def test_settings_that_are_not_the_default_s_are_marked_and_come_first() -> None:
+    config = TrainConfig(num_classes=28, events="single", epochs=3, reversed_share=0.0)
+    found = settings(config.model_dump(mode="json"))
+    assert [name for name, _, differs, _ in found.rows if differs] == ["epochs", "reversed_share"]
+    assert [name for name, *_ in found.rows[:2]] == ["epochs", "reversed_share"]
+    assert found.columns == ["default", *PRESETS]
+    assert found.rows[0] == ("epochs", "3", True, ["–", "30"])
+    assert found.summary == "other than by default: epochs 3, reversed_share 0"
+    assert settings(TrainConfig().model_dump(mode="json")).summary == "all as by default"
+
+
+MEDIA_IDS = ["a#1 %41?&<b>\"'", "javascript:alert(1)", "-dash", "plain", "two", "gone", "sound"]
+
+
+def test_a_clip_s_file_is_found_and_named_so_that_it_can_only_be_played(tmp_path: Path) -> None:
+    labels = dataclasses.replace(labels_for(7, 2), ids=sorted(MEDIA_IDS))
+    cache = open_cache(make_cache(tmp_path / "cache", labels=labels))
+    media = tmp_path / "set/AVE"
+    media.mkdir(parents=True)
+    for name in ("javascript:alert(1).mp4", "-dash.MP4", "plain.exe", "sound.wav", ".two.mp4"):
+        (media / name).write_text("film")
+    (media / f"{MEDIA_IDS[0]}.webm").write_text("film")
+    (media / "two.mp4").mkdir()
+    (media / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    found = playable(cache, [tmp_path / "set"], cache.ids, media)
+    assert {name: one.address for name, one in found.items()} == {
+        MEDIA_IDS[0]: "a%231%20%2541%3F%26%3Cb%3E%22%27.webm",
+        "javascript:alert(1)": "javascript%3Aalert%281%29.mp4",
+        "-dash": "-dash.MP4",
+        "sound": "sound.wav",
+    }
+    assert {one.kind for one in found.values()} == {"video", "audio"}
+    assert all(one.by_name for one in found.values()), "none has the size that the rows keep"
+    assert playable(cache, [], cache.ids, media) == {}
+    with pytest.raises(ConfigError, match="nowhere: not there"):
+        playable(cache, [tmp_path / "nowhere"], cache.ids, media)
+
+
+def test_the_file_that_was_extracted_comes_before_one_of_the_same_name(tmp_path: Path) -> None:
+    cache = open_cache(make_cache(tmp_path / "cache", clips=3, classes=1))
+    name = cache.ids[0]
+    size, mtime_ns = (int(values[0]) for values in cache.media_stamps)
+    for folder, length in (("a", size + 1), ("b", size)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.mp4").write_bytes(b"x" * length)
+        os.utime(tmp_path / folder / f"{name}.mp4", ns=(mtime_ns, mtime_ns))
+    (found,) = playable(cache, [tmp_path], [name], tmp_path / "run").values()
+    assert found == Playable(f"../b/{name}.mp4", "video", 0.0, False)
+
+
+def test_clips_are_played_where_their_files_are(made: tuple[Path, Path], tmp_path: Path) -> None:
+    run = copied(made[0].parent, tmp_path)
+    text = (run / page.FILE).read_text()
+    assert "evaluate … --media FOLDER" in text
+    (tmp_path / "films").mkdir()
+    names = [row["id"] for row in json.loads((run / "predictions_val.json").read_text())]
+    (tmp_path / "films" / f"{names[0]}.mp4").write_text("film")
+    evaluate_run(run, made[1], "val", pictures=1, media=[tmp_path / "films"])
+    text = (run / page.FILE).read_text()
+    (video,) = Tags(text).named("video")
+    assert video["src"] == f"../films/{names[0]}.mp4#t=0.0,10.0"
+    assert (video["preload"], "autoplay" in video) == ("none", False)
+    assert "1 of 6 can be played" in text
+    evaluate_run(run, made[1], "val", pictures=1, media=[tmp_path / "run"])
+    assert "None can be played" in (run / page.FILE).read_text()
 
 
 @pytest.mark.parametrize(
@@ -123,8 +226,23 @@ def test_one_modality_says_what_it_lacks(tmp_path: Path, modality: str, missing:
 
 def test_names_from_a_stranger_stay_text(tmp_path: Path) -> None:
     labels = labels_for(30, 3)
-    labels = dataclasses.replace(labels, classes=[EVIL, "b & c", "{{ 7 * 7 }}"])
-    tags = Tags(report(tmp_path, labels=labels)[0].read_text())
+    ids = {name: f"javascript:'\"<b>#%{name}" for name in labels.ids}
+    labels = dataclasses.replace(
+        labels, classes=[EVIL, "b & c", "{{ 7 * 7 }}"], ids=[ids[name] for name in labels.ids]
+    )
+    path, cache = report(tmp_path, labels=labels)
+    films = tmp_path / "films\"'#%"
+    films.mkdir()
+    for name in ids.values():
+        (films / f"{name}.mp4").write_text("film")
+    evaluate_run(path.parent, cache, "val", pictures=1, media=[films])
+    tags = Tags(path.read_text())
+    assert len(tags.named("video")) == len(tags.named("article")) == 6
+    for clip, video in zip(tags.named("article"), tags.named("video"), strict=True):
+        address, fragment = video["src"].rsplit("#", 1)
+        assert fragment == "t=0.0,10.0"
+        assert (path.parent / unquote(address)).resolve() == films / f"{clip['data-id']}.mp4"
+        assert ":" not in address
     assert len(tags.named("script")) == 1
     assert not any(name.startswith("on") for _, attrs in tags.found for name in attrs)
     assert {attrs["data-class"] for attrs in tags.named("article")} == set(labels.classes)
@@ -152,23 +270,30 @@ def noisy_view(number: int) -> View:
         pictures=jpegs,
         predicted="Class 0",
         category="Class 1",
+        mel=rng.normal(size=(431, 64)),
     )
 
 
 def test_a_hundred_clips_stay_under_ten_megabytes(made: tuple[Path, Path], tmp_path: Path) -> None:
     result = evaluate_run(made[0].parent, made[1], "val", pictures=0)[0]
     views = [noisy_view(number) for number in range(100)]
-    mels = [np.random.default_rng(n).normal(size=(431, 64)) for n in range(100)]
-    path = page.write(tmp_path, {**result, "events": 250}, views, mels)
-    assert path.stat().st_size < 10e6
-    assert "The 100 worst placed of 250 events; the other 150 are left out." in path.read_text()
+    row = {"category": "Class 1", "predicted": "Class 0", "event": None}
+    times = dict.fromkeys(("start_s", "predicted_start_s"), 0.0)
+    times |= dict.fromkeys(("end_s", "predicted_end_s"), 10.0)
+    answered = [{"id": f"clip{n:011d}", **row, **times} for n in range(4000)]
+    path = page.write(tmp_path, {**result, "events": 4000}, answered, views)
+    assert path.stat().st_size < 11e6
+    text = path.read_text()
+    assert "The 100 worst answered of 4000 events; the other 3900 are in the table" in text
+    assert "clip00000003999" in text
+    assert len(re.sub(r"base64,[^\"]*", "", text)) < 2e6
 
 
 def test_a_short_clip_s_sound_ends_where_it_ends() -> None:
     mel = np.zeros((400, 64))
     mel[100:] = np.nan
     mel[50] = 1.0
-    found = page._sound(noisy_view(0), mel)
+    found = page_cards.sound(dataclasses.replace(noisy_view(0), mel=mel))
     assert found["mel_width"] == "25.000"
     assert "loudest at about 1.2 s" in found["mel_alt"]
 
@@ -178,15 +303,17 @@ def test_a_short_clip_s_sound_ends_where_it_ends() -> None:
 def test_a_browser_draws_it_without_a_complaint(
     made: tuple[Path, Path], tmp_path: Path, width_px: int
 ) -> None:
-    """A copy with a probe at its end, since the page itself says nothing to the outside."""
+    """A copy with a probe in its script, since the page itself says nothing to the outside."""
     assert CHROMIUM is not None
-    probe = (
-        "<script>document.title = [document.documentElement.scrollWidth, innerWidth, "
+    script = web.source("page.js")
+    probe = script + (
+        "document.title = [document.documentElement.scrollWidth, innerWidth, "
         "document.querySelectorAll('article').length, "
-        "document.getElementById('count').textContent].join('|')</script>"
+        "document.getElementById('count').textContent].join('|');\n"
     )
     copy = tmp_path / "copy.html"
-    copy.write_text(made[0].read_text().replace("</body>", probe + "</body>"))
+    text = made[0].read_text().replace(script, probe)
+    copy.write_text(text.replace(web.digest(script), web.digest(probe)))
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     done = subprocess.run(
         [*command, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width_px},900",

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 from PIL import Image
 from synthetic_cache import make_cache
 from tiny_runs import copied, drawable
@@ -30,9 +33,12 @@ from train.data.batch import Batch, Output
 from train.data.dataset import load_dataset
 from train.data.features import load_features
 from train.model.fusion import FusionModel
-from train.report import page, pictures, plots, run_plots, views
+from train.report import page, page_cards, pictures, plots, run_plots, views
+from train.report.attention import attention_figure, heads_figure, share_into
+from train.report.clip_card import card_figure
 from train.report.drawing import file_name, heat, label, opened, png, save_figures
-from train.report.views import AttentionMaps, View, hardest, span
+from train.report.outcomes import hardest
+from train.report.views import AttentionMaps, View, span
 from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import answered_events, true_events
 from train.runs.trained import load_run
@@ -79,18 +85,28 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, View]:
     """The views that would be drawn, in order, by id."""
     views = {}
 
-    def draw(folder: Path, view: View) -> list[Path]:
+    def draw(folder: Path, view: View, heads: bool = False) -> list[Path]:
         views[view.id] = view
-        return []
+        return [folder / "card.png"]
 
     monkeypatch.setattr(plots, "draw_clip", draw)
     return views
 
 
+def gate_line(figure: Figure) -> StepPatch:
+    """The stair of the gate in a card, not the area under it."""
+    found = [
+        patch
+        for axis in figure.axes
+        for patch in axis.patches
+        if isinstance(patch, StepPatch) and not patch.get_fill()
+    ]
+    return found[0]
+
+
 def stairs(figure: Figure) -> Array:
-    """What the timeline's line of the gate shows: a value for each second."""
-    (found,) = [patch for patch in figure.axes[0].patches if hasattr(patch, "get_data")]
-    values = found.get_data().values
+    """What the card's line of the gate shows: a value for each second."""
+    values = gate_line(figure).get_data()[0]
     plt.close(figure)
     return np.asarray(values)
 
@@ -119,9 +135,9 @@ def test_the_gate_that_is_drawn_is_the_one_that_decided(
     for row in found:
         view = drawn[str(row["id"])]
         interval = (row["predicted_start_s"], row["predicted_end_s"])
-        shown = stairs(plots.timeline_figure(view))
+        shown = stairs(card_figure(view))
         assert decided(shown) == view.predicted_s == interval
-        assert np.abs(of_path(page._gate(view)[0]) - shown).max() < 6e-4
+        assert np.abs(of_path(page_cards.gate(view)[0]) - shown).max() < 6e-4
         assert (view.predicted, view.confidence) == (row["predicted"], row["confidence"])
         assert f"{row['predicted']} ({row['confidence']:.0%}), {span(interval)}" in view.title
         assert view.gate_name == "gate"
@@ -133,8 +149,10 @@ def test_the_report_shows_what_was_scored(seeds: tuple[Path, Path]) -> None:
     run = seeds[1]
     rows = json.loads((run / "seed-0" / "predictions_val.json").read_text())
     text = (run / "seed-0" / page.FILE).read_text()
-    outlines = [of_path(path) for path in re.findall(r'<path d="(M0\.000 1[^"]*)"', text)]
-    said = re.findall(r"said: (.*?) \((\d+)%\), ([\d.]+)–([\d.]+) s;", text)
+    outlines = [
+        of_path(path) for path in re.findall(r'<path class="gate" d="(M0\.000 1[^"]*)"', text)
+    ]
+    said = re.findall(r"</span> said: (.*?) \((\d+)%\), ([\d.]+)–([\d.]+) s;", text)
     ids = re.findall(r'data-id="([^"]*)"', text)
     by_id = {row["id"]: row for row in rows}
     assert sorted(ids) == sorted(by_id)
@@ -170,9 +188,8 @@ def test_a_gate_that_did_not_decide_says_so(tmp_path: Path) -> None:
     view = View.of(opened_cache, clips, answer, maps, 0, {"id": clips.ids[0]})
     assert "interval head" in view.gate_name
     assert view.attention_of == ""
-    figure = plots.timeline_figure(view)
-    (line,) = [patch for patch in figure.axes[0].patches if hasattr(patch, "get_data")]
-    assert line.get_linestyle() in (":", "dotted")
+    figure = card_figure(view)
+    assert gate_line(figure).get_linestyle() in (":", "dotted")
     plt.close(figure)
 
 
@@ -272,13 +289,87 @@ def test_maps_that_memory_has_no_room_for_are_refused(
 
 
 def test_heat_is_faint_where_the_model_does_not_look() -> None:
-    weights = np.full((2, 7, 7), 0.01)
+    weights = np.full((2, 7, 7), 1 / 49)
     weights[1, 3, 4] = 0.5
     found = heat(weights)
     assert found.shape == (2, 7, 7, 4)
     assert found[1, 3, 4, 3] == 178
     assert found[1, 3, 4, :3].min() > 150
-    assert found[0].max(axis=(0, 1))[3] == 0, "one scale for all frames"
+    assert found[0].max(axis=(0, 1))[3] == 0, "even attention covers nothing"
+    weights[1, 3, 4] = 2 / 49
+    assert 178 > heat(weights)[1, 3, 4, 3] > 60, "one scale for all clips, whatever their largest"
+
+
+def test_attention_is_summed_up_by_what_goes_into_the_event() -> None:
+    """Two heads of eight frames: one looks at the event when asked in it, the other evenly."""
+    weights = np.full((2, 8, 8), 1 / 8)
+    weights[0, 2:6] = 0
+    weights[0, 2:6, 2:6] = 1 / 4
+    times = 0.625 + 1.25 * np.arange(8)
+    view = drawable("x", attention={"video": weights}, frame_time_s=times)
+    inside, outside, even = share_into(view, "video", (2.5, 7.5))
+    np.testing.assert_allclose(inside, [1.0, 0.5])
+    np.testing.assert_allclose(outside, [0.5, 0.5])
+    assert even == pytest.approx(0.5)
+    assert np.isnan(share_into(view, "video", (0.0, 10.0))[1]).all(), "there is no outside"
+
+
+def test_maps_have_one_scale_and_the_edges_of_the_event() -> None:
+    """Of two clips, one with attention ten times as peaked: the same colours mean the same."""
+    figures = []
+    for sharp in (1.0, 10.0):
+        weights = np.exp(sharp * np.random.default_rng(0).random((8, 8, 8)))
+        weights /= weights.sum(axis=2, keepdims=True)
+        times = 0.625 + 1.25 * np.arange(8)
+        view = drawable("x", attention={"video": weights}, frame_time_s=times)
+        names = {"video": "video attends to video"}
+        figures += [attention_figure(view, names, "a"), heads_figure(view, names, "b")]
+    maps = [axis for figure in figures for axis in figure.axes if axis.collections]
+    meshes = [m for axis in maps for m in axis.collections if isinstance(m, QuadMesh)]
+    assert len({m.get_clim() for m in meshes}) == 1
+    with_maps = [axis for figure in figures[1::2] for axis in figure.axes if axis.collections]
+    assert len(with_maps) == 2 * 8
+    assert all(len(axis.lines) == 8 for axis in with_maps), "two spans, two edges, both axes"
+    plt.close("all")
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_heads_are_drawn_on_request(tmp_path: Path, heads: bool) -> None:
+    paths = plots.draw_clip(tmp_path, drawable("x"), heads)
+    kinds = ["card", "spatial", "temporal", "cross_modal"]
+    wanted = [*kinds[:3], "temporal_heads", "cross_modal", "cross_modal_heads"] if heads else kinds
+    assert [path.stem for path in paths] == [f"x_{kind}" for kind in wanted]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"true_s": (0.0, 10.0), "predicted_s": (0.0, 10.0)},
+        {"true_s": (9.0, 10.0), "predicted_s": (0.0, 0.5)},
+        {"true_s": None, "category": None, "empty": True, "event": False},
+        {"true_s": None, "category": None},
+        {"pictures": [], "attention": {}, "frame_time_s": np.empty(0)},
+        {"mel": np.full((40, 8), np.nan)},
+        {"mel": np.random.default_rng(0).normal(size=(40, 8)), "by_gate": False},
+    ],
+    ids=["whole", "at the ends", "no event", "unknown", "sound alone", "silent", "no gate"],
+)
+def test_a_card_has_all_that_is_known_of_a_clip(changes: dict[str, Any]) -> None:
+    view = drawable("x", **{"category": "Clock", "predicted": "Clock", **changes})
+    figure = card_figure(view)
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    said = f"Clock (50%), {span(view.predicted_s)}"
+    assert texts[-1] == (f"no event; else {said}" if view.event is False else said)
+    known = view.true_s is not None or view.empty
+    assert (texts[0] == (f"Clock, {span(view.true_s)}" if view.true_s else "no event")) is known
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        box = axis.get_window_extent()
+        for text in axis.texts:
+            extent = text.get_window_extent()
+            assert box.x0 <= extent.x0
+            assert extent.x1 <= box.x1, "words stay in the picture"
+    plt.close(figure)
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -292,7 +383,7 @@ def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
         "intervals": run_plots.intervals_figure(rows, 10.0),
         "confusion": run_plots.confusion_figure(np.eye(len(NAMES)), NAMES),
         "gates": run_plots.gates_figure([drawable(name) for name in NAMES]),
-        **{str(place): plots.timeline_figure(drawable(name)) for place, name in enumerate(NAMES)},
+        **{str(place): card_figure(drawable(name)) for place, name in enumerate(NAMES)},
     }
     ticks = figures["confusion"].axes[0].get_yticklabels()
     assert [text.get_text() for text in ticks] == [label(name, 30) for name in NAMES]
@@ -307,7 +398,7 @@ def test_all_pictures_of_a_clip_with_an_odd_name(name: str, tmp_path: Path) -> N
         warnings.simplefilter("error")
         paths = plots.draw_clip(tmp_path / "clip", drawable(name))
     kinds = [path.stem.removeprefix(f"{file_name(name)}_") for path in paths]
-    assert kinds == ["spatial", "temporal", "cross_modal", "timeline"]
+    assert kinds == ["card", "spatial", "temporal", "cross_modal"]
     assert sorted(paths) == sorted((tmp_path / "clip").iterdir())
 
 
@@ -351,7 +442,7 @@ def test_a_png_is_refused_as_a_picture(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     view = drawable("x", pictures=[buffer.getvalue()] * 2)
-    for draw in (plots.spatial_figure, page._frames):
+    for draw in (plots.spatial_figure, page_cards.frames):
         with pytest.raises(CacheError, match="no JPEG"):
             draw(view)
     plt.close("all")

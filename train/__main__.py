@@ -85,6 +85,8 @@ def _evaluate(argv: Sequence[str]) -> None:
     _asked(parser, "cache with labels; as in fit")
     _split(parser)
     fit_options.pictures(parser)
+    fit_options.media(parser)
+    fit_options.heads(parser)
     options = parser.parse_args(argv)
     from train.commands.evaluate import evaluate_run
 
@@ -94,6 +96,8 @@ def _evaluate(argv: Sequence[str]) -> None:
         options.split,
         device=options.device,
         pictures=options.pictures,
+        media=options.media,
+        heads=options.heads,
     )
 
 
@@ -106,6 +110,7 @@ def _predict(argv: Sequence[str]) -> None:
     _asked(parser, "features made as the run's were")
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/predictions)")
     parser.add_argument("--pictures", type=count, help="clips to draw (default: all)")
+    fit_options.heads(parser)
     options = parser.parse_args(argv)
     from train.commands.predict import predict_cache
 
@@ -115,6 +120,7 @@ def _predict(argv: Sequence[str]) -> None:
         out=options.out,
         device=options.device,
         pictures=options.pictures,
+        heads=options.heads,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from cache.common.cli import printable
-from train.annotate.page import FILE, policy, stylesheet, template
+from train.annotate.page import FILE, HERE
+from train.report import web
 
 _COLOURS = 10
 
@@ -26,11 +27,11 @@ def index(
     kinds = {event["category"]: None for one in every.values() for event in one["events"]}
     colours = {name: place % _COLOURS for place, name in enumerate(kinds)}
     events = sum(len(one["events"]) for one in every.values())
-    style = stylesheet()
-    text = template("index.html").render(
+    style = web.source("timeline.css", HERE)
+    text = web.template("index.html", HERE).render(
         title="Recordings",
         summary=f"{len(every)} recording(s), {events} event(s)",
-        policy=policy(style),
+        policy=web.policy(style),
         style=style,
         recordings=[_card(folder, one, colours) for folder, one in every.items()],
         failed=printable(list(failed.items())),

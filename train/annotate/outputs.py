@@ -33,8 +33,9 @@ from train.annotate.exports import (
     webvtt_bytes,
 )
 from train.annotate.index import index
-from train.annotate.recording import Recording, listed, path_from
+from train.annotate.recording import Recording, listed
 from train.report.drawing import file_name
+from train.report.media import path_from
 
 EVENTS, CSV, INDEX = "events.json", "events.csv", "index.html"
 INTERFACE = "label-studio.xml"

@@ -5,28 +5,24 @@ The page's texts and pictures are one JSON, which scripts read; what they write 
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import jinja2
 import numpy as np
 
 from cache import Cache
 from cache.common.cli import printable
 from train.annotate import strips
 from train.annotate.exports import Found
-from train.annotate.recording import Recording, listed, path_from
+from train.annotate.recording import Recording, listed
+from train.report import web
 from train.report.drawing import base64_text
+from train.report.media import address
 from train.score.metrics import Array
 
 FILE = "timeline.html"
-_HERE = Path(__file__).parent
+HERE = Path(__file__).parent
 _SCRIPTS = ("state", "draw", "player", "edit", "timeline", "hands")
 _LEAST = 0.05
 """Candidates that are less sure, and curves that never reach it, are not on the page."""
@@ -41,53 +37,22 @@ def page(
 
     cache: has its windows, for frames and sound; facts: what made it, names and texts.
     """
-    style = stylesheet()
-    script = scripts()
-    text = template("timeline.html").render(
+    style, script = web.source("timeline.css", HERE), scripts()
+    text = web.template("timeline.html", HERE).render(
         title=printable(recording.name),
-        policy=policy(style, script),
+        policy=web.policy(style, script),
         style=style,
         script=script,
-        data=embedded({**data(recording, folder), **_pictures(recording, cache), "facts": facts}),
+        data=web.embedded(
+            {**data(recording, folder), **_pictures(recording, cache), "facts": facts}
+        ),
     )
     return text.encode("utf-8", "replace")
 
 
-def stylesheet() -> str:
-    """The style of this room's pages."""
-    return (_HERE / "timeline.css").read_text(encoding="utf-8")
-
-
 def scripts() -> str:
     """What the page runs: one module of several files."""
-    return "".join((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
-
-
-def template(name: str) -> jinja2.Template:
-    """A template of this room; what is put into it is escaped, but where it says "safe"."""
-    folder = jinja2.FileSystemLoader(_HERE)
-    engine = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
-    return engine.get_template(name)
-
-
-def policy(style: str, script: str = "") -> str:
-    """What the page may do: its own style and script, pictures in it, and playing the recording."""
-    own = {"style-src": style, "script-src": script}
-    parts = [f"{what} '{_digest(text)}'" for what, text in own.items() if text]
-    media = ["img-src data:", "media-src 'self' file: blob:"] if script else []
-    return "; ".join(
-        ["default-src 'none'", *parts, *media, "base-uri 'none'", "form-action 'none'"]
-    )
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def embedded(value: object) -> str:
-    """JSON that ends no element of a page, whatever is in its texts."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return "".join(web.source(f"{name}.js", HERE) for name in _SCRIPTS)
 
 
 def data(recording: Recording, folder: Path) -> dict[str, Any]:
@@ -97,7 +62,7 @@ def data(recording: Recording, folder: Path) -> dict[str, Any]:
     return {
         "recording": recording.name,
         "listed": listed(recording.name, recording.media_name),
-        "media": {"name": recording.media_name, "address": _address(recording, folder)},
+        "media": {"name": recording.media_name, "address": address(recording.media, folder)},
         "length": recording.length_s,
         "unseen": recording.unseen,
         "classes": recording.classes,
@@ -124,14 +89,6 @@ def _kept(recording: Recording) -> tuple[float, list[Found]]:
     return lowest, [
         one for one in recording.candidates if one.confidence > least or id(one) in found
     ]
-
-
-def _address(recording: Recording, folder: Path) -> str | None:
-    """Where the recording is, as seen from the page's folder, as an address."""
-    path = path_from(recording.media, folder)
-    if path is None:
-        return None if recording.media is None else recording.media.absolute().as_uri()
-    return quote(os.fsencode(path))
 
 
 def _curves(recording: Recording) -> dict[str, Any]:

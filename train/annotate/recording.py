@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,13 +104,3 @@ def listed(name: str, media_name: str) -> str:
     Else its own, as of files that have one name in two folders.
     """
     return media_name if media_id(media_name) == name else name
-
-
-def path_from(media: Path | None, folder: Path) -> str | None:
-    """Where a file is, as seen from a folder; None where it isn't known, or on no path."""
-    if media is None:
-        return None
-    try:
-        return Path(os.path.relpath(media.absolute(), folder.absolute())).as_posix()
-    except ValueError:  # on another drive
-        return None

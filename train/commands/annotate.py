@@ -21,8 +21,8 @@ from train.annotate import outputs
 from train.annotate.exports import Found
 from train.annotate.formats import FORMATS
 from train.annotate.look import look_at
-from train.annotate.media import Media, find_media
-from train.annotate.recording import path_from, true_events
+from train.annotate.recording import true_events
+from train.report.media import Media, find_media, path_from
 from train.runs.answers import describe_run, seen_in
 from train.runs.checkpoint import BEST
 from train.runs.trained import TrainedRun, load_run

@@ -16,7 +16,9 @@ from train.commands.scored import Scored
 from train.data.dataset import Dataset, Rows, choose_rows, load_dataset
 from train.report.drawing import FOLDER
 from train.report.page import FILE
+from train.report.page_scores import OTHER_LABELS
 from train.report.pictures import draw_split, maps_to_draw
+from train.report.recordings_page import write_recordings
 from train.report.tables import class_table, seeds_table, table
 from train.runs.evaluate import (
     Result,
@@ -41,11 +43,13 @@ def evaluate_run(
     *,
     device: str | None = None,
     pictures: int = 4,
+    media: Sequence[Path] | None = None,
+    heads: bool = False,
 ) -> list[Result]:
     """Score a run (or each seed or fold, and their ensemble) on a split; writes what it finds.
 
     run: None takes the newest. pictures: how many clips are drawn one by one; with 0 nothing is
-    drawn.
+    drawn. media: files, or folders of files, that the page plays. heads: each head is drawn, too.
     """
     trained, cache = load_run(run), open_caches(cache_path)
     trained.check_features(cache)
@@ -63,7 +67,7 @@ def evaluate_run(
         data = load_dataset(cache, config, (split,), rows)
     scored = []
     for one in trained.models:
-        scored.append(score_model(cache, data, one, split, pictures, device))
+        scored.append(score_model(cache, data, one, split, pictures, device, media, heads))
         _print(scored[-1], pictures)
     if len(scored) > 1:
         together, _, written = score_ensemble(trained.folder, scored, cache, data, split)
@@ -81,10 +85,15 @@ def score_model(
     split: str,
     pictures: int,
     device: str | None = None,
+    media: Sequence[Path] | None = None,
+    heads: bool = False,
 ) -> Scored:
     """Answer, score, write and, where there are to be pictures, draw: each clip is run once."""
     if isinstance(data, Rows):
-        return score_on_recordings(cache, data, one, split, _place(one, data), pictures, device)
+        scored = score_on_recordings(cache, data, one, split, _place(one, data), device)
+        if pictures and isinstance(scored.answer, RecordingAnswer):
+            write_recordings(scored.place, scored.result, scored.answer, cache, media)
+        return scored
     known = one.record or Record(data.rows.used(), None)
     place = _place(one, data.rows)
     if pictures and not data.splits[split].timed_count():
@@ -98,7 +107,7 @@ def score_model(
     answered = answered_events(data, split, answer)
     written = write_result(one.folder, place, result, answered)
     if maps is not None:
-        draw_split(place, cache, data, answer, result, answered, maps, pictures)
+        draw_split(place, cache, data, answer, result, answered, maps, pictures, media, heads)
     return Scored(one, known, answer, result, place, written)
 
 
@@ -138,4 +147,4 @@ def _place(one: TrainedModel, rows: Rows) -> Path:
     """Where scores go: into the run those of its own cache's labels, apart those of another's."""
     if one.record is None or is_own(one.record, rows.labels):
         return one.folder
-    return plain_folder(one.folder / f"on-{labels_sha256(rows.labels)[:8]}")
+    return plain_folder(one.folder / f"{OTHER_LABELS}{labels_sha256(rows.labels)[:8]}")

@@ -148,3 +148,18 @@ def pictures(parser: Parser) -> None:
         default=4,
         help="clips to draw beside the page (default: 4); 0: nothing is drawn",
     )
+
+
+def media(parser: Parser) -> None:
+    """Where the clips are, for the page that plays them."""
+    parser.add_argument(
+        "--media",
+        type=Path,
+        nargs="+",
+        help="media files, or folders of such, that report.html plays beside its clips",
+    )
+
+
+def heads(parser: Parser) -> None:
+    """Whether the attention of every head is drawn, beside what they have in common."""
+    parser.add_argument("--heads", action="store_true", help="draw each head's attention as well")

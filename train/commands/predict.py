@@ -34,13 +34,14 @@ def predict_cache(
     out: Path | None = None,
     device: str | None = None,
     pictures: int | None = None,
+    heads: bool = False,
 ) -> list[ClipAnswer]:
     """Class, start and end of every clip of a cache (see `clip_answers`), written, printed, drawn.
 
     Of a run that answers with lists of events (see `on_recordings`) these, printed and written.
 
     run: None takes the newest; a folder of seeds answers as an ensemble. pictures: how many clips
-    are drawn, None for all; they show the attention of the first model.
+    are drawn, None for all; they show the attention of the first model. heads: each of its heads'.
     """
     trained, cache = load_run(run), open_caches(cache_path)
     trained.check_features(cache)
@@ -57,12 +58,12 @@ def predict_cache(
     write_json(folder / "predictions.json", found)
     for text in (describe_run(trained), *seen_notes(found), as_table(found), *unseen_notes(cache)):
         say(text)
-    if drawn:
-        say("pictures:")
     for number in drawn:
         view = View.of(cache, clips, answer, maps, number, {"id": cache.ids[number]})
-        for path in plots.draw_clip(folder / FOLDER, view):
-            say(f"  {path}")
+        drawings = plots.draw_clip(folder / FOLDER, view, heads)
+        if number == 0:
+            say(f"pictures: {drawings[0]}, {len(drawings) - 1} more beside it"
+                + (f", and of {len(drawn) - 1} other clips" if len(drawn) > 1 else ""))  # fmt: skip
     say(f"written: {folder / 'predictions.json'}")
     return found
 

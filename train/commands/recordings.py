@@ -8,7 +8,6 @@ from pathlib import Path
 from cache import Cache
 from train.commands.scored import Scored
 from train.data.dataset import Rows
-from train.report.recordings_page import write_page
 from train.runs.evaluate import MODEL, Result, write_result
 from train.runs.record import Record
 from train.runs.recordings import (
@@ -28,10 +27,9 @@ def score_on_recordings(
     one: TrainedModel,
     split: str,
     place: Path,
-    pictures: int,
     device: str | None,
 ) -> Scored:
-    """Answer each recording of a split, score, write and draw into `place`."""
+    """Answer each recording of a split, score, and write into `place`."""
     known = one.record or Record(rows.used(), None)
     recordings = Recordings.of(cache, rows, split)
     run = TrainedRun(one.folder, [one])
@@ -42,8 +40,6 @@ def score_on_recordings(
     result["other_cache"] = None if place == one.folder else cache.path.resolve().name
     answered = answered_recordings(answer, rows.labels.classes)
     written = write_result(one.folder, place, result, answered)
-    if pictures:
-        write_page(place, result, answer)
     return Scored(one, known, answer, result, place, written)
 
 

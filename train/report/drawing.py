@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 matplotlib.use("Agg")
 
+from matplotlib import patheffects as path_effects
 from matplotlib import pyplot as plt
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -29,7 +31,11 @@ from train.score.metrics import Array
 # Okabe and Ito's colours: told apart with every common colour blindness.
 TRUE, PREDICTED, GREY = "#0072B2", "#E69F00", "#777777"
 FOLDER, MAPS = "attention_visualization", "magma"
+EVEN = "PRGn"  # of what is more or less than even
 _MAGMA = (matplotlib.colormaps[MAPS](np.arange(256))[:, :3] * 255).astype(np.uint8)
+_BRIGHT = _MAGMA[np.linspace(100, 255, 256).astype(int)]  # what lies over pictures darkens none
+HEAT = ListedColormap(_BRIGHT / 255)
+HOTTEST = 3.0  # times even attention in a frame
 _OPAQUE = 0.7  # of 1, where the model looks most, so that the frame stays visible
 _PLAIN = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,99}")
 _NAME_BYTES = 100
@@ -102,11 +108,24 @@ def save_figures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
 def heat(weights: Array) -> npt.NDArray[np.uint8]:
     """Attention over the cells of a clip's frames, to lay over them: (F, √S, √S) → (…, 4) RGBA.
 
-    One scale for all frames, by the square root; faint where the model doesn't look.
+    One scale for all clips, by the square root: nothing where there is no more than even attention,
+    all of the colour from HOTTEST times that on.
     """
-    share = np.sqrt((weights - weights.min()) / max(float(np.ptp(weights)), 1e-9))
+    more = weights * weights[0].size - 1
+    share = np.sqrt(np.clip(more / (HOTTEST - 1), 0, 1))
     alpha = (255 * _OPAQUE * share).astype(np.uint8)
-    return np.concatenate([_MAGMA[(255 * share).astype(np.uint8)], alpha[..., None]], axis=-1)
+    return np.concatenate([_BRIGHT[(255 * share).astype(np.uint8)], alpha[..., None]], axis=-1)
+
+
+def against_even(weights: Array) -> Array:
+    """Attention (Q, L) on one scale for all clips: half of even attention or less is 0, twice 1."""
+    ratio = np.maximum(weights * weights.shape[1], 1e-9)
+    return np.asarray(np.clip(np.log2(ratio) / 2 + 0.5, 0, 1))
+
+
+def edged(width: float) -> list[path_effects.AbstractPathEffect]:
+    """A white edge around a line or text, which is seen on any ground."""
+    return [path_effects.withStroke(linewidth=width, foreground="white")]
 
 
 def image_text(image: Image.Image, kind: str = "PNG", **how: Any) -> str:

@@ -13,30 +13,48 @@ from train.report.tables import HEADLINE, groups_of, plain, shown, title, with_i
 from train.runs.evaluate import MODEL, Result
 from train.runs.stored import read_scores
 
+OTHER_LABELS = "on-"
+"""How the folders begin that hold a run's scores by other labels than its own."""
 
-def headline(result: Result) -> list[tuple[str, str, str, str]]:
-    """Label, value, interval and best baseline of each headline score."""
-    scores, sure = result["scores"], result.get("intervals", {}).get(MODEL, {})
+
+def headline(result: Result) -> dict[str, Any]:
+    """The headline scores of the model and of what looks at nothing: (value, interval) each."""
     labels = groups_of(result, brief=True)[""]
-    trivial = [name for name in scores if not name.startswith(MODEL)]
-    values = plain(scores[MODEL])
+    names = [name for name in result["scores"] if name == MODEL or not name.startswith(MODEL)]
+    cells = {}
+    for name in names:
+        values = plain(result["scores"][name])
+        sure = beside(values, result.get("intervals", {}).get(name, {}))
+        cells[name] = {
+            key: (values.get(key, "–"), sure.get(key, "")[len(values.get(key, "")) + 1 :])
+            for key in labels
+        }
+    rows = [(label, [cells[name][key] for name in names]) for key, label in labels.items()]
+    return {"columns": ["this run", *names[1:]], "rows": rows}
 
-    def best(key: str) -> str:
-        known = [scores[name][key] for name in trivial if scores[name][key] is not None]
-        first = min if "↓" in labels[key] else max
-        return f"best baseline: {first(known):.3f}" if known else ""
 
-    return [
-        (label, values[key], beside(values, sure)[key][len(values[key]) + 1 :], best(key))
-        for key, label in labels.items()
+def home(place: Path) -> Path:
+    """The run's folder, of one in it that has its scores by other labels as well."""
+    return place.parent if place.name.startswith(OTHER_LABELS) else place
+
+
+def tables(place: Path, split: str) -> list[dict[str, Any]]:
+    """The scores of every split that a run was scored on, by whatever labels; those at hand first.
+
+    place: the folder of the scores at hand, the run's or one in it.
+    """
+    run = home(place)
+    folders = sorted([run, *run.glob(f"{OTHER_LABELS}*/")], key=lambda one: (one != place, one))
+    paths = [
+        (folder, name, folder / f"metrics_{name}.json")
+        for folder in folders
+        for name in sorted(("test", "val"), key=lambda one: one != split)
     ]
-
-
-def tables(run: Path, split: str) -> list[dict[str, Any]]:
-    """The scores of every split that the run was scored on, the one at hand first."""
-    paths = {name: run / f"metrics_{name}.json" for name in ("test", "val")}
-    there = [name for name, path in paths.items() if path.exists()]
-    return [table(read_scores(paths[n])) for n in sorted(there, key=lambda n: n != split)]
+    return [
+        {**table(read_scores(path)), "tab": name if folder == run else f"{name}, {folder.name}"}
+        for folder, name, path in paths
+        if path.exists()
+    ]
 
 
 def table(result: Result) -> dict[str, Any]:

@@ -12,14 +12,9 @@ from cache import Cache
 from train.data.dataset import Dataset
 from train.report import page, plots, run_plots
 from train.report.drawing import FOLDER, save_figures
-from train.report.views import (
-    GALLERY,
-    AttentionMaps,
-    View,
-    events_to_draw,
-    hardest,
-    spectrograms,
-)
+from train.report.media import playable
+from train.report.outcomes import events_to_draw, hardest
+from train.report.views import GALLERY, AttentionMaps, View
 from train.runs.evaluate import Result
 from train.runs.trained import Answer, TrainedModel
 
@@ -45,10 +40,13 @@ def draw_split(
     answered: Sequence[Mapping[str, Any]],
     maps: AttentionMaps,
     pictures: int,
+    media: Sequence[Path] | None = None,
+    heads: bool = False,
 ) -> None:
     """Draw a model's answer to a split into `place`, where its scores are.
 
-    answered: see `answered_events`; maps: those of `maps_to_draw`, after the answer.
+    answered: see `answered_events`; maps: those of `maps_to_draw`, after the answer; media: files,
+    or folders of files, that the page plays; heads: draw each head's attention as well.
     """
     split, clips = result["split"], dataset.clips
 
@@ -66,7 +64,8 @@ def draw_split(
         f"gates_{split}": run_plots.gates_figure(views(ends)),
     }
     save_figures(place / FOLDER, figures)
-    sounds = spectrograms(cache, [answered[n]["id"] for n in shown])
-    page.write(place, result, views(shown), sounds)
+    ids = [answered[n]["id"] for n in shown]
+    files = None if media is None else playable(cache, media, ids, place)
+    page.write(place, result, [answered[n] for n in order], views(shown), files)
     for view in views(events_to_draw(answered, seconds, pictures)):
-        plots.draw_clip(place / FOLDER / split, view)
+        plots.draw_clip(place / FOLDER / split, view, heads)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.common.atomic import replace_file
-from train.report import page_scores
-from train.report.page import FILE, curves, curves_alt, facts, subtitle, template, ticks
-from train.runs import folders as runs
+from cache import Cache
+from train.report.media import playable
+from train.report.page import media_note, ticks, write_page
 from train.runs.evaluate import Result
 from train.runs.recordings import RecordingAnswer
-from train.runs.stored import read_history
 from train.score.events import EventList
 from train.score.metrics import Array
 from train.score.recordings import ratios
@@ -23,29 +22,33 @@ _POSSIBLE = 0.2  # a class that is nowhere more probable than that has a lane on
 _POINTS = 300  # of a lane's outline
 
 
-def write_page(run: Path, result: Result, answer: RecordingAnswer) -> Path:
-    """Write `report.html` into the run: its scores, and recordings, lowest segment F1 first."""
-    history_path = run / runs.HISTORY_FILE
-    history = read_history(history_path) if history_path.exists() else []
-    order, every = worst_first(answer)[:_SHOWN], len(answer.recordings.names)
-    kept = result["epoch"]
-    page = template("recordings.html").render(
-        title=f"Run {run.name}",
-        subtitle=subtitle(result),
-        headline=page_scores.headline(result),
-        tables=page_scores.tables(run, result["split"]),
+def write_recordings(
+    place: Path,
+    result: Result,
+    answer: RecordingAnswer,
+    cache: Cache,
+    media: Sequence[Path] | None = None,
+) -> Path:
+    """Write `report.html` beside scores: recordings, lowest segment F1 first, and the scores.
+
+    media: where the recordings' files are, None where nobody said.
+    """
+    order, names = worst_first(answer)[:_SHOWN], answer.recordings.names
+    ids = {names[n]: cache.ids[cache.recordings[names[n]][0]] for n in order}
+    files = playable(cache, media or (), ids.values(), place)
+    every = [
+        {**shown(answer, n, result["classes"]), "media": files.get(ids[names[n]])} for n in order
+    ]
+    return write_page(
+        "recordings.html",
+        place,
+        result,
         sure=None,
-        curves=curves(history, kept),
-        curves_alt=curves_alt(history, kept),
-        class_columns=[name for name in result["per_class"][0] if name != "class"],
-        class_rows=[page_scores.class_row(row) for row in result["per_class"]],
-        split=result["split"],
-        note=f"The {len(order)} with the lowest segment F1 of {every}, the lowest first.",
-        recordings=[shown(answer, number, result["classes"]) for number in order],
-        facts=facts(result),
+        confusion=None,
+        note=f"The {len(order)} with the lowest segment F1 of {len(names)}, the lowest first.",
+        media_note=media_note(list(ids.values()), None if media is None else files),
+        recordings=every,
     )
-    replace_file(run / FILE, page.encode("utf-8", "replace"))
-    return run / FILE
 
 
 def worst_first(answer: RecordingAnswer) -> list[int]:
@@ -73,6 +76,7 @@ def shown(answer: RecordingAnswer, number: int, classes: list[str]) -> dict[str,
     return {
         "name": name,
         "length": f"{length_s:.1f}",
+        "seconds": length_s,
         "told": f"events: {len(true)} true, {len(said)} said; segment F1 {score:.3f}",
         "cells": -(-len(timeline.probability) // share),
         "ticks": ticks(length_s),

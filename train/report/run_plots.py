@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from train.report.drawing import GREY, PREDICTED, TRUE, label
-from train.report.plots import draw_timeline
 from train.report.views import View
 from train.score.metrics import Array
 
@@ -61,7 +61,7 @@ def gates_figure(views: Sequence[View]) -> Figure:
         rows, 3, figsize=(13, 0.4 + 2.1 * rows), sharex=True, squeeze=False, layout="constrained"
     )
     for axis, view in zip(axes.flat, views, strict=False):
-        draw_timeline(axis, view)
+        _draw_timeline(axis, view)
         said = "" if view.predicted == view.category else f", said {label(view.predicted, 26)}"
         true = "no event" if view.empty else label(view.category or "", 26)
         title = f"{true}{said}  ({label(view.id, 20)})"
@@ -165,3 +165,25 @@ def confusion_figure(counts: Array, classes: Sequence[str]) -> Figure:
         axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
     figure.colorbar(image, shrink=0.8, label="share of the true class")
     return figure
+
+
+def _draw_timeline(axis: Axes, view: View) -> None:
+    """The gate of each part as a stair, the predicted and the true interval under it."""
+    line = "-" if view.by_gate else ":"
+    axis.stairs(
+        view.on,
+        view.part_edges(),
+        baseline=None,
+        color="black",
+        linewidth=1.8,
+        linestyle=line,
+        label=view.gate_name,
+    )
+    axis.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    start, end = view.predicted_s
+    axis.barh(-0.1, end - start, left=start, height=0.1, color=PREDICTED, label="predicted")
+    if view.true_s is not None:
+        start, end = view.true_s
+        axis.barh(-0.24, end - start, left=start, height=0.1, color=TRUE, label="true")
+    axis.set(xlim=(0, view.clip_seconds), ylim=(-0.34, 1.05))
+    axis.set_yticks([0, 0.5, 1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,51 +16,14 @@ from train.data.batch import Batch
 from train.data.features import FeatureStore
 from train.data.memory import room
 from train.report.drawing import label
+from train.report.outcomes import hardest, named, overlap
 from train.runs.trained import Answer, TrainedModel
 from train.score.decode import Evidence
-from train.score.metrics import Array, tiou
+from train.score.metrics import Array
 from train.score.predict import attention_bytes
 
 GALLERY = 100
 _ON_THE_PAGE = ("spatial", "audio_to_video")
-
-
-def events_to_draw(
-    events: Sequence[Mapping[str, Any]], clip_seconds: float, count: int
-) -> list[int]:
-    """Which events to draw: the first shorter than the clip of each class, then any others.
-
-    Clips without an event come last.
-    """
-    real = [(n, one) for n, one in enumerate(events) if one["category"] is not None]
-    short = [n for n, one in real if one["end_s"] - one["start_s"] < clip_seconds]
-    first: dict[str, int] = {}
-    for number in short:
-        first.setdefault(events[number]["category"], number)
-    order = list(
-        dict.fromkeys([*first.values(), *short, *(n for n, _ in real), *range(len(events))])
-    )
-    return order[:count]
-
-
-def hardest(answered: Mapping[int, Mapping[str, Any]]) -> list[int]:
-    """Numbers of the events, those answered worst first: by wrong class, then by tIoU.
-
-    Of events that were placed alike the longer come first: they are easier, so the last are the
-    best of all. A clip without an event is right where that was answered.
-    """
-
-    def ease(number: int) -> tuple[bool, float, float, str, int]:
-        one = answered[number]
-        if one["category"] is None:
-            right = one["event"] is False
-            return right, float(right), 0.0, one["id"], number
-        names = ("start_s", "end_s", "predicted_start_s", "predicted_end_s")
-        overlap = tiou(*(np.array([one[name]], np.float64) for name in names))[0]
-        right = bool(one["category"] == one["predicted"])
-        return right, float(overlap), one["start_s"] - one["end_s"], one["id"], number
-
-    return sorted(answered, key=ease)
 
 
 class AttentionMaps:
@@ -157,6 +120,8 @@ class View:
     pictures: F encoded JPEGs (none without video).
     true_s: None for unlabelled clips, and for those without an event: in these `empty` is set.
     event: whether it was answered that there is one; None where that is not decided.
+    sure: how sure it is that there is one, and from which confidence on that is said, in words.
+    mel: (T, n_mels) its log-Mel spectrogram in dB, NaN beyond its sound; None without sound.
     """
 
     id: str
@@ -176,6 +141,8 @@ class View:
     true_s: tuple[float, float] | None = None
     empty: bool = False
     event: bool | None = None
+    sure: str = ""
+    mel: Array | None = None
 
     @classmethod
     def of(
@@ -213,7 +180,26 @@ class View:
             true_s=None if event.get("category") is None else (event["start_s"], event["end_s"]),
             empty="category" in event and event["category"] is None,
             event=said["event"],
+            sure=_sure(said["event_confidence"], answer.event_threshold),
+            mel=spectrogram(cache, event["id"]),
         )
+
+    @property
+    def outcome(self) -> str:
+        """Which of OUTCOMES this is; "" of a clip of which nothing is known."""
+        if self.empty:
+            return "right" if self.event is False else "alarm"
+        if self.true_s is None:
+            return ""
+        same = self.category == self.predicted
+        return named(self.event, same, self.overlap)
+
+    @property
+    def overlap(self) -> float:
+        """tIoU of what was said and what is true; NaN where nothing is."""
+        if self.true_s is None:
+            return float("nan")
+        return overlap(*self.true_s, *self.predicted_s)
 
     @property
     def title(self) -> str:
@@ -244,24 +230,10 @@ class View:
         return np.array([0.0, *middle, last], np.float64)
 
 
-def truth_of(view: View) -> dict[str, Any]:
-    """What is true of a labelled clip, in words, and whether the answer is right."""
-    if view.empty:
-        right = view.event is False
-        verdict = "no event: right" if right else "no event: wrong"
-        found = {"category": "no event", "true_text": "none", "tiou": "–", "short": False}
-        return {**found, "right": right, "verdict": verdict}
-    assert view.true_s is not None
-    right = view.category == view.predicted
-    overlap = tiou(*(np.array([edge]) for edge in (*view.true_s, *view.predicted_s)))[0]
-    return {
-        "category": view.category,
-        "true_text": span(view.true_s),
-        "tiou": f"{overlap:.2f}",
-        "short": view.true_s[1] - view.true_s[0] < view.clip_seconds,
-        "right": right,
-        "verdict": "class right" if right else "class wrong",
-    }
+def _sure(confidence: float | None, threshold: float | None) -> str:
+    if confidence is None or threshold is None:
+        return ""
+    return f"sure that there is an event: {confidence:.2f} (said from {threshold:.2f} on)"
 
 
 def span(edges: tuple[float, float]) -> str:
@@ -269,15 +241,25 @@ def span(edges: tuple[float, float]) -> str:
     return "–".join(f"{round(edge, 2):g}" for edge in edges) + " s"
 
 
-def spectrograms(cache: Cache, ids: Iterable[str]) -> list[Array | None]:
-    """Each clip's log-Mel spectrogram, (T, n_mels) float64 in dB, NaN beyond its sound.
+def spectrogram(cache: Cache, clip_id: str) -> Array | None:
+    """A clip's log-Mel spectrogram, (T, n_mels) float64 in dB, NaN beyond its sound.
 
     None where the cache has no sound.
     """
     if "audio/mel" not in cache.fields:
-        return [None for _ in ids]
-    places = np.array([cache.row(clip_id) for clip_id in ids], np.int64)
-    sounds = cache.read("audio/mel", places).astype(np.float64)
-    for sound, steps in zip(sounds, cache.read("rows/audio_steps", places), strict=True):
-        sound[steps:] = np.nan
-    return list(sounds)
+        return None
+    place = np.array([cache.row(clip_id)], np.int64)
+    sound: Array = cache.read("audio/mel", place)[0].astype(np.float64)
+    sound[cache.read("rows/audio_steps", place)[0] :] = np.nan
+    return sound
+
+
+def heard(mel: Array) -> Array:
+    """The part of a spectrogram that has sound."""
+    return mel[np.isfinite(mel).all(axis=1)]
+
+
+def loudness(mel: Array) -> Array:
+    """A spectrogram's decibels in [0, 1], from its quiet to its loud parts."""
+    low, high = np.percentile(mel, [1, 99.8])
+    return np.asarray(np.clip((mel - low) / max(high - low, 1e-6), 0, 1))
