@@ -30,7 +30,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["runs"],
         ["fit"],
         ["report"],
-        ["annotate"],
+        ["annotate", "export"],
         ["commands"],
         ["__main__"],
     ],

@@ -43,7 +43,9 @@ class Frames:
     def of(cls, cells: Tensor, time_s: Tensor, span_s: Tensor) -> Frames:
         """Of the maps themselves, (N, F, S, C)."""
         maps = FrameMaps(cells)
-        return cls(maps, maps.rows(torch.arange(cells.shape[0], device=cells.device)), time_s, span_s)
+        return cls(
+            maps, maps.rows(torch.arange(cells.shape[0], device=cells.device)), time_s, span_s
+        )
 
     def means(self) -> Tensor:
         """The mean over the cells of each frame, and what is beside it: (N, F, C + E) float32."""

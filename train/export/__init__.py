@@ -1,2 +1,1 @@
-"""A model to hand over: weights, what is known of them, a card for people, ONNX for other programs.
-"""
+"""A model to hand over: its weights, a card for people, and ONNX for other programs."""

@@ -50,8 +50,11 @@ class Answering(nn.Module):
             return (_mean(found).float(),)
         answers = [self._one(one, batch) for one in self.run.models]
         probability, interval, on, cells = map(_mean, zip(*answers, strict=True))
-        start_s, end_s = self._read_off(interval * self.clip_seconds, on, cells)
+        first, stop, width = self._gates(on, cells)
+        start_s, end_s = first * width, stop * width
         event = _event_confidence(on, start_s, end_s, self.clip_seconds)
+        if common_decoding([one.about.decoding for one in self.run.models]) == "interval":
+            start_s, end_s = (interval * self.clip_seconds).unbind(dim=1)
         return tuple(one.float() for one in (probability, start_s, end_s, event, cells))
 
     def _each(self, one: TrainedModel, batch: Batch) -> Tensor:
@@ -69,21 +72,22 @@ class Answering(nn.Module):
             probability = scaled / scaled.sum(dim=1, keepdim=True)
         return [probability, interval, _gate(calibration, on), _gate(calibration, cells)]
 
-    def _read_off(self, interval: Tensor, on: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Start and end (N,), s, in the run's way: see `Evidence.read_off`."""
+    def _gates(self, on: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, float]:
+        """First and last-plus-one part of the gate's interval (N,), and a part's seconds.
+
+        See `Evidence.read_off`.
+        """
         known = [one.about.calibration for one in self.run.models]
         together = known[0] if len(known) == 1 else Calibration.mean(known)
-        if common_decoding([one.about.decoding for one in self.run.models]) == "interval":
-            return interval[:, 0], interval[:, 1]
-        if together.whole_clip:
-            nothing = interval[:, 0] * 0
-            return nothing, nothing + self.clip_seconds
         part = cells_in_part(cells.shape[1], on.shape[1], together.grid_s)
         whole = part * on.shape[1] == cells.shape[1]
-        chance = on if whole else cells.unflatten(1, (-1, part)).mean(dim=2)
+        chance = on if whole else cells.view(-1, cells.shape[1] // part, part).mean(dim=2)
+        parts = chance.shape[1]
+        if together.whole_clip:
+            nothing = chance[:, 0] * 0
+            return nothing, nothing + parts, self.clip_seconds / parts
         first, stop = _best_interval(chance)
-        width = self.clip_seconds / chance.shape[1]
-        return first.double() * width, stop.double() * width
+        return first.double(), stop.double(), self.clip_seconds / parts
 
 
 def _mean(several: Sequence[Tensor]) -> Tensor:

@@ -13,7 +13,8 @@ from train.data.batch import Batch, Frames, Sound
 from train.data.fields import Inputs, clip_times_s, is_maps, is_pooled, times_of
 
 STEPS, VALID_S = "audio_steps", "valid_s"
-"""Inputs beside the fields: how many steps of sound, and how many seconds, a clip has."""
+"""Inputs beside the fields: how many steps of sound, and how many seconds, a clip has. Where fields
+of several caches have steps of their own, the name of each follows its steps'."""
 _LITTLE = 1e-9
 
 
@@ -39,7 +40,8 @@ class CachedInput(nn.Module):
         super().__init__()
         self.inputs, self.clip_seconds, self.steps = inputs, clip_seconds, steps
         self.step_s = clip_seconds / steps
-        self.names = [*inputs.names, *([STEPS] if inputs.sound else []), VALID_S]
+        self.steps_of = steps_inputs(inputs)
+        self.names = [*inputs.names, *dict.fromkeys(self.steps_of.values()), VALID_S]
 
     def forward(self, given: dict[str, Tensor]) -> Batch:
         """Arrays by name, as a cache holds them."""
@@ -57,7 +59,7 @@ class CachedInput(nn.Module):
         for field in self.inputs.sound:
             values = _flat(field, given)
             if is_pooled(field, self.step_s):
-                mean, deviation, here = self._pooled(field, values, given[STEPS])
+                mean, deviation, here = self._pooled(field, values, self._count(field, given))
                 deviations.append(deviation)
             else:
                 mean, here = self._at_steps(field, values, given)
@@ -87,7 +89,7 @@ class CachedInput(nn.Module):
         """A field as coarse as the model's steps, at these; and where it is."""
         clips = values.shape[0]
         wanted_s = ((torch.arange(self.steps) + 0.5) * self.step_s).expand(clips, -1)
-        time_s, count = self._times(field, given), _count(field, values, given)
+        time_s, count = self._times(field, given), self._count(field, given)
         out = interpolate(values, time_s, count, wanted_s)
         if not isinstance(field.clock, Rate) or not field.has_steps:
             return out, torch.ones_like(wanted_s, dtype=torch.bool)
@@ -104,12 +106,20 @@ class CachedInput(nn.Module):
             span_s = torch.full_like(span_s, field.clock.step_s)
         frames = AllFrames.of(maps.flatten(3).transpose(2, 3), time_s, span_s)
         beside = [
-            interpolate(values, self._times(other, given), _count(other, values, given), time_s)
+            interpolate(
+                _seen(other, given), self._times(other, given), self._count(other, given), time_s
+            )
             for other in self.inputs.beside
-            for values in [_seen(other, given)]
         ]
         frames.maps.means = torch.cat([frames.maps.means, *beside], dim=2)
         return frames
+
+    def _count(self, field: Field, given: dict[str, Tensor]) -> Tensor:
+        """(N,) how many steps of a field a clip has."""
+        if field.name in self.steps_of:
+            return given[self.steps_of[field.name]]
+        steps = field.shape[0] if field.clock else 1
+        return torch.full_like(given[VALID_S], steps).long()
 
     def _times(self, field: Field, given: dict[str, Tensor]) -> Tensor:
         """(N, S) float32, s: when the steps of a field are."""
@@ -130,10 +140,11 @@ def _seen(field: Field, given: dict[str, Tensor]) -> Tensor:
     return given[field.name].float().mean(dim=(3, 4)) if is_maps(field) else _flat(field, given)
 
 
-def _count(field: Field, values: Tensor, given: dict[str, Tensor]) -> Tensor:
-    """(N,) how many steps of a field a clip has."""
-    every = torch.full_like(given[VALID_S], values.shape[1]).long()
-    return given[STEPS] if field.has_steps else every
+def steps_inputs(inputs: Inputs) -> dict[str, str]:
+    """The input that says how many steps a clip has, for each field that has such."""
+    fields = [field for field in inputs.sound if field.has_steps]
+    alike = len({(field.clock, field.shape[0]) for field in fields}) == 1
+    return {one.name: STEPS if alike else f"{STEPS}/{one.name}" for one in fields}
 
 
 def interpolate(values: Tensor, time_s: Tensor, count: Tensor, wanted_s: Tensor) -> Tensor:
