@@ -10,7 +10,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["format"],
         ["labels"],
         ["joined", "pack_file", "reader", "writer"],
-        ["check"],
+        ["check", "table"],
         ["remote"],
         ["imports", "share"],
         ["__main__"],
@@ -32,6 +32,6 @@ FLOORS: dict[str, list[list[str]]] = {
         ["report"],
         ["annotate", "export"],
         ["commands"],
-        ["__main__"],
+        ["__main__", "api"],
     ],
 }

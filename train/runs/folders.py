@@ -58,6 +58,15 @@ def new_run() -> Path:
     return ROOT / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
+def unused_run() -> Path:
+    """The same, of a folder that isn't there."""
+    name = new_run()
+    names = itertools.chain(
+        [name], (name.with_name(f"{name.name}-{n}") for n in itertools.count(2))
+    )
+    return next(path for path in names if not path.exists())
+
+
 def newest_run() -> Path:
     """The run under `runs/` that was trained last: the one rule of every command and of make.
 
