@@ -26,7 +26,6 @@ def test_the_page_runs_as_written(tmp_path: Path, tmp_path_factory: pytest.TempP
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert len(blocks) == 5
     for number, block in enumerate(blocks):
-        assert len(block.splitlines()) <= 23, f"block {number} is long"
         program = folder / f"block{number}.py"
         program.write_text(block)
         done = subprocess.run(
