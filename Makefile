@@ -9,7 +9,7 @@ CACHE = features
 RUN =
 CLIP =
 MEDIA =
-OUT = annotations
+OUT =
 FORMATS =
 LABELS =
 HOP =
@@ -64,7 +64,7 @@ lock := $${LOCK:+--constraint="$$LOCK"}
 predict_clip = case "$$clip" in -*) clip="./$$clip";; esac; \
 	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; trap 'exit 130' INT TERM; \
 	chosen=$$($(PY) -m train features $(run) --out="$$scratch/like.json"); \
-	$(PY) -m extract clip "$$clip" --cache="$$scratch/cache" --like="$$scratch/like.json"; \
+	$(PY) -m extract clip "$$clip" --cache="$$scratch/cache" --like="$$scratch/like.json" $(weights); \
 	$(1) -m train predict --run="$$chosen" --cache="$$scratch/cache"
 
 # The same for recordings, whose windows stay in a cache beside the answers: what is there is not
@@ -74,13 +74,13 @@ annotate_media = case "$$media" in -*) media="./$$media";; esac; \
 	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; trap 'exit 130' INT TERM; \
 	chosen=$$($(PY) -m train features $(run) --out="$$scratch/like.json"); code=0; \
 	$(PY) -m extract clip "$$media" --cache="$$out/cache" --like="$$scratch/like.json" \
-		--hop-seconds="$${HOP:-5}" $(jobs) || { code=$$?; test $$code = 1 || exit $$code; }; \
+		--hop-seconds="$${HOP:-5}" $(weights) $(jobs) || { code=$$?; test $$code = 1 || exit $$code; }; \
 	test -z "$$LABELS" || $(PY) -m cache relabel "$$out/cache" "$$LABELS"; \
 	$(1) -m train annotate --run="$$chosen" --cache="$$out/cache" --out="$$out" $(formats) \
 		--media="$$media"; exit $$code
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo features train watch runs evaluate predict annotate test lint check bench clean
+.PHONY: help setup demo features train watch runs evaluate predict annotate export test lint check bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -150,8 +150,10 @@ predict: $(READY) ## CLIP=file.mp4 → class, confidence, start, end and a pictu
 annotate: $(READY) ## MEDIA=file or folder → OUT (default annotations/): the events of whole recordings, by RUN (FORMATS=page,csv LABELS=what is true HOP=5)
 	@test -e "$$MEDIA" || { printf '%s\n' "Name a file or a folder: make annotate MEDIA=recordings (found: '$$MEDIA')"; exit 2; }
 	@test -z "$$LABELS" || test -e "$$LABELS" || { printf '%s\n' "LABELS= names what is true, a file or a folder (found: '$$LABELS')"; exit 2; }
-	@test -n "$$OUT" || { echo "Name the folder of the answers: make annotate MEDIA=... OUT=..."; exit 2; }
-	@set -e; media="$$MEDIA"; out="$$OUT"; $(call annotate_media,$(with_args))
+	@set -e; media="$$MEDIA"; out="$${OUT:-annotations}"; $(call annotate_media,$(with_args))
+
+export: $(READY) ## RUN (default: the newest) → OUT (default model/): a folder to hand over, weights, card and ONNX (ARGS="--licence MIT")
+	@$(with_args) -m train export $(run) --out="$${OUT:-model}"
 
 test: $(READY) ## run the tests but those of whole systems (ARGS="-m system", ARGS="-k audio", ...)
 	@$(with_args) $(tests)

@@ -31,14 +31,27 @@ if TYPE_CHECKING:
     from cache.format.schema import SPLITS
     from cache.labels.annotations import Labels
     from cache.reader import Cache, open_cache
+    from cache.table import clip_table
+    from cache.writer import CacheWriter
 
-__all__ = ["SPLITS", "Cache", "CacheError", "Labels", "describe", "open_cache"]
+__all__ = [
+    "SPLITS",
+    "Cache",
+    "CacheError",
+    "CacheWriter",
+    "Labels",
+    "clip_table",
+    "describe",
+    "open_cache",
+]
 
 _ROOMS = {
     "SPLITS": "cache.format.schema",
     "Cache": "cache.reader",
     "CacheError": "cache.common.errors",
+    "CacheWriter": "cache.writer",
     "Labels": "cache.labels.annotations",
+    "clip_table": "cache.table",
     "describe": "cache.check.info",
     "open_cache": "cache.reader",
 }

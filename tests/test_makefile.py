@@ -146,8 +146,16 @@ def test_annotate_without_media_says_how(project: Path) -> None:
     done = make(project, "annotate", "MEDIA=absent")
     assert done.returncode == 2
     assert "make annotate MEDIA=recordings (found: 'absent')" in done.stdout
-    (project / "films").mkdir()
-    assert "OUT=" in make(project, "annotate", "MEDIA=films", "OUT=").stdout
+
+
+@pytest.mark.parametrize("value", NASTY)
+def test_export_takes_any_run_and_folder(project: Path, value: str) -> None:
+    words = [f"RUN={value}", f"OUT={value}", "ARGS=--licence 'CC BY'"]
+    assert make(project, "export", *words).returncode == 0
+    expected = ["-m", "train", "export", f"--run={value}", f"--out={value}", "--licence", "CC BY"]
+    assert calls(project) == [expected]
+    make(project, "export")
+    assert calls(project) == [["-m", "train", "export", "--out=model"]]
 
 
 def test_predict_without_a_run_uses_the_trainer_s_choice(project: Path) -> None:

@@ -20,7 +20,6 @@ from torch import Tensor
 from cache import CacheError, open_cache
 from cache.common.errors import ConfigError
 from cache.format.schema import BACKGROUND
-from train import load_run
 from train.__main__ import main
 from train.commands.evaluate import evaluate_run
 from train.commands.fit import fit
@@ -38,7 +37,7 @@ from train.report.run_plots import gates_figure, intervals_figure
 from train.report.tables import PRESENCE, table
 from train.runs import record
 from train.runs.answers import as_table
-from train.runs.trained import Answer
+from train.runs.trained import Answer, load_run
 from train.score.calibrate import Calibration
 from train.score.decode import Evidence, event_confidence
 from train.score.metrics import Array, Events, Predictions

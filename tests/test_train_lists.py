@@ -18,10 +18,10 @@ from windows_cache import windows_cache
 
 from cache import CacheError, open_cache
 from cache.labels.store import write_labels
-from train import predict
 from train.__main__ import main
 from train.commands.evaluate import evaluate_run
 from train.runs import checkpoint
+from train.runs.answers import predict
 from train.runs.checkpoint import BEST, CheckpointError
 from train.runs.record import seen
 from train.runs.timelines import read_off_of, timelines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ import soundfile
 from small_media import RATE_HZ, SMALL_FLAGS, grey_frames, noise, tone, write_set
 from synthetic_cache import make_cache
 
-import train
 from cache import SPLITS, Cache, open_cache
 from cache.common.errors import ConfigError
 from cache.format import version1
@@ -384,29 +382,10 @@ def test_seeds_may_come_in_one_word() -> None:
         fit_options.numbers("5; touch x")
 
 
-def test_the_package_s_face_is_what_its_example_shows(
-    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The example of `import train`, run as it is but for the run's and the cache's names."""
-    (example,) = doctest.DocTestFinder(recurse=False).find(train, "train")
-    monkeypatch.chdir(trained)
-    names = {"runs/20260101-120000": "run/both", "features": "cache"}
-    for step in example.examples:
-        source = step.source
-        for name, here in names.items():
-            source = source.replace(f'"{name}"', f'"{here}"')
-        exec(compile(source, "example", "single"), example.globs)
-    printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 1 + 6
-    with pytest.raises(AttributeError, match="has no attribute 'anything'"):
-        train.anything  # type: ignore[attr-defined]  # noqa: B018
-    assert {name for name in train.__all__ if not hasattr(train, name)} == set()
-
-
 def test_the_package_s_face_loads_nothing_until_it_is_asked() -> None:
     code = (
         "import sys, train; print('torch' in sys.modules, 'pydantic' in sys.modules); "
-        "train.load_run; print('torch' in sys.modules)"
+        "train.load; print('torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -6,14 +6,13 @@ What is listed here is the public face; each name is loaded when it is first ask
 Examples
 --------
 >>> import train
->>> from cache import open_cache
->>> run = train.load_run("runs/20260101-120000")  # without a name: the newest under runs/
->>> run.about.classes[:2]
+>>> model = train.fit_model("features", "runs/bells", epochs=2)  # doctest: +ELLIPSIS
+cache features: ...
+>>> model.classes[:2]
 ['Church bell', 'Male speech']
->>> for answer in train.predict(run, open_cache("features")):
-...     print(answer["id"], answer["predicted"], f"{answer['confidence']:.0%}",
-...           answer["predicted_start_s"], answer["predicted_end_s"])
-clip00000 Church bell 93% 2.0 7.0
+>>> (answer,) = train.load("runs/bells").predict("clip.mp4")
+>>> answer["id"], answer["predicted"] in model.classes, answer["seen"]
+('clip', True, 'no')
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
-    from train.runs.answers import predict
-    from train.runs.trained import TrainedRun, load_run
+    from train.api.model import Model, load
+    from train.api.training import fit_model
 
-__all__ = ["TrainedRun", "load_run", "predict"]
+__all__ = ["Model", "fit_model", "load"]
 _ROOMS = {
-    "TrainedRun": "train.runs.trained",
-    "load_run": "train.runs.trained",
-    "predict": "train.runs.answers",
+    "Model": "train.api.model",
+    "fit_model": "train.api.training",
+    "load": "train.api.model",
 }
 
 if not TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from cache.common.cli import Caches, Parser, count, exit_code, folder, say
 from cache.common.settings import add_settings
 from train.annotate.formats import FORMATS, parse_formats
-from train.commands import fit_options
+from train.commands import export_options, fit_options
 from train.config import PRESETS, TrainConfig
 
 USAGE = """\
@@ -25,6 +25,7 @@ Train from a feature cache, and look at what was learned. No media are needed.
   python -m train watch    [RUN] [--once]
   python -m train runs     [FOLDER] [--sort miou] [--where learning_rate=1e-3] [--csv FILE]
   python -m train report   RUN [RUN ...] [--split val|test] [--format latex] [--page FILE]
+  python -m train export   --out DIR [--run DIR] [--no-onnx] [--licence MIT]
 
 Examples:
   python -m train fit --cache cache-ave
@@ -244,6 +245,21 @@ def _runs(argv: Sequence[str]) -> None:
     list_runs(options.folder, options.split, options.sort, options.where, options.csv)
 
 
+def _export(argv: Sequence[str]) -> None:
+    """Hand a run over."""
+    options = export_options.parse(argv, _RUN)
+    from train.commands.export import export
+
+    export(
+        options.run,
+        options.out,
+        onnx=options.onnx,
+        cache_path=options.cache,
+        licence=options.licence,
+        without_ids=options.without_ids,
+    )
+
+
 def _asked(parser: Parser, cache: str) -> None:
     """Which run is asked, about which cache, and where it answers."""
     parser.add_argument("--run", type=folder, help=_RUN)
@@ -266,6 +282,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "report": _report,
     "watch": _watch,
     "runs": _runs,
+    "export": _export,
 }
 
 

@@ -24,7 +24,7 @@ from train.annotate.look import look_at
 from train.annotate.recording import true_events
 from train.report.media import Media, find_media, path_from
 from train.runs.answers import describe_run, seen_in
-from train.runs.checkpoint import BEST
+from train.runs.checkpoint import weights_file
 from train.runs.trained import TrainedRun, load_run
 
 _NAMED, _LISTED = 10, 40
@@ -98,7 +98,7 @@ class Task:
         """Of the run's weights, by which it is known again."""
         found = []
         for one in self.run.models:
-            with (one.folder / BEST).open("rb") as file:
+            with weights_file(one.folder).open("rb") as file:
                 found.append(hashlib.file_digest(file, "sha256").hexdigest())
         return hashlib.sha256("".join(found).encode()).hexdigest()
 

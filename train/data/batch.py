@@ -44,7 +44,9 @@ class Frames:
     def of(cls, cells: Tensor, time_s: Tensor, span_s: Tensor) -> Frames:
         """Of the maps themselves, (N, F, S, C)."""
         maps = FrameMaps(cells)
-        return cls(maps, maps.rows(torch.arange(len(cells), device=cells.device)), time_s, span_s)
+        return cls(
+            maps, maps.rows(torch.arange(cells.shape[0], device=cells.device)), time_s, span_s
+        )
 
     def means(self) -> Tensor:
         """The mean over the cells of each frame, and what is beside it: (N, F, C + E) float32."""
@@ -145,10 +147,11 @@ def reverse_time(
     sound, frames = batch.sound, batch.frames
     if sound is not None:
         features = torch.where(which[:, None, None], sound.features.flip(1), sound.features)
-        valid = torch.where(which[:, None], sound.valid.flip(1), sound.valid)
+        turned = which[:, None]  # no torch.where: ONNX Runtime has none of booleans
+        valid = (sound.valid.flip(1) & turned) | (sound.valid & ~turned)
         sound = replace(sound, features=features, valid=valid)
     if frames is not None:
         time_s = torch.where(which[:, None], clip_seconds - frames.time_s, frames.time_s)
         frames = replace(frames, time_s=time_s)
-    turned = which.view(len(which), *[1] * (interval.ndim - 1))
-    return Batch(sound, frames), torch.where(turned, 1 - interval.flip(-1), interval)
+    each = which.view(-1, *[1] * (interval.ndim - 1))
+    return Batch(sound, frames), torch.where(each, 1 - interval.flip(-1), interval)

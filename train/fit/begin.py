@@ -25,7 +25,7 @@ from cache.format.names import one_form
 from train.config import TrainConfig
 from train.data.dataset import Dataset
 from train.model.fusion import FusionModel
-from train.runs.checkpoint import BEST
+from train.runs.checkpoint import weights_file
 from train.runs.clip_features import check_same_features
 from train.runs.making import Init
 from train.runs.trained import TrainedModel, load_run
@@ -169,7 +169,7 @@ def _check_settings(one: TrainedModel, config: TrainConfig) -> None:
 
 
 def _sha256(folder: Path) -> str:
-    with os.fdopen(open_plain(folder / BEST), "rb") as file:
+    with os.fdopen(open_plain(weights_file(folder)), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

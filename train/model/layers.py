@@ -252,7 +252,7 @@ class VideoStream(nn.Module):
         cells = cells * channel.unsqueeze(1)
         summary = torch.stack([cells.mean(dim=-1), cells.max(dim=-1).values], dim=1)
         near = self.spatial(summary.unflatten(-1, self.grid)).flatten(1)  # type: ignore[no-untyped-call]
-        sought = self.seek.expand(len(cells), -1)
+        sought = self.seek.expand(cells.shape[0], -1)
         if heard is not None:
             sought = sought + self.listen(heard)
         content = (cells @ sought.unsqueeze(-1)).squeeze(-1)

@@ -17,7 +17,7 @@ from cache.common.cli import printable
 from cache.common.errors import ConfigError
 from train.data.features import FeatureStore, load_features
 from train.runs import folders
-from train.runs.checkpoint import BEST
+from train.runs.checkpoint import HANDED, weights_file
 from train.runs.record import Record, seen
 from train.runs.recordings import as_rows, on_recordings
 from train.runs.timelines import read_off_of, timelines
@@ -106,8 +106,10 @@ def describe_run(run: TrainedRun) -> str:
         if len(models) > 1
         else f"the run {run.folder}"
     )
-    when = max(folders.trained_at(one.folder / BEST) for one in models)
+    when = max(folders.trained_at(weights_file(one.folder)) for one in models)
     date = datetime.datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M")
+    if any(one.record is None and weights_file(one.folder).name == HANDED for one in models):
+        date = "at a time that is not told"
     streams = {"both": "sound and pictures"}.get(about.config.modality, about.config.modality)
     criterion = CRITERION_OF_SEVERAL if about.config.events == "several" else CRITERION
     scores = [f"{one.about.score:.3f}" for one in models if one.about.score is not None]

@@ -24,11 +24,13 @@ from train.config import TrainConfig
 from train.data.batch import Shapes
 from train.data.dataset import Dataset
 from train.model.fusion import FusionModel
+from train.runs.safetensors_file import read_safetensors, write_safetensors
 from train.score.calibrate import Calibration
 from train.score.read_off import ReadOff
 
-BEST, LAST = "best_model_with_attention.pth", "last.pth"
+BEST, LAST, HANDED = "best_model_with_attention.pth", "last.pth", "model.safetensors"
 FORMAT, FORMAT_VERSION = "avel-model", 1
+_ABOUT = ("format", "version", "about")
 _AGAIN = "train again, or get the file anew from who made it"
 
 
@@ -132,13 +134,26 @@ def save(path: Path, model: FusionModel, about: About, **more: Any) -> None:
         ) from None
 
 
+def weights_file(folder: Path) -> Path:
+    """Where a model's selected weights are: a run's, or those of one that was handed over."""
+    handed = folder / HANDED
+    return handed if handed.exists() and not (folder / BEST).exists() else folder / BEST
+
+
+def hand_over(path: Path, model: FusionModel, about: About) -> None:
+    """Write weights and what is known of them as safetensors, which `load` reads as well."""
+    facts = dict(zip(_ABOUT, (FORMAT, str(FORMAT_VERSION), about.model_dump_json()), strict=True))
+    tensors = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
+    write_safetensors(path, tensors, facts)
+
+
 def load(path: Path) -> tuple[FusionModel, About, Mapping[str, Any]]:
     """A model in evaluation mode on the CPU, what it knows of itself, and the whole payload.
 
     Raises CheckpointError for anything but a sound checkpoint of this program. Nothing in the
     file is executed, and no memory is taken for shapes that its tensors don't have.
     """
-    payload = _payload(path)
+    payload = _handed(path) if path.name == HANDED else _payload(path)
     about, shapes = _about(path, payload.get("about"))
     if len(about.classes) != shapes.classes or len(set(about.classes)) != shapes.classes:
         raise CheckpointError(
@@ -223,15 +238,34 @@ def _payload(path: Path) -> Mapping[str, Any]:
             f"{path}: not a checkpoint of weights and text; it was not opened any further, since "
             f"such files can run code ({_first_line(error)})"
         ) from None
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+    if not isinstance(payload, dict):
         raise CheckpointError(f"{path}: not a checkpoint of this program")
-    version = payload.get("version")
+    _check_format(path, payload.get("format"), payload.get("version"))
+    return payload
+
+
+def _check_format(path: Path, found: object, version: object) -> None:
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this program")
     if type(version) is not int or version != FORMAT_VERSION:
         shown = version if type(version) is int else type(version).__name__
         raise CheckpointError(
             f"{path}: checkpoint version {shown}, this program reads {FORMAT_VERSION}"
         )
-    return payload
+
+
+def _handed(path: Path) -> Mapping[str, Any]:
+    """The same of weights that were handed over."""
+    try:
+        arrays, facts = read_safetensors(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    except CacheError as error:
+        raise CheckpointError(f"{error}; {_AGAIN}") from None
+    version = facts.get("version", "")[:20]
+    _check_format(path, facts.get("format"), int(version) if version.isdecimal() else None)
+    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    return {"about": facts.get("about"), "model": tensors}
 
 
 def _about(path: Path, text: object) -> tuple[About, Shapes]:

@@ -11,6 +11,7 @@ metrics_val.json, metrics_test.json, predictions_val.json, test_evaluations.json
 report.html                     scores and clips, to look at
 attention_visualization/        pictures
 tensorboard/                    events for TensorBoard, where that is installed
+model.safetensors               in place of the weights, where `python -m train export` made it
 seed-0/ seed-1/ …               with --seeds: one such folder each, and the ensemble's scores
 both/ audio/ video/             with --ablations: one such run each
 fold-1/ fold-2/ …               with --folds: one such run each, which may be a folder of seeds;
@@ -35,7 +36,7 @@ from cache.common.plain import read_plain
 from cache.common.strict_json import loads
 from cache.format.identity import IDENTITY_FILE
 from cache.format.lock import LOCK_FILE, writer_lock
-from train.runs.checkpoint import BEST, LAST
+from train.runs.checkpoint import BEST, HANDED, LAST, weights_file
 from train.runs.stored import read_scores
 
 ROOT = Path("runs")
@@ -57,6 +58,15 @@ RECORD_FILE, _RECORD_BYTES = "record.json", 1 << 20
 def new_run() -> Path:
     """A folder name made of the time, under `runs/`."""
     return ROOT / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def unused_run() -> Path:
+    """The same, of a folder that isn't there."""
+    name = new_run()
+    names = itertools.chain(
+        [name], (name.with_name(f"{name.name}-{n}") for n in itertools.count(2))
+    )
+    return next(path for path in names if not path.exists())
 
 
 def newest_run() -> Path:
@@ -93,7 +103,7 @@ def trained_at(model: Path) -> float:
 
 def members(run: Path) -> list[Path]:
     """The run itself, or the models in it where it is a folder of seeds or of folds."""
-    if (run / BEST).exists():
+    if weights_file(run).exists():
         return [run]
     found = next((some for kind in _KINDS[1:] if (some := _of_kind(run, kind))), [])
     if not found:
@@ -116,9 +126,10 @@ def members(run: Path) -> list[Path]:
 
 def _of_kind(run: Path, kind: tuple[str, ...]) -> list[Path]:
     """The models in a run's folder whose places are of a kind, in the order of their numbers."""
-    found = run.glob("/".join([*(f"{word}-*" for word in kind), BEST]))
+    places = "/".join(f"{word}-*" for word in kind) or "."
+    found = {path.parent for name in (BEST, HANDED) for path in run.glob(f"{places}/{name}")}
     return sorted(
-        (path.parent for path in found),
+        found,
         key=lambda path: [(len(part), part) for part in path.relative_to(run).parts],
     )
 
@@ -178,7 +189,7 @@ def _check_free(run: Path, places: Sequence[Path], resume: bool) -> None:
     if (run / IDENTITY_FILE).exists():
         raise ConfigError(f"{run}: a feature cache; pass another --run, a folder for the run alone")
     for place in places:
-        if not resume and any((place / name).exists() for name in (LAST, BEST)):
+        if not resume and any((place / name).exists() for name in (LAST, BEST, HANDED)):
             raise ConfigError(
                 f"{place}: holds a run already; pass --resume to go on, or another --run"
             )

@@ -32,7 +32,7 @@ from cache.format.sealed import check_seal, sealed_image
 from cache.labels.store import fill_labels, labels_of
 from train.runs import code
 from train.runs import folders as runs
-from train.runs.checkpoint import About
+from train.runs.checkpoint import HANDED, About, weights_file
 from train.runs.folders import RECORD_FILE
 from train.runs.making import Init, Making, Session
 
@@ -220,9 +220,11 @@ def check_same_rows(run: Path, classes: Sequence[str], before: Labels | None, no
 def cautions(run: Path, record: Record | None) -> list[str]:
     """What a person should know before a run is used: that its code or its making differ."""
     if record is None:
+        handed = weights_file(run).name == HANDED
+        why = "handed over without" if handed else "made by an older version, which kept no"
         return [
-            f"{run}: made by an older version, which kept no record: which clips it has seen, and "
-            "by which code it was trained, can't be known; the cache's own splits are believed"
+            f"{run}: {why} record: which clips it has seen, and by which code it was trained, "
+            "can't be known; the cache's own splits are believed"
         ]
     others = record.other_code()
     if not others or record.making is None:

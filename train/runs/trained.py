@@ -18,7 +18,7 @@ from train.config import TrainConfig
 from train.data.features import FeatureStore
 from train.model.fusion import FusionModel
 from train.runs import checkpoint, folders, record
-from train.runs.checkpoint import BEST, About
+from train.runs.checkpoint import About, weights_file
 from train.runs.clip_features import check_same_features
 from train.runs.record import Record
 from train.score.calibrate import Calibration
@@ -106,11 +106,16 @@ class Answer:
         first, *others = answers
         if not others:
             return first
-        decoding = Counter(one.decoding for one in answers).most_common(1)[0][0]
+        decoding = common_decoding([one.decoding for one in answers])
         evidence = Evidence.mean([one.evidence for one in answers])
         calibration = Calibration.mean([one.calibration for one in answers])
         threshold, clip_seconds = mean_threshold(answers), first.clip_seconds
         return cls(evidence, calibration, decoding, first.classes, clip_seconds, threshold)
+
+
+def common_decoding(several: Sequence[str]) -> str:
+    """In which way most of several models are read off; of equals the first."""
+    return Counter(several).most_common(1)[0][0]
 
 
 def mean_threshold(answers: Sequence[Answer]) -> float | None:
@@ -131,7 +136,7 @@ class TrainedModel:
     @classmethod
     def load(cls, folder: Path) -> TrainedModel:
         """The selected weights of a run; CheckpointError or ConfigError for what is none."""
-        model, about, _ = checkpoint.load(folder / BEST)
+        model, about, _ = checkpoint.load(weights_file(folder))
         return cls(folder, model, about, record.read(folder, about))
 
     def answer(

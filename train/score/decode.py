@@ -57,9 +57,8 @@ class Evidence:
 
     def on_grid(self, grid_s: float, clip_seconds: float) -> Array:
         """The probability in each part of the clip that is `grid_s` long, or about: (N, G / ·)."""
-        cells = self.cells.shape[1] // self.on.shape[1]  # in a second
-        part = max(n for n in range(1, cells + 1) if cells % n == 0 and n <= grid_s * cells + 1e-6)
-        if part == cells:
+        part = cells_in_part(self.cells.shape[1], self.on.shape[1], grid_s)
+        if part * self.on.shape[1] == self.cells.shape[1]:
             return self.on
         chance: Array = self.cells.reshape(len(self.cells), -1, part).mean(axis=2)
         return chance
@@ -85,6 +84,12 @@ def cell_count(clip_seconds: float) -> int:
     """G, a multiple of the clip's seconds."""
     seconds = second_count(clip_seconds)
     return seconds * max(1, min(FINE, _MOST_CELLS // seconds))
+
+
+def cells_in_part(cells: int, seconds: int, grid_s: float) -> int:
+    """How many of a clip's cells are a part that is `grid_s` long, or about; at most a second."""
+    one = cells // seconds
+    return max(n for n in range(1, one + 1) if one % n == 0 and n <= grid_s * one + 1e-6)
 
 
 def second_probability(gate_logits: Tensor, steps: Tensor, seconds: int) -> Tensor:

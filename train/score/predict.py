@@ -54,10 +54,10 @@ def predict(
     shapes, size = clips.shapes, _BATCH
     if watch is not None:
         size = max(1, min(_BATCH, _MAPS_BYTES // attention_bytes(model, clips)))
-    answers = torch.zeros(len(rows), sum(_widths(shapes)), device=clips.device)
+    answers = torch.zeros(len(rows), sum(answer_widths(shapes)), device=clips.device)
     mine = group.share(torch.arange(len(rows), device=clips.device))
     for places, batch in clips.batches(rows[mine], size):
-        answer, attention = _both_ways(model, batch, shapes, watch is not None)
+        answer, attention = both_ways(model, batch, shapes, watch is not None)
         answers[mine[places]] = answer
         if watch is not None:
             watch(mine[places], _evidence(answer, shapes), batch, attention)
@@ -82,15 +82,20 @@ def predict_each(
     answers = torch.zeros(len(rows), cells, model.shapes.classes, device=clips.device)
     mine = group.share(torch.arange(len(rows), device=clips.device))
     for places, batch in clips.batches(rows[mine], _BATCH):
-        answer = _each(model, batch, cells)
-        if model.config.reversed_share:
-            which = torch.ones(len(answer), dtype=torch.bool, device=clips.device)
-            nothing = torch.zeros(len(answer), 2, device=clips.device)
-            turned, _ = reverse_time(batch, nothing, which, model.shapes.clip_seconds)
-            answer = (answer + _each(model, turned, cells).flip(1)) / 2
-        answers[mine[places]] = answer
+        answers[mine[places]] = each_both_ways(model, batch, cells)
     found: Array = _finite(group.all_reduce(answers)).double().cpu().numpy()
     return found
+
+
+def each_both_ways(model: FusionModel, batch: Batch, cells: int) -> Tensor:
+    """(N, G, K) of both passes, see `predict_each`."""
+    answer = _each(model, batch, cells)
+    if model.config.reversed_share:
+        which = torch.ones_like(answer[:, 0, 0], dtype=torch.bool)
+        nothing = torch.zeros_like(answer[:, 0, :2])
+        turned, _ = reverse_time(batch, nothing, which, model.shapes.clip_seconds)
+        answer = (answer + _each(model, turned, cells).flip(1)) / 2
+    return answer
 
 
 def _each(model: FusionModel, batch: Batch, cells: int) -> Tensor:
@@ -116,12 +121,12 @@ def attention_bytes(model: FusionModel, clips: FeatureStore) -> int:
     return 4 * model.config.num_heads * length**2
 
 
-def _widths(shapes: Shapes) -> list[int]:
+def answer_widths(shapes: Shapes) -> list[int]:
     """Numbers of an answer: class probabilities, start and end, seconds, cells."""
     return [shapes.classes, 2, second_count(shapes.clip_seconds), cell_count(shapes.clip_seconds)]
 
 
-def _both_ways(
+def both_ways(
     model: FusionModel, batch: Batch, shapes: Shapes, attention: bool
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """The answer (N, K + 2 + S + G), and the attention maps of the pass forwards, if asked for."""
@@ -130,7 +135,7 @@ def _both_ways(
         output = model(batch, return_attention=attention)
     answer = _answer(output, shapes)
     if model.config.reversed_share:
-        which = torch.ones(len(answer), dtype=torch.bool, device=device)
+        which = torch.ones_like(answer[:, 0], dtype=torch.bool)
         turned, _ = reverse_time(batch, answer[:, :2], which, shapes.clip_seconds)
         with autocast(device):
             backwards = model(turned)
@@ -139,8 +144,8 @@ def _both_ways(
 
 
 def _answer(output: Output, shapes: Shapes) -> Tensor:
-    """(N, K + 2 + S + G), in the order of `_widths`."""
-    _, _, seconds, cells = _widths(shapes)
+    """(N, K + 2 + S + G), in the order of `answer_widths`."""
+    _, _, seconds, cells = answer_widths(shapes)
     gate, steps = output.gate_logits, output.steps
     parts = [second_probability(gate, steps, seconds), cell_probability(gate, steps, cells)]
     return torch.cat([output.logits.softmax(dim=1), output.interval, *parts], dim=1)
@@ -148,14 +153,14 @@ def _answer(output: Output, shapes: Shapes) -> Tensor:
 
 def _forwards(backwards: Tensor, shapes: Shapes) -> Tensor:
     """The answer (N, K + 2 + S + G) for clips from the answer for the clips run backwards."""
-    probability, interval, on, cells = torch.split(backwards, _widths(shapes), dim=1)
+    probability, interval, on, cells = torch.split(backwards, answer_widths(shapes), dim=1)
     return torch.cat([probability, 1 - interval.flip(1), on.flip(1), cells.flip(1)], dim=1)
 
 
 def _evidence(answers: Tensor, shapes: Shapes) -> Evidence:
     """Answers (N, K + 2 + S + G) on the host, times in seconds."""
     values: Array = answers.double().cpu().numpy()
-    places = np.cumsum(_widths(shapes))[:-1]
+    places = np.cumsum(answer_widths(shapes))[:-1]
     probability, interval, on, cells = np.split(values, places, axis=1)
     start_s, end_s = interval.T * shapes.clip_seconds
     return Evidence(probability, start_s, end_s, on, cells)

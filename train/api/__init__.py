@@ -1,0 +1,1 @@
+"""Training and asking models from Python; `import train` shows what is here."""
