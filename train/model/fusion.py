@@ -42,6 +42,7 @@ class FusionModel(nn.Module):
         has_audio, has_video = config.modality != "video", config.modality != "audio"
         hint = shapes.class_only if has_audio else 0
         self.audio = AudioStream(shapes.audio_features, config, hint) if has_audio else None
+        self.hint = nn.Linear(hint, shapes.classes, bias=False) if hint else None
         self.video = VideoStream(shapes, config) if has_video else None
         self.cross = CrossModal(config) if has_audio and has_video else None
         width = audio if has_audio else video
@@ -50,7 +51,7 @@ class FusionModel(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
         self.gate = nn.Linear(width, 1)
-        self.classify = nn.Linear(width + (audio if hint else 0), shapes.classes)
+        self.classify = nn.Linear(width, shapes.classes)
         if config.events == "several":  # at first each class is as rare as it is among all
             nn.init.constant_(self.classify.bias, -math.log(max(shapes.classes - 1, 1)))
 
@@ -75,14 +76,10 @@ class FusionModel(nn.Module):
                 audio, video, across = self.cross(fused, video, valid, return_attention)
                 fused = torch.cat([audio, at_steps(video, batch.sound, batch.frames)], dim=-1)
                 maps = {**maps, **seen, **across}
-        return self._decide(fused, time_s, span_s, valid, maps, self._hint(batch.sound))
-
-    def _hint(self, sound: Sound | None) -> Tensor | None:
-        """What tells the class alone, and nothing of when: (N, T, d)."""
-        if self.audio is None or not self.shapes.class_only:
-            return None
-        assert sound is not None
-        return self.audio.hint(sound)
+        hint = None
+        if self.hint is not None and self.audio is not None and batch.sound is not None:
+            hint = self.audio.hint(batch.sound)
+        return self._decide(fused, time_s, span_s, valid, maps, hint)
 
     def step_count(self, batch: Batch) -> Tensor:
         """How many steps of the batch's timelines are no padding: 0-dim int64, on the device."""
@@ -103,20 +100,19 @@ class FusionModel(nn.Module):
     ) -> Output:
         """Heads on the fused timeline (N, T, ·); steps at time_s, span_s wide, both (N or 1, T).
 
-        hint (N, T, d) joins behind the gate, where the class is told.
+        hint (N, T, ·): what tells the class alone. It is read where the gate is on, and by one
+        linear layer, so that nothing of it moves the gate but the class's loss.
         """
         x = self.fuse(fused)
         score = self.gate(x).squeeze(-1).float()
         if valid is not None:
             score = score.masked_fill(~valid, -torch.inf)
         gate = score.sigmoid()
-        x = x if hint is None else torch.cat([x, hint], dim=-1)
         share = (gate / gate.sum(dim=1, keepdim=True).clamp_min(1e-6)).to(x.dtype)
-        logits = self.classify(self.dropout((share.unsqueeze(1) @ x).squeeze(1)))
+        logits = self._classes(share.unsqueeze(1), x, hint).squeeze(1)
         each = None
         if self.config.events == "several":
-            around = nearby(time_s, gate).to(x.dtype) @ x
-            each = self.classify(self.dropout(around)).float()
+            each = self._classes(nearby(time_s, gate).to(x.dtype), x, hint).float()
         clip_seconds = self.shapes.clip_seconds
         interval = gated_interval(gate, time_s, span_s) / clip_seconds
         steps = torch.stack([time_s - span_s / 2, time_s + span_s / 2], dim=-1) / clip_seconds
@@ -125,6 +121,13 @@ class FusionModel(nn.Module):
             attention["gate"] = gate
         steps = steps.expand(*score.shape, 2)
         return Output(logits.float(), interval.clamp(0.0, 1.0), score, steps, attention, each)
+
+    def _classes(self, weight: Tensor, x: Tensor, hint: Tensor | None) -> Tensor:
+        """Class logits (N, Q, K) of weighted means (N, Q, T) of steps (N, T, d)."""
+        logits: Tensor = self.classify(self.dropout(weight @ x))
+        if self.hint is not None and hint is not None:
+            logits = logits + self.hint(self.dropout(weight @ hint.to(x.dtype)))
+        return logits
 
 
 def nearby(time_s: Tensor, gate: Tensor) -> Tensor:

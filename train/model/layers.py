@@ -122,8 +122,6 @@ class AudioStream(nn.Module):
         width, self.features = config.audio_feat_dim, features
         self.register_buffer("mean", torch.zeros(features + class_only))
         self.register_buffer("deviation", torch.ones(features + class_only))
-        if class_only:
-            self.tell = nn.Linear(class_only, width)
         self.first = nn.Conv1d(features, width, kernel_size=3, padding=1)
         self.second = nn.Conv1d(width, width, kernel_size=3, padding=1)
         self.norm = nn.LayerNorm(width)
@@ -142,8 +140,8 @@ class AudioStream(nn.Module):
         return stream, shown
 
     def hint(self, sound: Sound) -> Tensor:
-        """What tells the class alone, (N, T, d)."""
-        return F.gelu(self.tell(self._normalized(sound, slice(self.features, None))))
+        """What tells the class alone, normalized, (N, T, ·)."""
+        return self._normalized(sound, slice(self.features, None))
 
     def _normalized(self, sound: Sound, some: slice) -> Tensor:
         x = (sound.features[..., some] - self.mean[some]) / self.deviation[some]
