@@ -283,11 +283,13 @@ def differs(run: TrainedRun, cache: Path | str) -> float:
     return max(float(np.abs(one.numpy() - other).max()) for one, other in pairs)
 
 
-@pytest.mark.parametrize("modality", ["audio", "video"])
-def test_the_graph_of_one_stream_says_what_the_run_says(
-    modality: str, cache: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "setting", ["--modality=audio", "--modality=video", "--class-fields=audio/mel,audio/chroma"]
+)
+def test_the_graph_of_some_fields_says_what_the_run_says(
+    setting: str, cache: Path, tmp_path: Path
 ) -> None:
-    run = fit(cache, tmp_path / "run", "--modality", modality, "--reversed-share", "0")
+    run = fit(cache, tmp_path / "run", setting, "--reversed-share", "0")
     assert differs(load_run(run), cache) < 1e-5
 
 

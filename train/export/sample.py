@@ -47,8 +47,11 @@ def _statistics(model: FusionModel, inputs: Inputs) -> dict[str, tuple[Array, Ar
     """Mean and deviation of each feature of the fields that a model reads, by name."""
     found: dict[str, tuple[Array, Array]] = {}
     maps = [inputs.frames] if inputs.frames is not None else []
-    for stream, fields in ((model.audio, inputs.sound), (model.video, (*maps, *inputs.beside))):
-        at = 0
+    for stream, at, fields in (
+        (model.audio, 0, inputs.sound),
+        (model.audio, model.shapes.audio_features, inputs.class_only),
+        (model.video, 0, (*maps, *inputs.beside)),
+    ):
         for field in fields if stream is not None else ():
             here = slice(at, at := at + width_of(field))
             assert stream is not None
