@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -115,12 +116,14 @@ class CacheWriter:
         features: Mapping[str, Array],
         *,
         valid_s: float | None = None,
+        media_s: float = math.nan,
         origin: Origin | None = None,
     ) -> None:
         """Add a clip: an array for each field, brought to its dtype.
 
         An audio field with a rate may have fewer steps than declared: the sound ended there.
-        valid_s: how much of the clip exists, s; default all. A clip that is there is replaced.
+        valid_s: how much of the clip exists, s; default all. media_s: length that its media
+        declares, s; NaN where that isn't known. A clip that is there is replaced.
 
         Raises
         ------
@@ -130,7 +133,7 @@ class CacheWriter:
         clip_id = one_form(clip_id)
         if problem := check_id(clip_id):
             raise CacheError(problem)
-        clip = self._clip(clip_id, features, valid_s, origin or Origin())
+        clip = replace(self._clip(clip_id, features, valid_s, origin or Origin()), media_s=media_s)
         if problem := clip_problem(clip, self.identity.declaration):
             raise CacheError(f"the clip {clip_id!r}: {problem}")
         self._clips.append(clip)
@@ -139,13 +142,13 @@ class CacheWriter:
         if len(self._clips) >= SHARD_CLIPS or self._bytes >= _SHARD_BYTES:
             self.flush()
 
-    def fail(self, clip_id: str, message: str, origin: Origin | None = None) -> None:
+    def fail(
+        self, clip_id: str, message: str, origin: Origin | None = None, stage: str = "import"
+    ) -> None:
         """Note that a clip has no features, and why: it is told by `info` and left out."""
         before = self._index.failures.get(clip_id)
         attempt, made = before.attempt + 1 if before else 1, origin or Origin()
-        self._failures.append(
-            Failure(clip_id, "import", message, attempt, made.size, made.mtime_ns)
-        )
+        self._failures.append(Failure(clip_id, stage, message, attempt, made.size, made.mtime_ns))
         if len(self._failures) >= SHARD_CLIPS:
             self.flush()
 

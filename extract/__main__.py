@@ -21,7 +21,7 @@ from cache.format.index import Index, extend_index, shard_files
 from cache.format.index_file import load_index, save_index
 from cache.format.lock import claimed
 from cache.labels.annotations import DEFAULT_SEED, Labels, read_annotations, remarks
-from cache.labels.store import read_labels, write_labels
+from cache.labels.store import write_labels
 from extract.config import ExtractConfig
 from extract.features.weights import check_weights
 from extract.finding import find_annotations, find_sources
@@ -29,7 +29,16 @@ from extract.identity import identity_for
 from extract.one_clip import one_clip
 from extract.parallel.guard import WORKING, interrupted
 from extract.parallel.job import Workers, pick_device
-from extract.plan import Plan, describe_plan, ids_of_part, make_plan, parse_part, unseen
+from extract.plan import (
+    Plan,
+    cut_seconds,
+    describe_plan,
+    ids_of_part,
+    make_plan,
+    parse_part,
+    stored_labels,
+    unseen,
+)
 from extract.sources import MediaSource
 
 
@@ -126,8 +135,8 @@ def extract(command: Command) -> int:
     check_weights(command.weights)
     config = command.features
     path = command.annotations or find_annotations(command.data)
-    stored = _stored_labels(command.cache)
-    labels = read_annotations(path, _cut_seconds(config), command.split_seed, stored)
+    stored = stored_labels(command.cache)
+    labels = read_annotations(path, cut_seconds(config), command.split_seed, stored)
     sources = find_sources(command.data, dict.fromkeys(labels.ids), config.modalities)
     _describe_labels(labels, None if command.part else stored)
 
@@ -154,11 +163,6 @@ def extract(command: Command) -> int:
     return _conclude(command, task.plan(index, retry=False), index, finished)
 
 
-def _cut_seconds(config: ExtractConfig) -> float | None:
-    """Where events are cut: the clip's end; nowhere where clips are windows of recordings."""
-    return config.clip_seconds if config.hop_seconds is None else None
-
-
 @dataclass(frozen=True)
 class Task:
     """What is to be extracted: all, or the clips in `wanted`."""
@@ -183,10 +187,10 @@ def _describe_labels(labels: Labels, stored: Labels | None) -> None:
 
 def _put_labels(task: Task, path: Path, known: Labels | None) -> None:
     """Store the labels; read anew where others replaced those that were known meanwhile."""
-    command, labels, stored = task.command, task.labels, _stored_labels(task.command.cache)
+    command, labels, stored = task.command, task.labels, stored_labels(task.command.cache)
     if stored and not (known and stored.equals(known)):
-        cut_seconds = _cut_seconds(command.features)
-        labels = read_annotations(path, cut_seconds, command.split_seed, stored)
+        cut_s = cut_seconds(command.features)
+        labels = read_annotations(path, cut_s, command.split_seed, stored)
         _describe_labels(labels, stored)
     if stored and not labels.equals(stored):
         say("labels    replaced by the ones read now; features untouched")
@@ -209,22 +213,13 @@ def _part(
     from extract.parallel.pipeline import run
 
     with claimed(folder, identity, shared=True) as identity:
-        stored = _stored_labels(folder)
+        stored = stored_labels(folder)
         if stored is None:
             write_labels(folder, task.labels)
         elif not task.labels.equals(stored):
             say("labels    the cache's stay; `make features` without PART replaces them")
         index = extend_index(index, shard_files(folder), folder, identity)  # others made some
         return run(todo, folder, identity, task.workers, index, alone=False)
-
-
-def _stored_labels(folder: Path) -> Labels | None:
-    """The cache's labels; damaged ones count as none, since the annotations are at hand."""
-    try:
-        return read_labels(folder)
-    except CacheError as error:
-        say(f"note      {error}; which splits the ids were in is lost", error=True)
-        return None
 
 
 def _work(task: Task, identity: Identity) -> tuple[Index, bool]:

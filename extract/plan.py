@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cache.common.atomic import check_room
-from cache.common.cli import printable
-from cache.common.errors import ConfigError
+from cache.common.cli import printable, say
+from cache.common.errors import CacheError, ConfigError
 from cache.format.index import Index
 from cache.format.shard import Failure
 from cache.format.windows import Window, beyond_clips
 from cache.labels.annotations import Labels, some
+from cache.labels.store import read_labels
 from extract.config import ExtractConfig
 from extract.features.declare import declare
 from extract.finding import LOOKED_FOR, elsewhere
@@ -59,6 +60,20 @@ class Plan:
     def to_do(self) -> int:
         """How many clips there are to extract now."""
         return sum(len(source.clip_ids) for source in self.todo)
+
+
+def stored_labels(folder: Path) -> Labels | None:
+    """The cache's labels; damaged ones count as none, since the annotations are at hand."""
+    try:
+        return read_labels(folder)
+    except CacheError as error:
+        say(f"note      {error}; which splits the ids were in is lost", error=True)
+        return None
+
+
+def cut_seconds(config: ExtractConfig) -> float | None:
+    """Where events are cut: the clip's end; nowhere where clips are windows of recordings."""
+    return config.clip_seconds if config.hop_seconds is None else None
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,11 +63,127 @@ class TestNetwork:
         assert main([*words, "--max-failures", "2"]) == 0
         assert main([*words, "--max-failures", "1"]) == 1
 
+    def test_windows_have_the_numbers_of_clips(self, weights: Path, tmp_path: Path) -> None:
+        (tmp_path / "media").mkdir()
+        soundfile.write(tmp_path / "media" / "rec.wav", noise(14.0), RATE_HZ)
+        (tmp_path / "events.csv").write_text("id,category,start,end\nrec,dog,1,12\n")
+        words = ["yamnet", "--data", str(tmp_path), "--jobs", "1", "--weights", str(weights)]
+        assert main([*words, "--cache", str(tmp_path / "plain")]) == 0
+        assert main([*words, "--cache", str(tmp_path / "hop"), "--hop-seconds", "5"]) == 0
+        plain, hop = open_cache(tmp_path / "plain"), open_cache(tmp_path / "hop")
+        assert hop.ids == ["rec", "rec@5"]
+        first = hop.read("audio/yamnet", [hop.row("rec")])
+        np.testing.assert_array_equal(first, plain.read("audio/yamnet"))
+
     def test_another_network_is_refused(self, weights: Path, tmp_path: Path) -> None:
         other = tmp_path / "other.tflite"
         other.write_bytes(b"TFL3" * 100)
         with pytest.raises(ConfigError, match="no TensorFlow Lite model"):
             yamnet.Yamnet(other)
+
+
+class Loudness:
+    """Stands in for the network: the mean square of each half second, 1,024 times."""
+
+    def __init__(self, weights: Path) -> None:
+        self.weights = weights
+
+    def __call__(self, waveform: Any) -> Any:
+        step = round(yamnet.STEP_S * yamnet.RATE_HZ)
+        padded = np.pad(waveform, (0, -len(waveform) % step)).reshape(-1, step)
+        return np.repeat(np.square(padded).mean(axis=1)[:, None], yamnet.WIDTH, 1).astype("f2")
+
+
+class TestRecordings:
+    @pytest.fixture(autouse=True)
+    def network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(yamnet, "Yamnet", Loudness)
+        monkeypatch.setattr(yamnet, "_network", Loudness)
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        """A recording of 23 s, one of 10 s, and one that can't be read."""
+        (tmp_path / "data" / "media").mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        for name, length_s in (("long", 23), ("short", 10)):
+            sound = rng.standard_normal(length_s * RATE_HZ) * np.linspace(
+                0, 0.3, length_s * RATE_HZ
+            )
+            soundfile.write(tmp_path / "data" / "media" / f"{name}.wav", sound, RATE_HZ)
+        (tmp_path / "data" / "media" / "broken.wav").write_bytes(b"no sound")
+        rows = "long,dog,8,15\nshort,dog,1,3\nbroken,dog,0,1\n"
+        (tmp_path / "data" / "events.csv").write_text(f"id,category,start,end\n{rows}")
+        (tmp_path / "yamnet.tflite").write_bytes(b"weights")
+        return tmp_path / "data"
+
+    def words(self, data: Path, cache: Path, *more: str) -> list[str]:
+        weights = str(data.parent / "yamnet.tflite")
+        where = ["--data", str(data), "--cache", str(cache), "--weights", weights]
+        return ["yamnet", *where, "--jobs", "1", *more]
+
+    def test_windows_are_those_of_the_extractor_and_their_features_the_sounds(
+        self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        hop, plain = tmp_path / "hop", tmp_path / "plain"
+        assert main(self.words(data, hop, "--hop-seconds", "5")) == 1
+        assert "broken" in capsys.readouterr().err
+        assert main(self.words(data, plain, "--max-failures", "1")) == 0
+        assert "1 recording is longer than a clip: 13 s of them" in capsys.readouterr().out
+        windows, clips = open_cache(hop), open_cache(plain)
+        assert windows.ids == ["long", "long@10", "long@15", "long@5", "short"]
+        assert windows.declaration.hop_s == 5
+        assert windows.lengths_s[1].tolist() == [23.0] * 4 + [10.0]
+        assert windows.labels.end_s.tolist()[0] == 15, "on the recording's clock, not cut"
+        assert clips.labels.end_s.tolist()[0] == 10
+        features = windows.read("audio/yamnet")
+        for name in ("long", "short"):
+            ours, theirs = (
+                features[windows.row(name)],
+                clips.read("audio/yamnet", [clips.row(name)]),
+            )
+            np.testing.assert_array_equal(ours, theirs[0])
+        np.testing.assert_array_equal(features[0][10:], features[windows.row("long@5")][:10])
+        assert windows.read("rows/audio_steps").tolist() == [20, 20, 16, 20, 20]
+        audio = [
+            "--modalities",
+            "audio",
+            "--hop-seconds",
+            "5",
+            "--max-failures",
+            "1",
+            "--jobs",
+            "1",
+        ]
+        assert main(["--data", str(data), "--cache", str(tmp_path / "own"), *audio]) == 0
+        assert open_cache(tmp_path / "own").ids == windows.ids
+
+    def test_what_is_there_is_not_made_again(
+        self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = self.words(data, tmp_path / "c", "--hop-seconds", "5", "--max-failures", "1")
+        for expected in ("to do 6", "to do 0"):
+            assert main(words) == 0
+            assert expected in capsys.readouterr().out
+        sound, rate_hz = soundfile.read(data / "media" / "long.wav")
+        soundfile.write(data / "media" / "long.wav", sound[: 12 * rate_hz], rate_hz)
+        assert main([*words[:-1], "3"]) == 0
+        cache = open_cache(tmp_path / "c")
+        assert cache.ids == ["long", "long@5", "short"]
+        assert {cache.failures[i].stage for i in ("long@10", "long@15")} == {"end"}
+        capsys.readouterr()
+        assert main(words) == 0, "windows beyond the end are not lost"
+        assert "to do 0" in capsys.readouterr().out
+
+    def test_damaged_labels_are_told(
+        self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = self.words(data, tmp_path / "c", "--max-failures", "1")
+        assert main(words) == 0
+        (tmp_path / "c" / "labels.h5").write_bytes(b"damaged")
+        capsys.readouterr()
+        assert main(words) == 0
+        assert "which splits the ids were in is lost" in capsys.readouterr().err
+        assert open_cache(tmp_path / "c").labels.ids == ["long", "short", "broken"]
 
 
 def test_weights_that_are_not_there_are_told(
