@@ -20,8 +20,7 @@ from cache.format.lock import writer_lock
 from train import __main__ as cli
 from train.commands.runs import parsed
 from train.config import PRESETS, TrainConfig
-from train.report.settings import beside_default, that_differ
-from train.runs import folders
+from train.report.differing import beside_default, that_differ
 from train.runs.checkpoint import BEST
 from train.runs.listing import listed
 
@@ -216,4 +215,3 @@ def test_nothing_to_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "no runs" in shown(capsys, tmp_path)
     with pytest.raises(ConfigError, match="no folder of runs"):
         listed(tmp_path / "nowhere", "val")
-    assert folders.test_looks(tmp_path) == 0

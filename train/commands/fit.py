@@ -25,7 +25,8 @@ from train.data.features import torch_device
 from train.data.folds import load_folds
 from train.distributed import ProcessGroup, process_group
 from train.fit.begin import described, starts
-from train.fit.loop import train_model, why_ended
+from train.fit.choice import why_ended
+from train.fit.loop import train_model
 from train.fit.normalize import normalize
 from train.fit.settle import described_read_off, settle
 from train.fit.state import History

@@ -27,6 +27,7 @@ from train.data.dataset import Dataset, Samples
 from train.data.features import FeatureStore
 from train.data.splice import splice
 from train.distributed import SINGLE_PROCESS, ProcessGroup
+from train.fit.choice import criterion, scores, stopped_early
 from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
 from train.fit.several import several_losses, validate_several
@@ -35,9 +36,7 @@ from train.fit.tell import Callback, told
 from train.fit.validate import labels_grid, validate
 from train.model.fusion import FusionModel, autocast
 from train.runs.checkpoint import BEST, LAST, About, save
-from train.score.metrics import CRITERION
 from train.score.predict import TrainingError
-from train.score.seconds import CRITERION_OF_SEVERAL
 
 LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
@@ -66,15 +65,13 @@ def train_model(
     grid_s = 0.0 if config.events == "several" else labels_grid(dataset)
     with told(callbacks if group.is_main_process else (), history, epochs) as tell:
         while len(history) < epochs and not stopped_early(history, config):
-            number, best = len(history) + 1, max(_scores(history, config), default=-1.0)
+            number, best = len(history) + 1, max(scores(history, config), default=-1.0)
             started, rate = time.perf_counter(), state.rate_of(number, epochs)
             try:
-                losses = trainer.train_epoch(number)
-                values, chosen = _validate(state.ema.model, dataset, grid_s, group)
+                values, chosen = _epoch(trainer, dataset, number, grid_s)
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
-            score, seconds = values[_criterion(config)], time.perf_counter() - started
-            values = dict(zip(LOSSES, losses, strict=True)) | values
+            score, seconds = values[criterion(config)], time.perf_counter() - started
             history.append({"epoch": number, **values, "learning_rate": rate, "seconds": seconds})
             state.scored(score)
             if group.is_main_process:
@@ -90,12 +87,17 @@ def _save(run: Path, state: TrainState, about: About, keep: bool) -> None:
     save(run / LAST, state.model, about, **stored(state))
 
 
-def _validate(
-    model: FusionModel, dataset: Dataset, grid_s: float, group: ProcessGroup
+def _epoch(
+    trainer: Trainer, dataset: Dataset, number: int, grid_s: float
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    if model.config.events == "several":
-        return validate_several(model, dataset, group)
-    return validate(model, dataset, grid_s, group)
+    """Train one epoch and validate: its losses and scores, and what validation chose."""
+    losses = dict(zip(LOSSES, trainer.train_epoch(number), strict=True))
+    model, group = trainer.state.ema.model, trainer.group
+    if trainer.config.events == "several":
+        values, chosen = validate_several(model, dataset, group)
+    else:
+        values, chosen = validate(model, dataset, grid_s, group)
+    return losses | values, chosen
 
 
 class Trainer:
@@ -245,45 +247,6 @@ def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
     end = torch.minimum(steps[..., 1], interval[:, 1:])
     width = (steps[..., 1] - steps[..., 0]).clamp_min(1e-9)
     return ((end - begin).clamp_min(0.0) / width).clamp_max(1.0)
-
-
-def kept_epoch(history: Sequence[dict[str, float]], config: TrainConfig) -> int:
-    """Number (from 1) of the epoch whose weights are kept: the last, or the first of the best."""
-    return (
-        len(history) if config.selection == "last" else 1 + int(np.argmax(_scores(history, config)))
-    )
-
-
-def stopped_early(history: History, config: TrainConfig) -> bool:
-    """Whether `patience` epochs went by without a better criterion, where the best is kept."""
-    return bool(history) and len(history) - kept_epoch(history, config) >= config.patience
-
-
-def why_ended(history: History, config: TrainConfig) -> str:
-    """Why training ended after these epochs, and which weights are kept, for people."""
-    last, kept = len(history), kept_epoch(history, config)
-    if stopped_early(history, config):
-        score = _criterion(config).removeprefix("val_")
-        return (
-            f"early stopping at epoch {last}, best {kept}: no better {score} on val in "
-            f"{config.patience} epochs"
-        )
-    if config.selection == "best":
-        return f"all {last} epochs, best {kept}"
-    if config.average_epochs:
-        return f"all {last} epochs, weights averaged over about the last {config.average_epochs:g}"
-    return f"all {last} epochs, the last one's weights"
-
-
-def _criterion(config: TrainConfig) -> str:
-    """The name of the validation score that chooses."""
-    if config.events == "several":
-        return f"val_{CRITERION_OF_SEVERAL}"
-    return "val_top1" if config.weak else f"val_{CRITERION}"
-
-
-def _scores(history: Sequence[dict[str, float]], config: TrainConfig) -> list[float]:
-    return [entry[_criterion(config)] for entry in history]
 
 
 def _diverged(run: Path, number: int, error: TrainingError) -> str:

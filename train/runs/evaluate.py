@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from cache import Labels
-from cache.common.atomic import append_line
 from cache.common.cli import say
 from cache.common.errors import CacheError, ConfigError
 from cache.common.strict_json import read_json
@@ -20,6 +18,7 @@ from train.data.dataset import Dataset
 from train.runs import folders as runs
 from train.runs.checkpoint import About
 from train.runs.code import digests, one_digest
+from train.runs.looks import add_look, count_looks
 from train.runs.record import Record, seen
 from train.runs.trained import Answer
 from train.score.intervals import EventScores
@@ -216,17 +215,15 @@ def write_result(run: Path, place: Path, result: Result, rows: Sequence[EventRow
     Each look at a test split is counted in the run once its scores are written; the result says
     how many there were, as `test_looks`.
     """
-    split, record = result["split"], run / runs.TEST_RECORD
+    split = result["split"]
     path = place / f"metrics_{split}.json"
     _keep_earlier(path, place / f"predictions_{split}.json", _tag(result))
     if split == "test":
-        result["test_looks"] = 1 + runs.test_looks(run)
+        result["test_looks"] = 1 + count_looks(run)
     runs.write_json(place / f"predictions_{split}.json", rows)
     runs.write_json(path, result)
     if split == "test":
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        line = {"time": now, "epoch": result["epoch"], "scores": str(path.relative_to(run))}
-        append_line(record, json.dumps({**line, **result["scores"][MODEL]}, allow_nan=False))
+        add_look(run, result["epoch"], str(path.relative_to(run)), result["scores"][MODEL])
     return path
 
 

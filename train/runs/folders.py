@@ -52,7 +52,6 @@ _SAME = {
 CONFIG_FILE, FEATURES_FILE, HISTORY_FILE = "config.json", "features.json", "history.json"
 FOLDS_FILE = "folds.json"
 RECORD_FILE, _RECORD_BYTES = "record.json", 1 << 20
-TEST_RECORD, _TEST_BYTES = "test_evaluations.jsonl", 1 << 26
 
 
 def new_run() -> Path:
@@ -197,14 +196,6 @@ def _check_free(run: Path, places: Sequence[Path], resume: bool) -> None:
             f"{path}: holds a run already, which would stand "
             f"{'inside' if () in kinds else 'beside'} the new one; pass another --run"
         )
-
-
-def test_looks(run: Path) -> int:
-    """How often a run was scored on a test split."""
-    try:
-        return read_plain(run / TEST_RECORD, _TEST_BYTES).count(b"\n")
-    except FileNotFoundError:
-        return 0
 
 
 def write_json(path: Path, value: object) -> None:

@@ -13,6 +13,7 @@ from cache.joined import JOINED
 from train.data.folds import SCORED
 from train.runs import folders
 from train.runs.checkpoint import BEST
+from train.runs.looks import count_looks
 from train.runs.making import Making
 from train.runs.progress import Progress
 from train.runs.tree import Place, places
@@ -98,7 +99,7 @@ def _listed(place: Place, name: str, split: str) -> Listed | None:
         results,
         configs or [_config(first)],
         "" if making is None or making.init is None else making.init.run,
-        max(map(folders.test_looks, {place.folder, *place.models})),
+        max(map(count_looks, {place.folder, *place.models})),
         told,
     )
 
