@@ -21,6 +21,7 @@ from train.data.batch import Batch
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.fit import loop
 from train.fit import validate as validation
+from train.fit.choice import kept_epoch
 from train.fit.cuda_graph import StepGraph
 from train.fit.loop import Trainer
 from train.fit.normalize import normalize
@@ -196,7 +197,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(
     config = config.revised(scheduler_patience=0, scheduler_factor=0.1)
     history, _ = train(cache, config, tmp_path / "run")
     assert len(history) == 4
-    assert loop.kept_epoch(history, config) == 2
+    assert kept_epoch(history, config) == 2
     about = load(tmp_path / "run" / BEST)[1]
     assert (about.epoch, about.score, about.decoding) == (2, 0.6, "gate")
     rates = [entry["learning_rate"] for entry in history]
@@ -246,7 +247,7 @@ def test_the_last_weights_are_kept_while_the_rate_falls(cache: Cache, tmp_path: 
     rates = [entry["learning_rate"] / config.learning_rate for entry in history]
     assert rates == pytest.approx([1.0] * 4 + [0.5] * 2 + [0.25] * 2 + [0.1] * 2)
     about = load(tmp_path / BEST)[1]
-    assert (about.epoch, loop.kept_epoch(history, config)) == (10, 10)
+    assert (about.epoch, kept_epoch(history, config)) == (10, 10)
     assert about.calibration != Calibration()
     assert about.calibration.grid_s == grid_of(cache.labels.start_s, cache.labels.end_s)
 

@@ -20,7 +20,7 @@ from cache.format.lock import writer_lock
 from train import __main__ as cli
 from train.commands.runs import parsed
 from train.config import PRESETS, TrainConfig
-from train.report.settings import beside_default, that_differ
+from train.report.differing import beside_default, that_differ
 from train.runs.checkpoint import BEST
 from train.runs.listing import listed
 from train.runs.looks import count_looks

@@ -13,7 +13,8 @@ from cache.common import strict_json
 from cache.common.errors import ConfigError
 from train.commands import curves
 from train.config import TrainConfig
-from train.fit.loop import train_model, why_ended
+from train.fit.choice import why_ended
+from train.fit.loop import train_model
 from train.fit.state import History
 from train.fit.tell import Callback, Console, MetricsFile, TensorBoard, told
 from train.report.drawing import FOLDER

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cache.common.cli import say
 from train.config import TrainConfig
-from train.fit.loop import kept_epoch
+from train.fit.choice import kept_epoch
 from train.fit.state import History
 from train.fit.tell import Callback
 from train.report.drawing import FOLDER, save_figures

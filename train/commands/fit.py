@@ -26,7 +26,8 @@ from train.data.folds import load_folds
 from train.distributed import ProcessGroup, process_group
 from train.fit.also_test import Look, look_at
 from train.fit.begin import described, starts
-from train.fit.loop import train_model, why_ended
+from train.fit.choice import why_ended
+from train.fit.loop import train_model
 from train.fit.normalize import normalize
 from train.fit.settle import described_read_off, settle
 from train.fit.state import History

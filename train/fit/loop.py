@@ -27,6 +27,7 @@ from train.data.features import FeatureStore
 from train.data.splice import splice
 from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.fit.also_test import Look
+from train.fit.choice import scored_by, stopped_early
 from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
 from train.fit.several import several_losses, validate_several
@@ -35,9 +36,7 @@ from train.fit.tell import Callback, told
 from train.fit.validate import labels_grid, validate
 from train.model.fusion import FusionModel, autocast
 from train.runs.checkpoint import BEST, LAST, About, save
-from train.score.metrics import CRITERION
 from train.score.predict import TrainingError
-from train.score.seconds import CRITERION_OF_SEVERAL
 
 LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
@@ -68,17 +67,15 @@ def train_model(
     grid_s = 0.0 if config.events == "several" else labels_grid(dataset)
     with told(callbacks if group.is_main_process else (), history, epochs) as tell:
         while len(history) < epochs and not stopped_early(history, config):
-            number, best = len(history) + 1, max(map(_score, history), default=-1.0)
+            number, best = len(history) + 1, max(map(scored_by, history), default=-1.0)
             started, rate = time.perf_counter(), state.rate_of(number, epochs)
             try:
-                losses = trainer.train_epoch(number)
-                values, chosen = _validate(state.ema.model, dataset, grid_s, group)
+                values, chosen = _epoch(trainer, dataset, number, grid_s)
                 if look is not None:
                     values |= look(state.ema.model, about.revised(epoch=number, **chosen))
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
-            score, seconds = _score(values), time.perf_counter() - started
-            values = dict(zip(LOSSES, losses, strict=True)) | values
+            score, seconds = scored_by(values), time.perf_counter() - started
             history.append({"epoch": number, **values, "learning_rate": rate, "seconds": seconds})
             state.scored(score)
             if group.is_main_process:
@@ -94,12 +91,17 @@ def _save(run: Path, state: TrainState, about: About, keep: bool) -> None:
     save(run / LAST, state.model, about, **stored(state))
 
 
-def _validate(
-    model: FusionModel, dataset: Dataset, grid_s: float, group: ProcessGroup
+def _epoch(
+    trainer: Trainer, dataset: Dataset, number: int, grid_s: float
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    if model.config.events == "several":
-        return validate_several(model, dataset, group)
-    return validate(model, dataset, grid_s, group)
+    """Train one epoch and validate: its losses and scores, and what validation chose."""
+    losses = dict(zip(LOSSES, trainer.train_epoch(number), strict=True))
+    model, group = trainer.state.ema.model, trainer.group
+    if trainer.config.events == "several":
+        values, chosen = validate_several(model, dataset, group)
+    else:
+        values, chosen = validate(model, dataset, grid_s, group)
+    return losses | values, chosen
 
 
 class Trainer:
@@ -249,45 +251,6 @@ def gate_targets(steps: Tensor, interval: Tensor) -> Tensor:
     end = torch.minimum(steps[..., 1], interval[:, 1:])
     width = (steps[..., 1] - steps[..., 0]).clamp_min(1e-9)
     return ((end - begin).clamp_min(0.0) / width).clamp_max(1.0)
-
-
-def kept_epoch(history: Sequence[dict[str, float]], config: TrainConfig) -> int:
-    """Number (from 1) of the epoch whose weights are kept: the last, or the first of the best."""
-    return (
-        len(history) if config.selection == "last" else 1 + int(np.argmax([*map(_score, history)]))
-    )
-
-
-def stopped_early(history: History, config: TrainConfig) -> bool:
-    """Whether `patience` epochs went by without a better criterion, where the best is kept."""
-    return bool(history) and len(history) - kept_epoch(history, config) >= config.patience
-
-
-def why_ended(history: History, config: TrainConfig) -> str:
-    """Why training ended after these epochs, and which weights are kept, for people."""
-    last, kept = len(history), kept_epoch(history, config)
-    if stopped_early(history, config):
-        score = _criterion(history[-1]).removeprefix("val_")
-        return (
-            f"early stopping at epoch {last}, best {kept}: no better {score} on val in "
-            f"{config.patience} epochs"
-        )
-    if config.selection == "best":
-        return f"all {last} epochs, best {kept}"
-    if config.average_epochs:
-        return f"all {last} epochs, weights averaged over about the last {config.average_epochs:g}"
-    return f"all {last} epochs, the last one's weights"
-
-
-def _criterion(values: dict[str, float]) -> str:
-    """The name of the validation score that chooses: the first that there is; without any times
-    top-1."""
-    names = (f"val_{name}" for name in (CRITERION_OF_SEVERAL, CRITERION, "top1"))
-    return next(name for name in names if name in values)
-
-
-def _score(values: dict[str, float]) -> float:
-    return values[_criterion(values)]
 
 
 def _diverged(run: Path, number: int, error: TrainingError) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.report.settings import that_differ
+from train.report.differing import that_differ
 from train.report.tables import Runs, groups_of, of_ensemble, of_seeds, sure_of
 from train.runs.evaluate import MODEL, Result
 from train.score.intervals import EventScores

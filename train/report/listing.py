@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from train.config import TrainConfig
-from train.report.settings import beside_default
+from train.report.differing import beside_default
 from train.report.tables import CLASS, PRESENCE, RECORDINGS, WHEN, scored
 from train.runs.evaluate import MODEL
 from train.runs.listing import Listed, joined_of
