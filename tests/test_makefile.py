@@ -80,9 +80,10 @@ def test_values_arrive_as_they_were_given(project: Path, value: str) -> None:
     assert done.returncode == 0, done
     flags = ["cache", "run", "seeds"]
     assert calls(project) == [["-m", "train", "fit", *(f"--{flag}={value}" for flag in flags)]]
-    done = make(project, "evaluate", f"CACHE={value}", f"RUN={value}", f"SPLIT={value}")
+    words = [f"{name}={value}" for name in ("CACHE", "RUN", "SPLIT", "MEDIA")]
+    done = make(project, "evaluate", *words)
     assert done.returncode == 0, done
-    flags = ["cache", "run", "split"]
+    flags = ["cache", "run", "split", "media"]
     assert calls(project) == [["-m", "train", "evaluate", *(f"--{flag}={value}" for flag in flags)]]
 
 

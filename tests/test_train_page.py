@@ -27,6 +27,7 @@ from train.report.media import Playable, playable
 from train.report.outcomes import hardest
 from train.report.page_settings import settings
 from train.report.views import View
+from train.runs.checkpoint import BEST
 
 CONFIG = TrainConfig(
     device="cpu",
@@ -146,6 +147,8 @@ def test_scores_by_other_labels_are_a_tab_of_the_run_s_page(
     assert tabs == ["val", "val, on-12345678"]
     tabs = [one["tab"] for one in page_scores.tables(run / "on-12345678", "val")]
     assert tabs == ["val, on-12345678", "val"]
+    (run / "on-12345678" / BEST).touch()
+    assert page_scores.home(run / "on-12345678").name == "on-12345678", "a run that is called so"
 
 
 def test_settings_that_are_not_the_default_s_are_marked_and_come_first() -> None:

@@ -145,6 +145,20 @@ def test_the_gate_that_is_drawn_is_the_one_that_decided(
         assert view.attention_of == ", ".join([*words, "of the pass forwards alone"])
 
 
+def test_predict_tells_of_its_pictures_in_one_line(
+    seeds: tuple[Path, Path],
+    tmp_path: Path,
+    drawn: dict[str, View],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = tmp_path / "attention_visualization" / "card.png"
+    for pictures, more in ((3, ", and of 2 other clips"), (1, "")):
+        predict_cache(seeds[1] / "seed-0", seeds[0], out=tmp_path, pictures=pictures)
+        lines = capsys.readouterr().out.splitlines()
+        told = [line for line in lines if "picture" in line or "card.png" in line]
+        assert told == [f"pictures: {place}, 0 more beside it{more}"]
+
+
 def test_the_report_shows_what_was_scored(seeds: tuple[Path, Path]) -> None:
     run = seeds[1]
     rows = json.loads((run / "seed-0" / "predictions_val.json").read_text())

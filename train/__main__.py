@@ -18,7 +18,7 @@ Train from a feature cache, and look at what was learned. No media are needed.
 
   python -m train fit      --cache DIR [--run DIR] [--seeds 5] [--ablations] [--folds 5]
                            [--init RUN] [--resume] [settings]
-  python -m train evaluate --cache DIR [--run DIR] [--split val|test]
+  python -m train evaluate --cache DIR [--run DIR] [--split val|test] [--media FOLDER ...]
   python -m train predict  --cache DIR [--run DIR]
   python -m train annotate --cache DIR --out DIR [--run DIR] [--media FILE ...] [--formats page,csv]
   python -m train features [--run DIR] --out FILE

@@ -47,7 +47,8 @@ def card_figure(view: View) -> Figure:
         width = (_WIDTH - _LEFT - _RIGHT) / _WIDTH
         axis = figure.add_axes((_LEFT / _WIDTH, top / height, width, inches / height))
         axis.set(xlim=(0, view.clip_seconds), xticks=[], yticks=[])
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=_SMALL, labelpad=10)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=_SMALL)
+        axis.yaxis.set_label_coords(-0.013, 0.5)
         draw(axis, view)
         _edges(axis, view)
         top -= _GAP
@@ -139,7 +140,7 @@ def _bar(axis: Axes, view: View, edges: tuple[float, float] | None, color: str, 
     effects = edged(4) if ink == "black" else []
     axis.text(
         at, 0.47, text, ha=side, va="center", fontsize=_LARGE, color=ink, parse_math=False,
-        path_effects=effects,
+        path_effects=effects, zorder=4,
     )  # fmt: skip
 
 

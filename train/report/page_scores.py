@@ -10,6 +10,7 @@ from train.report import run_plots
 from train.report.drawing import base64_text, png
 from train.report.estimates import DIFFERENCES, beside, difference, legend
 from train.report.tables import HEADLINE, groups_of, plain, shown, title, with_intervals
+from train.runs.checkpoint import BEST
 from train.runs.evaluate import MODEL, Result
 from train.runs.stored import read_scores
 
@@ -35,7 +36,8 @@ def headline(result: Result) -> dict[str, Any]:
 
 def home(place: Path) -> Path:
     """The run's folder, of one in it that has its scores by other labels as well."""
-    return place.parent if place.name.startswith(OTHER_LABELS) else place
+    apart = place.name.startswith(OTHER_LABELS) and not (place / BEST).exists()
+    return place.parent if apart else place
 
 
 def tables(place: Path, split: str) -> list[dict[str, Any]]:
