@@ -23,7 +23,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["demo", "__main__"],
     ],
     "train": [
-        ["config", "distributed"],
+        ["config", "distributed", "parallel"],
         ["data"],
         ["model"],
         ["score"],
