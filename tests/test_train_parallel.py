@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def say(text: str) -> str:
 
 
 def test_results_come_in_order_and_lines_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    found = side_by_side({name: lambda name=name: say(name) for name in "abc"}, 2)
+    found = side_by_side({name: partial(say, name) for name in "abc"}, 2)
     assert [text[0] for text in found.values()] == ["a", "b", "c"]
     assert len({text[2:] for text in found.values()} | {str(os.getpid())}) == 4
     shown = capsys.readouterr()
@@ -110,6 +111,7 @@ def test_no_process_outlives_the_first(tmp_path: Path) -> None:
     """Killed for good, with no time to tell the others."""
     code = f"""
 import os, time
+from functools import partial
 from pathlib import Path
 from train.parallel import side_by_side
 def wait():
