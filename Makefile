@@ -3,13 +3,14 @@
 # Variables come from the command line only, never from the environment.
 VARIABLES := DATA CACHE RUN CLIP MEDIA OUT FORMATS LABELS HOP SPLIT JOBS DASK STORE PART SEEDS WEIGHTS \
 	ARGS DEMO_CLIPS \
+	TRIALS SPACE \
 	PYTHON LOCK TORCH_INDEX
 DATA =
 CACHE = features
 RUN =
 CLIP =
 MEDIA =
-OUT = annotations
+OUT =
 FORMATS =
 LABELS =
 HOP =
@@ -18,6 +19,8 @@ DASK =
 STORE =
 PART =
 SEEDS =
+TRIALS = 60
+SPACE =
 WEIGHTS =
 ARGS =
 SPLIT = test
@@ -79,7 +82,7 @@ annotate_media = case "$$media" in -*) media="./$$media";; esac; \
 		--media="$$media"; exit $$code
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo features train evaluate predict annotate test lint check bench clean
+.PHONY: help setup demo features train sweep evaluate predict annotate test lint check bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -131,6 +134,10 @@ features: $(READY) ## DATA=folder → CACHE (default features/): extract what is
 train: $(READY) ## CACHE → runs/<id>: fit a model (RUN= names the folder, SEEDS=5: five seeds and their ensemble)
 	@$(with_args) -m train fit --cache="$$CACHE" $(run) $(seeds)
 
+sweep: $(READY) ## CACHE → OUT (default sweeps/sweep): search settings on val in TRIALS=60 trials, JOBS at a time, of SPACE=file.json (docs/search.md); go on with the same command
+	@$(with_args) -m train sweep --cache="$$CACHE" --trials="$$TRIALS" $${OUT:+--out="$$OUT"} \
+		$${SPACE:+--space="$$SPACE"} $(jobs)
+
 evaluate: $(READY) ## score RUN (default: the newest) on CACHE's SPLIT (default test) beside trivial baselines
 	@$(with_args) -m train evaluate --cache="$$CACHE" $(run) --split="$$SPLIT"
 
@@ -141,8 +148,7 @@ predict: $(READY) ## CLIP=file.mp4 → class, confidence, start, end and a pictu
 annotate: $(READY) ## MEDIA=file or folder → OUT (default annotations/): the events of whole recordings, by RUN (FORMATS=page,csv LABELS=what is true HOP=5)
 	@test -e "$$MEDIA" || { printf '%s\n' "Name a file or a folder: make annotate MEDIA=recordings (found: '$$MEDIA')"; exit 2; }
 	@test -z "$$LABELS" || test -e "$$LABELS" || { printf '%s\n' "LABELS= names what is true, a file or a folder (found: '$$LABELS')"; exit 2; }
-	@test -n "$$OUT" || { echo "Name the folder of the answers: make annotate MEDIA=... OUT=..."; exit 2; }
-	@set -e; media="$$MEDIA"; out="$$OUT"; $(call annotate_media,$(with_args))
+	@set -e; media="$$MEDIA"; out="$${OUT:-annotations}"; $(call annotate_media,$(with_args))
 
 test: $(READY) ## run the tests but those of whole systems (ARGS="-m system", ARGS="-k audio", ...)
 	@$(with_args) $(tests)

@@ -30,7 +30,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["runs"],
         ["fit"],
         ["report"],
-        ["annotate"],
+        ["annotate", "sweep"],
         ["commands"],
         ["__main__"],
     ],

@@ -80,6 +80,11 @@ def test_values_arrive_as_they_were_given(project: Path, value: str) -> None:
     assert done.returncode == 0, done
     flags = ["cache", "run", "seeds"]
     assert calls(project) == [["-m", "train", "fit", *(f"--{flag}={value}" for flag in flags)]]
+    where = [f"{name}={value}" for name in ("CACHE", "TRIALS", "OUT", "SPACE", "JOBS")]
+    done = make(project, "sweep", *where)
+    assert done.returncode == 0, done
+    flags = ["cache", "trials", "out", "space", "jobs"]
+    assert calls(project) == [["-m", "train", "sweep", *(f"--{flag}={value}" for flag in flags)]]
     done = make(project, "evaluate", f"CACHE={value}", f"RUN={value}", f"SPLIT={value}")
     assert done.returncode == 0, done
     flags = ["cache", "run", "split"]
@@ -147,7 +152,8 @@ def test_annotate_without_media_says_how(project: Path) -> None:
     assert done.returncode == 2
     assert "make annotate MEDIA=recordings (found: 'absent')" in done.stdout
     (project / "films").mkdir()
-    assert "OUT=" in make(project, "annotate", "MEDIA=films", "OUT=").stdout
+    assert make(project, "annotate", "MEDIA=films", "OUT=").returncode == 0
+    assert "--out=annotations" in calls(project)[-1]
 
 
 def test_predict_without_a_run_uses_the_trainer_s_choice(project: Path) -> None:

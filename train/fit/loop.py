@@ -74,7 +74,7 @@ def train_model(
                 values, chosen = _validate(state.ema.model, dataset, grid_s, group)
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
-            score, seconds = values[_criterion(config)], time.perf_counter() - started
+            score, seconds = values[criterion_of(config)], time.perf_counter() - started
             told = dict(zip(LOSSES, losses, strict=True)) | values
             history.append({"epoch": number, **told, "learning_rate": rate, "seconds": seconds})
             state.scored(score)
@@ -261,7 +261,7 @@ def stopped_early(history: History, config: TrainConfig) -> bool:
     return bool(history) and len(history) - kept_epoch(history, config) >= config.patience
 
 
-def _criterion(config: TrainConfig) -> str:
+def criterion_of(config: TrainConfig) -> str:
     """The name of the validation score that chooses."""
     if config.events == "several":
         return f"val_{CRITERION_OF_SEVERAL}"
@@ -269,7 +269,7 @@ def _criterion(config: TrainConfig) -> str:
 
 
 def _scores(history: Sequence[dict[str, float]], config: TrainConfig) -> list[float]:
-    return [entry[_criterion(config)] for entry in history]
+    return [entry[criterion_of(config)] for entry in history]
 
 
 def _diverged(run: Path, number: int, error: TrainingError) -> str:
