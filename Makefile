@@ -3,6 +3,7 @@
 # Variables come from the command line only, never from the environment.
 VARIABLES := DATA CACHE RUN CLIP MEDIA OUT FORMATS LABELS HOP SPLIT JOBS DASK STORE PART SEEDS WEIGHTS \
 	ARGS DEMO_CLIPS \
+	TRIALS SPACE \
 	PYTHON LOCK TORCH_INDEX
 DATA =
 CACHE = features
@@ -18,6 +19,8 @@ DASK =
 STORE =
 PART =
 SEEDS =
+TRIALS = 60
+SPACE =
 WEIGHTS =
 ARGS =
 SPLIT = test
@@ -80,7 +83,7 @@ annotate_media = case "$$media" in -*) media="./$$media";; esac; \
 		--media="$$media"; exit $$code
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo features train watch runs evaluate predict annotate export test lint check bench clean
+.PHONY: help setup demo features train sweep watch runs evaluate predict annotate export test lint check bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -133,6 +136,10 @@ features: $(READY) ## DATA=folder → CACHE (default features/): extract what is
 
 train: $(READY) ## CACHE → runs/<id>: fit a model (RUN= names the folder, SEEDS=5: five seeds and their ensemble)
 	@$(with_args) -m train fit --cache="$$CACHE" $(run) $(seeds)
+
+sweep: $(READY) ## CACHE → OUT (default sweeps/sweep): search settings on val in TRIALS=60 trials, JOBS at a time, of SPACE=file.json (docs/search.md); go on with the same command
+	@$(with_args) -m train sweep --cache="$$CACHE" --trials="$$TRIALS" $${OUT:+--out="$$OUT"} \
+		$${SPACE:+--space="$$SPACE"} $(jobs)
 
 watch: $(READY) ## how far RUN (default: the newest) is: curves, best epoch, time left, why it ended
 	@$(with_args) -m train watch $${RUN:+"$$RUN"}

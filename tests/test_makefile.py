@@ -80,6 +80,11 @@ def test_values_arrive_as_they_were_given(project: Path, value: str) -> None:
     assert done.returncode == 0, done
     flags = ["cache", "run", "seeds"]
     assert calls(project) == [["-m", "train", "fit", *(f"--{flag}={value}" for flag in flags)]]
+    where = [f"{name}={value}" for name in ("CACHE", "TRIALS", "OUT", "SPACE", "JOBS")]
+    done = make(project, "sweep", *where)
+    assert done.returncode == 0, done
+    flags = ["cache", "trials", "out", "space", "jobs"]
+    assert calls(project) == [["-m", "train", "sweep", *(f"--{flag}={value}" for flag in flags)]]
     words = [f"{name}={value}" for name in ("CACHE", "RUN", "SPLIT", "MEDIA")]
     done = make(project, "evaluate", *words)
     assert done.returncode == 0, done
@@ -147,6 +152,9 @@ def test_annotate_without_media_says_how(project: Path) -> None:
     done = make(project, "annotate", "MEDIA=absent")
     assert done.returncode == 2
     assert "make annotate MEDIA=recordings (found: 'absent')" in done.stdout
+    (project / "films").mkdir()
+    assert make(project, "annotate", "MEDIA=films", "OUT=").returncode == 0
+    assert "--out=annotations" in calls(project)[-1]
 
 
 @pytest.mark.parametrize("value", NASTY)

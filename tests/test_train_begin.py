@@ -14,6 +14,7 @@ from tiny_runs import FLAGS, TINY, copied, score, tiny_labels
 from cache import open_cache
 from cache.common.strict_json import read_json
 from train import __main__ as cli
+from train.commands import fit as fitting
 from train.config import TrainConfig
 from train.data.dataset import choose_rows, load_dataset, resolve
 from train.fit import loop
@@ -226,6 +227,7 @@ def test_a_resumed_run_keeps_its_beginning(
             raise KeyboardInterrupt
         return original(trainer, epoch)
 
+    monkeypatch.setattr(fitting, "most_at_once", lambda _: 1)
     monkeypatch.setattr(loop.Trainer, "train_epoch", stop_in_the_second)
     assert begun(made, run, "--seeds", "2") == 130
     init = ["--init", str(made / "before")]

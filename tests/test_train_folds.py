@@ -227,6 +227,7 @@ def test_a_stopped_cross_validation_goes_on_with_the_folds_that_are_left(
             raise KeyboardInterrupt
         return original(trainer, epoch)
 
+    monkeypatch.setattr(fitting, "most_at_once", lambda _: 1)
     monkeypatch.setattr(loop.Trainer, "train_epoch", stop_in_the_second)
     assert fit(cache, run, "--folds", "3") == 130
     assert fit(cache, run, "--folds", "3") == 2, "it holds a fold"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cache.common.cli import Caches, Parser, count, exit_code, folder, say
-from cache.common.settings import add_settings
+from cache.common.settings import add_settings, chosen_settings
 from train.annotate.formats import FORMATS, parse_formats
-from train.commands import export_options, fit_options
+from train.commands import export_options, fit_options, sweep_options
 from train.config import PRESETS, TrainConfig
 
 USAGE = """\
@@ -18,6 +18,7 @@ Train from a feature cache, and look at what was learned. No media are needed.
 
   python -m train fit      --cache DIR [--run DIR] [--seeds 5] [--ablations] [--folds 5]
                            [--init RUN] [--resume] [settings]
+  python -m train sweep    --cache DIR [--out DIR] [--trials 60] [--space FILE] [settings]
   python -m train evaluate --cache DIR [--run DIR] [--split val|test] [--media FOLDER ...]
   python -m train predict  --cache DIR [--run DIR]
   python -m train annotate --cache DIR --out DIR [--run DIR] [--media FILE ...] [--formats page,csv]
@@ -76,6 +77,24 @@ def _fit(argv: Sequence[str]) -> None:
         pictures=options.pictures,
         also_test=options.also_score_test,
     )
+
+
+def _sweep(argv: Sequence[str]) -> None:
+    """Search settings on the validation split."""
+    parser = Parser(
+        "python -m train sweep",
+        "Search settings on the validation split; train the best again with fresh seeds.",
+        usage="%(prog)s [-h] --cache CACHE [--OPTION ...] [--SETTING VALUE ...]",
+    )
+    sweep_options.add(parser)
+    add_settings(parser, TrainConfig, PRESETS)
+    options = parser.parse_args(argv)
+    config = chosen_settings(parser, TrainConfig, options, PRESETS)
+    from train.commands.sweep import Wanted, sweep
+
+    names = ("trials", "jobs", "trial_seeds", "trial_epochs", "again", "fresh_seeds")
+    wanted = Wanted(**{name: getattr(options, name) for name in names})
+    sweep(options.cache, options.out, config, options.space, wanted)
 
 
 def _evaluate(argv: Sequence[str]) -> None:
@@ -275,6 +294,7 @@ def _split(parser: Parser) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "fit": _fit,
+    "sweep": _sweep,
     "evaluate": _evaluate,
     "predict": _predict,
     "annotate": _annotate,
@@ -289,6 +309,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
 _KEPT = {
     "fit": "finished epochs are kept, `--resume --run RUN` goes on with them",
     "watch": "the training, if there is one, goes on",
+    "sweep": "finished trials are kept, the same command goes on",
     "annotate": "what is written is kept, the same command goes on with the other recordings",
 }
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from cache.common.settings import Settings
 
 _EPOCHS, _LEAST_STEPS = 60, 400
+_ONE_THREAD_ROWS = 1000
 _SPLICED = 0.5
 
 
@@ -101,6 +102,10 @@ class TrainConfig(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes CUDA, then MPS, then the CPU."""
 
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads of a training on the CPU; the last digits of its numbers depend on them. With one,
+    several trainings (--seeds, --folds, --ablations) run side by side. None: one up to 1,000
+    training samples, over more all cores."""
     memory_gb: float | None = Field(default=None, gt=0, le=1e9)
     """Most memory that features may take, in 10⁹ bytes, on the device and (where they don't fit
     there) in the host; None takes 90 % of what is free. What doesn't fit is streamed, and the
@@ -111,6 +116,10 @@ class TrainConfig(Settings):
         if self.epochs is not None:
             return self.epochs
         return max(_EPOCHS, math.ceil(_LEAST_STEPS / math.ceil(rows / self.batch_size)))
+
+    def threads_over(self, rows: int) -> int | None:
+        """Threads of a training on the CPU over so many training rows; None: as many as torch's."""
+        return 1 if self.threads is None and rows <= _ONE_THREAD_ROWS else self.threads
 
     def spliced_share_of(self, background: bool) -> float:
         """See `spliced_share`; background: whether there are training clips without an event."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ from train.fit.tell import Callback, Console, MetricsFile, TensorBoard
 from train.fit.validate import calibration_notes
 from train.fit.weak import guess_times
 from train.model.fusion import FusionModel
+from train.parallel import cpu_threads, most_at_once, side_by_side
 from train.report.drawing import FOLDER
 from train.report.page import FILE
 from train.report.tables import Runs, comparison
@@ -45,6 +47,9 @@ from train.runs.making import Init
 from train.runs.recordings import on_recordings
 from train.runs.trained import TrainedModel
 from train.score.predict import TrainingError
+
+Kind = tuple[str, str]
+"""A part of the data and the streams that a model gets of it."""
 
 
 def fit(
@@ -105,21 +110,72 @@ def _train_all(
         say(f"{todo.described(next(iter(datasets.values())))}\n{_code()}")
         if divided is not None:
             replace_file(top / folders.FOLDS_FILE, divided.to_json().encode())
-    done, learned = [], dict[tuple[str, str], Dataset]()
-    for job in todo.jobs:
-        kind = job.part, job.config.modality
-        narrowed = only(datasets[job.part], job.config.modality)
-        if kind not in learned:
-            learned = {kind: _with_times(narrowed, config, group)}  # of the seeds alike
-        look = None
-        if test is not None:
-            look = look_at(only(test, job.config.modality), top / job.name, group)
-        history = _train(cache, learned[kind], top, job, resume, group, pictures, look)
-        if group.is_main_process:
-            done.append(_score(cache, narrowed, learned[kind], top / job.name, history, pictures))
-    if done and divided is not None:
-        return score_folds(top, cache, datasets, done)
-    return _print_end(done, cache, datasets[plan.WHOLE], pictures) if done else []
+    kinds: list[Kind] = [(job.part, job.config.modality) for job in todo.jobs]
+    threads = _threads(config, datasets, group)
+    with cpu_threads(threads):
+        learned = {
+            kind: _with_times(only(datasets[kind[0]], kind[1]), config, group)
+            for kind in dict.fromkeys(kinds)
+        }
+        trainings = {
+            job.name: partial(
+                _train_and_score,
+                cache,
+                datasets,
+                learned,
+                test,
+                top,
+                job,
+                resume,
+                pictures,
+                group,
+            )
+            for job in todo.jobs
+        }
+        stream = any(one.clips.stream is not None for one in datasets.values())
+        at_once = 1 if stream or threads != 1 else most_at_once(len(trainings))
+        if at_once > 1:
+            say(f"{len(trainings)} trainings, {at_once} at a time, a thread each")
+            found = [*side_by_side(trainings, at_once).values()]
+        else:
+            found = [train() for train in trainings.values()]
+        done = [one for one in found if one is not None]
+        if done and divided is not None:
+            return score_folds(top, cache, datasets, done)
+        return _print_end(done, cache, datasets[plan.WHOLE], pictures) if done else []
+
+
+def _threads(
+    config: TrainConfig, datasets: Mapping[str, Dataset], group: ProcessGroup
+) -> int | None:
+    """Threads of each training; None where the settings leave them as they are."""
+    first = next(iter(datasets.values()))
+    if first.clips.device.type != "cpu" or group.size > 1:
+        return None
+    return config.threads_over(max(len(one.splits["train"]) for one in datasets.values()))
+
+
+def _train_and_score(
+    cache: Cache,
+    datasets: Mapping[str, Dataset],
+    learned: Mapping[Kind, Dataset],
+    test: Dataset | None,
+    top: Path,
+    job: Job,
+    resume: bool,
+    pictures: int,
+    group: ProcessGroup,
+) -> Scored | None:
+    """One model, trained and scored; None in the processes that don't score."""
+    kind = job.part, job.config.modality
+    look = None
+    if test is not None:
+        look = look_at(only(test, job.config.modality), top / job.name, group)
+    history = _train(cache, learned[kind], top, job, resume, group, pictures, look)
+    if not group.is_main_process:
+        return None
+    narrowed = only(datasets[job.part], job.config.modality)
+    return _score(cache, narrowed, learned[kind], top / job.name, history, pictures)
 
 
 def _with_times(dataset: Dataset, config: TrainConfig, group: ProcessGroup) -> Dataset:

@@ -276,7 +276,8 @@ def _some(rows: Counter[_LabelRow]) -> str:
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"{device.type}: {platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type}: {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _now() -> str:

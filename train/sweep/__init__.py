@@ -1,0 +1,1 @@
+"""The search for better settings: many cheap trainings, judged on validation."""
