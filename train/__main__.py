@@ -23,6 +23,7 @@ Train from a feature cache, and look at what was learned. No media are needed.
   python -m train annotate --cache DIR --out DIR [--run DIR] [--media FILE ...] [--formats page,csv]
   python -m train features [--run DIR] --out FILE
   python -m train report   RUN [RUN ...] [--split val|test]
+  python -m train retrieve --cache DIR [--run DIR] [--split val|test]
 
 Examples:
   python -m train fit --cache cache-ave
@@ -184,6 +185,21 @@ def _report(argv: Sequence[str]) -> None:
     say(report(options.runs, options.split))
 
 
+def _retrieve(argv: Sequence[str]) -> None:
+    """Find pictures by sound, and back."""
+    parser = Parser(
+        "python -m train retrieve",
+        "Which clip's picture a sound belongs to, which seconds of it, and back, by a run's "
+        "streams.",
+    )
+    _asked(parser, "cache with labels; as in fit")
+    _split(parser)
+    options = parser.parse_args(argv)
+    from train.commands.retrieve import retrieve
+
+    retrieve(options.run, options.cache, options.split, options.device)
+
+
 def _asked(parser: Parser, cache: str) -> None:
     """Which run is asked, about which cache, and where it answers."""
     parser.add_argument("--run", type=folder, help=_RUN)
@@ -204,6 +220,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "annotate": _annotate,
     "features": _features,
     "report": _report,
+    "retrieve": _retrieve,
 }
 
 

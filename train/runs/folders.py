@@ -7,6 +7,7 @@ record.json, trained_on.h5      by which code and when it was trained, on which 
 history.json                    one record per epoch
 best_model_with_attention.pth   the selected weights; last.pth: to go on from
 metrics_val.json, metrics_test.json, predictions_val.json, test_evaluations.jsonl
+retrieval_val.json              with `train retrieve`: which picture a sound belongs to
 report.html                     scores and clips, to look at
 attention_visualization/        pictures
 seed-0/ seed-1/ …               with --seeds: one such folder each, and the ensemble's scores
