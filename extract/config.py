@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from cache.common.settings import Settings
 from cache.format.identity import Identity
+from extract.backbones import NETWORKS, Backbone
 
 FEATURE_VERSION = 2
 """Raised whenever the code gives other numbers for the same settings; see CHANGELOG.md."""
@@ -47,9 +48,8 @@ class ExtractConfig(Settings):
     """fast: one shared STFT, float16. librosa: five plain librosa calls, bit for bit, float32."""
     num_frames: int = Field(8, ge=1, le=256)
     """Frames a clip: the centres of this many equal parts of its video."""
-    backbone: Literal["small", "large", "efficientnet_b0"] = "small"
-    """small, large: MobileNetV3, of 576 or 960 channels. efficientnet_b0: 1,280 channels, for those
-    who want a heavier network."""
+    backbone: Backbone = "small"
+    """The network that frames go through. small, large: MobileNetV3; others are heavier."""
     resize_px: int | None = Field(None, ge=32, le=2048)
     """Shorter side before the crop; none: torchvision's preset (large 232, others 256)."""
     frame_size_px: int = Field(224, ge=32, le=2048)
@@ -84,7 +84,7 @@ class ExtractConfig(Settings):
     @property
     def shorter_side_px(self) -> int:
         """What the shorter side is resized to before the crop."""
-        return self.resize_px or {"large": 232}.get(self.backbone, 256)
+        return self.resize_px or NETWORKS[self.backbone].shorter_side_px
 
     @property
     def clip_samples(self) -> int:

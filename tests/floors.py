@@ -16,7 +16,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["__main__"],
     ],
     "extract": [
-        ["config", "sources", "stretches"],
+        ["backbones", "config", "sources", "stretches"],
         ["media", "features"],
         ["finding", "identity", "plan", "parallel", "recordings"],
         ["one_clip", "yamnet"],

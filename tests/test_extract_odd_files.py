@@ -19,15 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from small_media import CONFIG, RATE_HZ, SMALL_FLAGS, grey_frames, tone, write_set
+from torchvision.models import get_model
 
 import extract.media.files
 from cache import open_cache
 from cache.common.errors import MediaError
 from extract.__main__ import main
+from extract.backbones import NETWORKS
 from extract.config import ExtractConfig
 from extract.demo.__main__ import write_mp4
 from extract.features.extractor import Extractor
-from extract.features.video import BUILDERS
 from extract.media.decode import Decoded, decode
 from extract.media.files import MAX_PIXELS, picture_size
 from extract.sources import MediaSource, file_source
@@ -353,7 +354,7 @@ class TestNotFinite:
     def test_weights_that_overflow_the_maps(self, tmp_path: Path) -> None:
         write_mp4(tmp_path / "a.mp4", None, RATE_HZ, grey_frames(range(20, 220, 5)), 10)
         torch.manual_seed(0)
-        features = BUILDERS["small"](weights=None).features
+        features = get_model(NETWORKS["small"].builder, weights=None).features
         torch.nn.init.constant_(features[-1][1].weight, 1e20)
         torch.save(features.state_dict(), tmp_path / "weights.pth")
         extractor = Extractor(

@@ -9,6 +9,7 @@ import pickle
 import urllib.error
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -20,14 +21,16 @@ from torchvision.models import (
     EfficientNet_B0_Weights,
     MobileNet_V3_Large_Weights,
     MobileNet_V3_Small_Weights,
+    get_model,
+    get_model_weights,
 )
 
 from cache.common.errors import ConfigError
 from cache.format.identity import Identity
+from extract.backbones import NETWORKS
 from extract.config import ExtractConfig
 from extract.features.declare import declare
 from extract.features.video import (
-    BUILDERS,
     Backbone,
     encode_jpegs,
     fold_batch_norms,
@@ -35,7 +38,7 @@ from extract.features.video import (
     preprocess,
     weights_digest,
 )
-from extract.features.weights import IMAGENET_FILES, check_weights, imagenet_file, known_digest
+from extract.features.weights import check_weights, imagenet_file, known_digest
 
 PRESETS = {
     "small": MobileNet_V3_Small_Weights,
@@ -102,7 +105,7 @@ def test_jpegs_show_the_pixels_in_their_order_and_colours() -> None:
 
 def plain_maps(variant: str, state: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
     """What an ordinary user computes: torchvision's model, eager, contiguous, normalized."""
-    network = BUILDERS[variant](weights=None).features.eval()
+    network = get_model(NETWORKS[variant].builder, weights=None).features.eval()
     network.load_state_dict(state)
     preset = PRESETS[variant].DEFAULT.transforms()
     mean, sd = (torch.tensor(values)[:, None, None] for values in (preset.mean, preset.std))
@@ -114,7 +117,7 @@ def plain_maps(variant: str, state: dict[str, torch.Tensor], pixels: torch.Tenso
 def trained_like(variant: str) -> dict[str, torch.Tensor]:
     """Weights whose batch norms do something and fit the activations, as trained ones do."""
     torch.manual_seed(5)
-    network = BUILDERS[variant](weights=None).features
+    network = get_model(NETWORKS[variant].builder, weights=None).features
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
@@ -143,7 +146,7 @@ def test_folded_network_equals_the_plain_one(tmp_path: Path, variant: str, chann
 
 
 def test_no_batch_norm_is_left_and_none_is_lost() -> None:
-    network = BUILDERS["small"](weights=None).features.eval()
+    network = get_model(NETWORKS["small"].builder, weights=None).features.eval()
     norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
     fold_batch_norms(network)
     left = [type(module).__name__ for module in network.modules()]
@@ -158,7 +161,7 @@ class TestRandomWeights:
         load_backbone.cache_clear()
         return load_backbone(variant, f"random:{seed}", "cpu")
 
-    @pytest.mark.parametrize("variant", [*BUILDERS])
+    @pytest.mark.parametrize("variant", [*NETWORKS])
     def test_reproducible_and_seeded(self, variant: str) -> None:
         torch.manual_seed(1)
         first = self.build(variant, 3)
@@ -168,7 +171,7 @@ class TestRandomWeights:
         assert np.array_equal(first(self.pixels), again(self.pixels))
         assert not np.array_equal(first(self.pixels), other(self.pixels))
 
-    @pytest.mark.parametrize("variant", [*BUILDERS])
+    @pytest.mark.parametrize("variant", [*NETWORKS])
     @pytest.mark.parametrize("seed", [0, 1])
     def test_activations_neither_vanish_nor_overflow(self, variant: str, seed: int) -> None:
         maps = self.build(variant, seed)(self.pixels).astype(float)
@@ -199,7 +202,7 @@ class TestWeightFiles:
         assert path in str(caught.value)
 
     def test_whole_models_and_features_only_give_one_digest(self, tmp_path: Path) -> None:
-        model = BUILDERS["small"](weights=None)
+        model = get_model(NETWORKS["small"].builder, weights=None)
         whole = self.save(tmp_path / "whole.pth", model.state_dict())
         named = {f"features.{name}": v for name, v in model.features.state_dict().items()}
         features = self.save(tmp_path / "features.pth", named)
@@ -216,12 +219,12 @@ class TestWeightFiles:
         assert weights_digest({"a": state["a"], "c": state["b"]}) != digest
 
     def test_other_variant(self, tmp_path: Path) -> None:
-        state = BUILDERS["small"](weights=None).state_dict()
+        state = get_model(NETWORKS["small"].builder, weights=None).state_dict()
         path = self.save(tmp_path / "small.pth", state)
         self.refused(path, r"not the weights of mobilenet_v3_large: expected features\.", "large")
 
     def test_missing_tensor(self, tmp_path: Path) -> None:
-        state = BUILDERS["small"](weights=None).features.state_dict()
+        state = get_model(NETWORKS["small"].builder, weights=None).features.state_dict()
         state.pop("12.0.weight")
         path = self.save(tmp_path / "w.pth", state)
         self.refused(path, r"expected features\.12\.0\.weight .* found nothing")
@@ -240,7 +243,7 @@ class TestWeightFiles:
         self.refused(str(path), "expected a PyTorch state dict")
 
     def test_weights_that_repeat_one_number_or_are_not_finite(self, tmp_path: Path) -> None:
-        state = BUILDERS["small"](weights=None).features.state_dict()
+        state = get_model(NETWORKS["small"].builder, weights=None).features.state_dict()
         name = "12.0.weight"
         one = state[name].reshape(-1)[:1]
         state[name] = one.expand(state[name].numel()).view(state[name].shape)
@@ -249,7 +252,7 @@ class TestWeightFiles:
         self.refused(self.save(tmp_path / "w.pth", state), "12.0.weight holds numbers .*not finite")
 
     def test_a_link_to_weights_is_followed_to_a_plain_file(self, tmp_path: Path) -> None:
-        state = BUILDERS["small"](weights=None).features.state_dict()
+        state = get_model(NETWORKS["small"].builder, weights=None).features.state_dict()
         path = self.save(tmp_path / "w.pth", state)
         (tmp_path / "link.pth").symlink_to(path)
         digest = load_backbone("small", str(tmp_path / "link.pth"), "cpu").weights_sha256
@@ -326,7 +329,7 @@ class TestImagenet:
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
         return tmp_path / "checkpoints"
 
-    @pytest.mark.parametrize("variant", [*BUILDERS])
+    @pytest.mark.parametrize("variant", [*NETWORKS])
     @pytest.mark.parametrize(
         "error", [urllib.error.URLError("no route"), OSError("refused"), RuntimeError("bad hash")]
     )
@@ -340,7 +343,7 @@ class TestImagenet:
         with pytest.raises(ConfigError) as caught:
             imagenet_file(variant)
         text = str(caught.value)
-        name = IMAGENET_FILES[variant]
+        name = NETWORKS[variant].imagenet_file
         assert PRESETS[variant].DEFAULT.url in text
         assert PRESETS[variant].DEFAULT.url.endswith(name)
         assert str(hub / name) in text
@@ -349,7 +352,7 @@ class TestImagenet:
 
     def test_a_damaged_file_is_refused(self, hub: Path) -> None:
         hub.mkdir()
-        (hub / IMAGENET_FILES["small"]).write_bytes(b"half a download")
+        (hub / NETWORKS["small"].imagenet_file).write_bytes(b"half a download")
         with pytest.raises(ConfigError, match=r"doesn't begin with 047dcff4.*delete it"):
             imagenet_file("small")
 
@@ -363,7 +366,7 @@ class TestImagenet:
         monkeypatch.setattr(torch.hub, "download_url_to_file", download)
         with pytest.raises(ConfigError, match="the download is damaged"):
             imagenet_file("small")
-        path = hub / IMAGENET_FILES["small"]
+        path = hub / NETWORKS["small"].imagenet_file
         assert asked == [(PRESETS["small"].DEFAULT.url, str(path), "047dcff4")]
 
 
@@ -378,3 +381,11 @@ def test_real_weights_are_what_torchvision_would_load(avel_data: Path) -> None:
     pixels = preprocess(pictures(240, 320), ExtractConfig())
     wanted = plain_maps("small", state, pixels).numpy()
     assert np.abs(backbone(pixels) - wanted).max() < 5e-3 * np.abs(wanted).max()
+
+
+def test_each_name_has_its_network_as_torchvision_has_it() -> None:
+    assert get_args(ExtractConfig.model_fields["backbone"].annotation) == tuple(NETWORKS)
+    for network in NETWORKS.values():
+        preset = get_model_weights(network.builder).DEFAULT
+        assert preset.url.endswith(f"/{network.imagenet_file}")
+        assert preset.transforms().resize_size == [network.shorter_side_px]

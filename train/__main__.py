@@ -27,6 +27,7 @@ Train from a feature cache, and look at what was learned. No media are needed.
   python -m train runs     [FOLDER] [--sort miou] [--where learning_rate=1e-3] [--csv FILE]
   python -m train report   RUN [RUN ...] [--split val|test] [--format latex] [--page FILE]
   python -m train export   --out DIR [--run DIR] [--no-onnx] [--licence MIT]
+  python -m train retrieve --cache DIR [--run DIR] [--split val|test]
 
 Examples:
   python -m train fit --cache cache-ave
@@ -279,6 +280,21 @@ def _export(argv: Sequence[str]) -> None:
     )
 
 
+def _retrieve(argv: Sequence[str]) -> None:
+    """Find pictures by sound, and back."""
+    parser = Parser(
+        "python -m train retrieve",
+        "Which clip's picture a sound belongs to, which seconds of it, and back, by a run's "
+        "streams.",
+    )
+    _asked(parser, "cache with labels; as in fit")
+    _split(parser)
+    options = parser.parse_args(argv)
+    from train.commands.retrieve import retrieve
+
+    retrieve(options.run, options.cache, options.split, options.device)
+
+
 def _asked(parser: Parser, cache: str) -> None:
     """Which run is asked, about which cache, and where it answers."""
     parser.add_argument("--run", type=folder, help=_RUN)
@@ -303,6 +319,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "watch": _watch,
     "runs": _runs,
     "export": _export,
+    "retrieve": _retrieve,
 }
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from cache.common.errors import ConfigError
 from cache.format.fields import Field, Rate, Times
 from cache.format.schema import Declaration, Pictures
+from extract.backbones import NETWORKS
 from extract.config import ExtractConfig
 
-MAP_CHANNELS = {"small": 576, "large": 960, "efficientnet_b0": 1280}
-"""Of the network's `features`."""
 PX_PER_CELL = 32
 """Pixels of a picture to a cell of its map."""
 
@@ -50,6 +49,6 @@ def audio_fields(config: ExtractConfig) -> list[Field]:
 def video_fields(config: ExtractConfig) -> list[Field]:
     """Maps (F, C, H / 32, W / 32) and the time of each frame (F,)."""
     cells = -(-config.frame_size_px // PX_PER_CELL)
-    shape = (config.num_frames, MAP_CHANNELS[config.backbone], cells, cells)
+    shape = (config.num_frames, NETWORKS[config.backbone].channels, cells, cells)
     maps = Field("video/maps", shape, "float16", "activation", Times("video/frame_time_s"))
     return [maps, Field("video/frame_time_s", shape[:1], "float64", "s from clip start")]

@@ -1,8 +1,7 @@
 """Frames → feature maps of a frozen network, and the small pictures kept beside them.
 
-The network is torchvision's MobileNetV3 (Howard et al., ICCV 2019) or, for those who ask for it,
-EfficientNet-B0 (Tan and Le, ICML 2019): its `features` part, frozen, batch norms folded into the
-convolutions.
+The network is the `features` part of one of `extract.backbones`, frozen, batch norms folded into
+the convolutions.
 """
 
 from __future__ import annotations
@@ -22,18 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import efficientnet_b0, mobilenet_v3_large, mobilenet_v3_small
+from torchvision.models import get_model
 
 from cache.common.errors import CacheError, ConfigError
 from cache.common.torch_file import read_torch_file
+from extract.backbones import NETWORKS
 from extract.config import ExtractConfig
 from extract.features.weights import imagenet_file
 
-BUILDERS = {
-    "small": mobilenet_v3_small,
-    "large": mobilenet_v3_large,
-    "efficientnet_b0": efficientnet_b0,
-}
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SILU_GAIN = 2.2
 """Of random weights: SiLU lets less of small values through than ReLU, whose gain is 2. With this
@@ -109,7 +104,7 @@ def load_backbone(variant: str, weights: str, device: str) -> Backbone:
     Raises ConfigError when the file is no matching state dict; it is loaded with
     `weights_only=True`, so nothing in it is executed.
     """
-    features = BUILDERS[variant](weights=None).features
+    features = get_model(NETWORKS[variant].builder, weights=None).features
     if weights.startswith("random:"):
         _randomize(features, int(weights.removeprefix("random:")))
     else:
@@ -150,7 +145,7 @@ def _load_state(features: nn.Module, path: Path, variant: str) -> None:
     except _UNREADABLE as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"{path}: expected a PyTorch state dict of {BUILDERS[variant].__name__}, found: {first}"
+            f"{path}: expected a PyTorch state dict of {NETWORKS[variant].builder}, found: {first}"
         ) from None
     if not isinstance(state, Mapping):
         raise ConfigError(f"{path}: expected a state dict, found {type(state).__name__}")
@@ -164,7 +159,7 @@ def _load_state(features: nn.Module, path: Path, variant: str) -> None:
         if not isinstance(given, torch.Tensor) or given.shape != values.shape:
             have = tuple(given.shape) if isinstance(given, torch.Tensor) else "nothing"
             raise ConfigError(
-                f"{path}: not the weights of {BUILDERS[variant].__name__}: expected "
+                f"{path}: not the weights of {NETWORKS[variant].builder}: expected "
                 f"features.{name} {tuple(values.shape)}, found {have}"
             )
         if not bool(given.isfinite().all()):

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from cache.common.errors import ConfigError
 from cache.format.identity import Identity
+from extract.backbones import NETWORKS
 
-IMAGENET_FILES = {
-    "small": "mobilenet_v3_small-047dcff4.pth",
-    "large": "mobilenet_v3_large-5c1a4163.pth",
-    "efficientnet_b0": "efficientnet_b0_rwightman-7f5810bc.pth",
-}
-"""torchvision's default ImageNet weights; eight digits of the SHA-256 are in the name."""
+_URL = "https://download.pytorch.org/models"
 
 
 def check_weights(weights: str) -> None:
@@ -67,15 +62,9 @@ def imagenet_file(variant: str) -> Path:
     Raises ConfigError that says which file to fetch by hand, where to put it, and its checksum.
     """
     import torch
-    from torchvision import models
 
-    weights: Any = {
-        "small": models.MobileNet_V3_Small_Weights,
-        "large": models.MobileNet_V3_Large_Weights,
-        "efficientnet_b0": models.EfficientNet_B0_Weights,
-    }[variant]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_FILES[variant]
-    url = weights.DEFAULT.url
+    name = NETWORKS[variant].imagenet_file
+    path, url = Path(torch.hub.get_dir()) / "checkpoints" / name, f"{_URL}/{name}"
     prefix = path.stem.rpartition("-")[2]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

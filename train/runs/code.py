@@ -28,7 +28,7 @@ DECIDING = (
     "model/layers", "runs/recordings", "runs/timelines", "score/calibrate", "score/decode",
     "score/detection", "score/events", "score/intervals", "score/matching", "score/metrics",
     "score/predict", "score/presence", "score/ranking", "score/read_off", "score/recordings",
-    "score/seconds", "score/summary", "score/timeline",
+    "score/retrieval", "score/seconds", "score/streams", "score/summary", "score/timeline",
 )  # fmt: skip
 """The modules of this package that stand between a cache and a run's weights and scores; what
 prints, draws and writes is not among them."""

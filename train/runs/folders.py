@@ -8,6 +8,7 @@ metrics.jsonl                   a line for each epoch, written when it ends
 history.json                    the same as one list, written when the training ended
 best_model_with_attention.pth   the selected weights; last.pth: to go on from
 metrics_val.json, metrics_test.json, predictions_val.json, test_evaluations.jsonl
+retrieval_val.json              with `train retrieve`: which picture a sound belongs to
 report.html                     scores and clips, to look at
 attention_visualization/        pictures
 tensorboard/                    events for TensorBoard, where that is installed
