@@ -10,7 +10,7 @@ from pathlib import Path
 from cache.common.cli import Caches, Parser, count, exit_code, folder, say
 from cache.common.settings import add_settings, chosen_settings
 from train.annotate.formats import FORMATS, parse_formats
-from train.commands import export_options, fit_options, sweep_options
+from train.commands import export_options, fit_options, overview, sweep_options
 from train.config import PRESETS, TrainConfig
 
 USAGE = """\
@@ -104,7 +104,7 @@ def _evaluate(argv: Sequence[str]) -> None:
         "python -m train evaluate", "Score a run on a split, beside trivial baselines; draw it."
     )
     _asked(parser, "cache with labels; as in fit")
-    _split(parser)
+    overview.split(parser)
     fit_options.pictures(parser)
     fit_options.media(parser)
     fit_options.heads(parser)
@@ -200,71 +200,6 @@ def _features(argv: Sequence[str]) -> None:
         sys.stdout.buffer.write(os.fsencode(run) + b"\n")
 
 
-def _report(argv: Sequence[str]) -> None:
-    """Compare runs."""
-    parser = Parser(
-        "python -m train report", "Scores of several runs side by side (mean ± sd over seeds)."
-    )
-    parser.add_argument("runs", type=Path, nargs="+", help="runs, or folders of seeds or of folds")
-    _split(parser)
-    parser.add_argument(
-        "--format",
-        choices=("text", "markdown", "csv", "latex"),
-        default="text",
-        help="csv has all scores, markdown and latex (booktabs) the headline ones",
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write it, instead of printing it")
-    options = parser.parse_args(argv)
-    from train.commands.report import show_report
-
-    show_report(options.runs, options.split, options.format, options.out)
-
-
-def _watch(argv: Sequence[str]) -> None:
-    """Show how far a training is."""
-    parser = Parser(
-        "python -m train watch",
-        "How far a training is: curves, best epoch, time left, why it ended. On a terminal it "
-        "follows until the end or Ctrl-C, which stops no training.",
-    )
-    parser.add_argument(
-        "run", type=folder, nargs="?", help=f"{_RUN.partition(' (')[0]} (default: the newest)"
-    )
-    parser.add_argument("--once", action="store_true", help="say it once, and don't follow")
-    options = parser.parse_args(argv)
-    from train.commands.watch import watch
-
-    watch(options.run, options.once)
-
-
-def _runs(argv: Sequence[str]) -> None:
-    """List runs."""
-    parser = Parser(
-        "python -m train runs",
-        "All runs under a folder, a line each: when, scores, settings that differ from the "
-        "defaults. Those that can't be compared stand apart.",
-    )
-    parser.add_argument(
-        "folder", type=folder, nargs="?", default=Path("runs"), help="default: runs"
-    )
-    parser.add_argument(
-        "--sort", default="when", metavar="SCORE", help="miou, segment_accuracy, … (default: when)"
-    )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="only runs with this setting, as learning_rate=1e-3; given several times: with all",
-    )
-    parser.add_argument("--csv", metavar="FILE", help="all scores and settings; -: print them")
-    _split(parser)
-    options = parser.parse_args(argv)
-    from train.commands.runs import list_runs
-
-    list_runs(options.folder, options.split, options.sort, options.where, options.csv)
-
-
 def _export(argv: Sequence[str]) -> None:
     """Hand a run over."""
     options = export_options.parse(argv, _RUN)
@@ -288,7 +223,7 @@ def _retrieve(argv: Sequence[str]) -> None:
         "streams.",
     )
     _asked(parser, "cache with labels; as in fit")
-    _split(parser)
+    overview.split(parser)
     options = parser.parse_args(argv)
     from train.commands.retrieve import retrieve
 
@@ -302,12 +237,6 @@ def _asked(parser: Parser, cache: str) -> None:
     parser.add_argument("--device", choices=_DEVICES, help="default: the run's")
 
 
-def _split(parser: Parser) -> None:
-    parser.add_argument(
-        "--split", choices=["val", "test"], default="val", help="rows to look at (default: val)"
-    )
-
-
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "fit": _fit,
     "sweep": _sweep,
@@ -315,9 +244,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "predict": _predict,
     "annotate": _annotate,
     "features": _features,
-    "report": _report,
-    "watch": _watch,
-    "runs": _runs,
+    "report": overview.report,
+    "watch": overview.watch,
+    "runs": overview.runs,
     "export": _export,
     "retrieve": _retrieve,
 }

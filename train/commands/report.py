@@ -10,7 +10,7 @@ from cache.common.cli import say
 from cache.common.errors import AvelError, ConfigError
 from train.commands.folds import read_folds
 from train.data.folds import SCORED
-from train.report import papers
+from train.report import compare_page, papers
 from train.report.compared import Compared
 from train.report.fold_tables import folds_table
 from train.report.tables import Runs, comparison, differences, of_ensemble, of_seeds, spread
@@ -22,13 +22,20 @@ from train.score.intervals import EventScores
 TEXT = "text"
 
 
-def show_report(paths: Sequence[Path], split: str, form: str, out: Path | None) -> None:
-    """Print what `report` gives, or write it to a file."""
-    text = report(paths, split, form)
+def show_report(
+    paths: Sequence[Path], split: str, form: str, out: Path | None, page: Path | None
+) -> None:
+    """Print what `report` gives, or write it to a file; page: write one of them all as well."""
+    compared = compare(paths, split)
+    text = rendered(compared, form)
     if out is None:
-        return say(text)
-    replace_file(out, f"{text}\n".encode("utf-8", "replace"))
-    return say(f"written: {out}")
+        say(text)
+    else:
+        replace_file(out, f"{text}\n".encode("utf-8", "replace"))
+        say(f"written: {out}")
+    if page is not None:
+        compare_page.write(page, compared)
+        say(f"page: {page}")
 
 
 def report(paths: Sequence[Path], split: str, form: str = TEXT) -> str:
@@ -38,8 +45,7 @@ def report(paths: Sequence[Path], split: str, form: str = TEXT) -> str:
     clip, where their answers are stored and are of clips with one event each. Of runs that were
     divided into folds the scores over those, whatever the split.
     """
-    compared = compare(paths, split)
-    return as_text(compared) if form == TEXT else papers.FORMATS[form](compared)
+    return rendered(compare(paths, split), form)
 
 
 def compare(paths: Sequence[Path], split: str) -> Compared:
@@ -88,7 +94,12 @@ def _paired(places: Mapping[str, Path], stored: Runs, split: str) -> dict[str, E
         return {}
 
 
-def as_text(compared: Compared) -> str:
+def rendered(compared: Compared, form: str) -> str:
+    """A comparison as TEXT or in one of `papers.FORMATS`."""
+    return _as_text(compared) if form == TEXT else papers.FORMATS[form](compared)
+
+
+def _as_text(compared: Compared) -> str:
     """The scores for a terminal, the settings that differ below."""
     stored = compared.stored
     if compared.split == SCORED:

@@ -29,7 +29,7 @@ def paired_scores(
         several = []
         for place in places:
             path = place / f"predictions_{split}.json"
-            answers = sorted(read_answers(path), key=_event)
+            answers = in_order(path)
             events = [_event(one) for one in answers]
             expected = expected or events
             if not events or events != expected:
@@ -40,6 +40,11 @@ def paired_scores(
             several.append(_scores(answers, clip_seconds))
         found[name] = EventScores.mean(several)
     return found
+
+
+def in_order(path: Path) -> list[StoredAnswer]:
+    """The events in `predictions_<split>.json` in the one order that all runs have."""
+    return sorted(read_answers(path), key=_event)
 
 
 def _event(one: StoredAnswer) -> _Event:

@@ -44,6 +44,15 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return checked_history(parsed, str(path), _AGAIN)
 
 
+def history_of(model: Path) -> list[dict[str, float]]:
+    """The finished epochs of a model, [] of which nothing is known; ConfigError of damaged ones."""
+    path = model / METRICS_FILE
+    if path.exists() or path.is_symlink():
+        return read_metrics(path)
+    path = model / folders.HISTORY_FILE  # of a run of an earlier release
+    return read_history(path) if path.exists() else []
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far the training of one model is.
@@ -67,13 +76,9 @@ class Progress:
     @classmethod
     def of(cls, folder: Path) -> Progress:
         """What a model's folder says; ConfigError where something in it is damaged."""
-        alive, making = bool(writer_of(folder)), Making.of(folder)
-        metrics, history = folder / METRICS_FILE, folder / folders.HISTORY_FILE
-        before = history.stat().st_mtime if history.exists() else 0.0
-        epochs = read_history(history) if before else []
-        moved = before
-        if metrics.exists() or metrics.is_symlink():
-            epochs, moved = read_metrics(metrics), metrics.lstat().st_mtime
+        alive, making, epochs = bool(writer_of(folder)), Making.of(folder), history_of(folder)
+        files = [folder / name for name in (METRICS_FILE, folders.HISTORY_FILE)]
+        moved = next((path.lstat().st_mtime for path in files if path.exists()), 0.0)
         last = making.sessions[-1] if making is not None and making.sessions else None
         state: State = "trains" if alive else "stopped"
         if last is None and not epochs and not (folder / BEST).exists():
