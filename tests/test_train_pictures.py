@@ -155,7 +155,7 @@ def test_predict_tells_of_its_pictures_in_one_line(
     for count, more in ((3, ", and of 2 other clips"), (1, "")):
         predict_cache(seeds[1] / "seed-0", seeds[0], out=tmp_path, pictures=count)
         lines = capsys.readouterr().out.splitlines()
-        told = [line for line in lines if "picture" in line or "card.png" in line]
+        told = [line for line in lines if line.startswith("pictures") or "card.png" in line]
         assert told == [f"pictures: {place}, 0 more beside it{more}"]
 
 

@@ -154,8 +154,10 @@ def media_note(ids: Sequence[str], media: Mapping[str, Playable] | None) -> str:
         return "None can be played: no file of theirs was found of a kind that browsers play."
     changed = sum(one.by_name for one in found)
     note = f"{len(found)} of {len(ids)} can be played: click into a row to hear that moment."
-    told = f" {changed} of the files are told by name alone: they aren't what was extracted, or not"
-    return f"{note}{told} as it was then." if changed else note
+    told = (
+        f" {changed} of the files are told by name alone: parts of what was extracted, or changed"
+    )
+    return f"{note}{told} since." if changed else note
 
 
 def facts(result: Result) -> list[tuple[str, str]]:
