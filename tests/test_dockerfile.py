@@ -44,12 +44,13 @@ def test_it_runs_as_nobody_s_root_in_a_folder_that_is_mounted() -> None:
     assert last not in ("root", "0")
     names = [name for name, _ in steps()]
     assert "RUN" not in names[names.index("USER") :], "what is installed is not the user's"
-    assert given("WORKDIR")[-1] == given("VOLUME")[-1] == "/work"
+    assert given("WORKDIR")[-1] == given("VOLUME")[-1] == "/data"
     assert given("ENTRYPOINT") == ['["python", "-m"]'], "signals reach the program itself"
 
 
 def test_the_cpu_s_torch_is_the_default_and_versions_are_the_lock_s() -> None:
-    assert given("ARG") == ["TORCH_INDEX=https://download.pytorch.org/whl/cpu"]
+    (index,) = given("ARG")
+    assert re.fullmatch(r"TORCH_INDEX=https://[\w.]+/whl/cpu", index)
     installs = [part for run in given("RUN") for part in run.split("&&") if "pip install" in part]
     assert len(installs) == 3
     assert all("--constraint constraints.txt" in part or "--no-deps ." in part for part in installs)
