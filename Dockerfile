@@ -17,7 +17,8 @@ COPY train train
 RUN /opt/avel/bin/pip install --no-deps .
 
 FROM python:3.12.11-slim-bookworm
-# OpenCV's wheels need these two. hadolint ignore=DL3008
+# OpenCV's wheels need these two, whatever their version.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgl1 libglib2.0-0 \
     && rm -rf /var/lib/apt/lists/* \
@@ -25,7 +26,7 @@ RUN apt-get update \
     && install --directory --owner=avel /data
 COPY --from=build /opt/avel /opt/avel
 ENV PATH=/opt/avel/bin:$PATH MPLCONFIGDIR=/tmp/matplotlib NUMBA_CACHE_DIR=/tmp/numba
-USER avel
+USER 1000
 WORKDIR /data
 VOLUME /data
 ENTRYPOINT ["python", "-m"]

