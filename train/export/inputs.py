@@ -5,6 +5,8 @@ Shapes: N clips, T steps of the model, F frames, S steps of a field, D features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -47,16 +49,20 @@ class CachedInput(nn.Module):
         """Arrays by name, as a cache holds them."""
         sound = frames = None
         if self.inputs.sound:
-            features, valid = self._sound(given)
+            features, valid = self._sound(self.inputs.sound, given)
+            if self.inputs.class_only:
+                more, there = self._sound(self.inputs.class_only, given)
+                valid = valid & there
+                features = torch.where(valid.unsqueeze(2), torch.cat([features, more], dim=2), 0.0)
             time_s = (torch.arange(self.steps) + 0.5) * self.clip_seconds / self.steps
             sound = Sound(features, valid, time_s, self.step_s)
         if self.inputs.frames is not None:
             frames = self._frames(self.inputs.frames, given)
         return Batch(sound, frames)
 
-    def _sound(self, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _sound(self, fields: Sequence[Field], given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         means, deviations, valid = [], [], None
-        for field in self.inputs.sound:
+        for field in fields:
             values = _flat(field, given)
             if is_pooled(field, self.step_s):
                 mean, deviation, here = self._pooled(field, values, self._count(field, given))
@@ -142,7 +148,7 @@ def _seen(field: Field, given: dict[str, Tensor]) -> Tensor:
 
 def steps_inputs(inputs: Inputs) -> dict[str, str]:
     """The input that says how many steps a clip has, for each field that has such."""
-    fields = [field for field in inputs.sound if field.has_steps]
+    fields = [field for field in (*inputs.sound, *inputs.class_only) if field.has_steps]
     alike = len({(field.clock, field.shape[0]) for field in fields}) == 1
     return {one.name: STEPS if alike else f"{STEPS}/{one.name}" for one in fields}
 
