@@ -1,5 +1,4 @@
-# Both stages in one image: for the CPU, or for NVIDIA GPUs with
-#   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126
+# Both stages in one image: for the CPU, or for NVIDIA GPUs with --build-arg TORCH_INDEX= (empty).
 # docs/install.md says how it is built and used.
 FROM python:3.12.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -8,8 +7,8 @@ RUN python -m venv /opt/avel
 WORKDIR /source
 COPY requirements.txt constraints.txt ./
 # torch and torchvision from one place, then what they and we need, as `make setup` does it.
-RUN /opt/avel/bin/pip install --no-deps --index-url "$TORCH_INDEX" --constraint constraints.txt \
-        torch torchvision \
+RUN /opt/avel/bin/pip install --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} \
+        --constraint constraints.txt torch torchvision \
     && /opt/avel/bin/pip install --constraint constraints.txt --requirement requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY cache cache
@@ -18,16 +17,17 @@ COPY train train
 RUN /opt/avel/bin/pip install --no-deps .
 
 FROM python:3.12.11-slim-bookworm
-# OpenCV's wheels need these two. hadolint ignore=DL3008
+# OpenCV's wheels need these two, whatever their version.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgl1 libglib2.0-0 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --create-home avel \
-    && install --directory --owner=avel /work
+    && install --directory --owner=avel /data
 COPY --from=build /opt/avel /opt/avel
 ENV PATH=/opt/avel/bin:$PATH MPLCONFIGDIR=/tmp/matplotlib NUMBA_CACHE_DIR=/tmp/numba
-USER avel
-WORKDIR /work
-VOLUME /work
+USER 1000
+WORKDIR /data
+VOLUME /data
 ENTRYPOINT ["python", "-m"]
 CMD ["train", "--help"]

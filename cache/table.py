@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache.format.schema import NO_SPLIT, SPLITS
+from cache.labels.annotations import Labels
 from cache.reader import Cache
 
 if TYPE_CHECKING:
@@ -18,17 +19,15 @@ def clip_table(cache: Cache) -> pd.DataFrame:
 
     Parameters
     ----------
-    cache
-        As of `open_cache`; labels are not needed.
+    cache: as of `open_cache`; labels are not needed.
 
     Returns
     -------
-    pandas.DataFrame
-        `id`; `row`, which `Cache.read` takes; `recording` and `offset_s`, of which and where the
-        clip is a window; `valid_s`, how much of it there is. Of the event `category`, `start_s` and
-        `end_s` (s from the clip's start, cut to the clip) and `split`. A clip without an event has
-        one row with the category "" and times of 0; an event that doesn't say when has times of
-        NaN; a clip that no label names has one row with None and NaN.
+    A pandas.DataFrame with `id`; `row`, which `Cache.read` takes; `recording` and `offset_s`, of
+    which and where the clip is a window; `valid_s`, how much of it there is. Of the event
+    `category`, `start_s`, `end_s` (s from the clip's start, cut to the clip), `split`. Without an
+    event the category is "", the times 0; of one that doesn't say when they are NaN; without a
+    label all are none.
 
     Raises
     ------
@@ -45,9 +44,17 @@ def clip_table(cache: Cache) -> pd.DataFrame:
     >>> features.read("audio/mel", clips.row[clips.split == "train"]).shape
     (9, 431, 64)
     """
+    clips = _clips(cache)
+    labels = cache.stored_labels()
+    if labels is None:
+        return clips.assign(category=None, start_s=np.nan, end_s=np.nan, split=None)
+    return _cut(clips.merge(_events(labels), on="recording", how="left"), cache.clip_seconds)
+
+
+def _clips(cache: Cache) -> pd.DataFrame:
     import pandas as pd
 
-    clips = pd.DataFrame(
+    return pd.DataFrame(
         {
             "id": cache.ids,
             "row": np.arange(len(cache.ids)),
@@ -56,10 +63,12 @@ def clip_table(cache: Cache) -> pd.DataFrame:
             "valid_s": np.asarray(cache.lengths_s[0], np.float64),
         }
     )
-    labels = cache.stored_labels()
-    if labels is None:
-        return clips.assign(category=None, start_s=np.nan, end_s=np.nan, split=None)
-    events = pd.DataFrame(
+
+
+def _events(labels: Labels) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
         {
             "recording": labels.ids,
             "category": labels.names(),
@@ -68,7 +77,6 @@ def clip_table(cache: Cache) -> pd.DataFrame:
             "split": [None if n == NO_SPLIT else SPLITS[n] for n in labels.split.tolist()],
         }
     )
-    return _cut(clips.merge(events, on="recording", how="left"), cache.clip_seconds)
 
 
 def _cut(rows: pd.DataFrame, clip_seconds: float) -> pd.DataFrame:

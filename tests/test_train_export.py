@@ -325,7 +325,9 @@ def test_the_graph_of_several_events_says_what_the_run_says(tmp_path: Path) -> N
 
 def test_the_graph_brings_fields_of_any_clock_to_the_steps(tmp_path: Path) -> None:
     folder = cache_of(tmp_path / "own", [FINE, OTHER, MAPS, TIMES, CLIP, STILL, VECTOR])
-    trained = load_run(fit(folder, tmp_path / "run"))
+    words = ["--class-fields", "audio/other"]
+    trained = load_run(fit(folder, tmp_path / "run", *words))
+    assert trained.about.shapes["class_only"] == 6
     assert differs(trained, folder) < 1e-4
     features = Identity.parse(wanted(tmp_path / "run"), "features")
     made = made_up(tmp_path / "made", features.declaration, trained.models[0].model)

@@ -18,12 +18,12 @@ from test_wheel import BUILD, PACKAGES, ROOT
 SMALL = ["--epochs", "1", "--pictures", "1", "--device", "cpu"]
 
 
-def call(python: Path, folder: Path, *words: str) -> str:
-    """What a command in a folder that is not the checkout prints."""
+def call(python: Path, folder: Path, *words: str, most: int = 0) -> str:
+    """What a command prints far from the checkout; its exit code is `most` at most."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python.parent / words[0]) if "-" in words[0] else str(python), *words[1:]]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert 0 <= done.returncode <= most, done.stdout + done.stderr
     return done.stdout
 
 
@@ -61,7 +61,7 @@ def test_the_commands_and_packages_are_the_wheel_s(python: Path, tmp_path: Path)
 
 @pytest.mark.system
 def test_a_demo_set_becomes_answers_far_from_the_checkout(python: Path, tmp_path: Path) -> None:
-    call(python, tmp_path, "python", "-m", "extract.demo", "data", "--clips", "32", "--jobs", "1")
+    call(python, tmp_path, "python", "-m", "extract.demo", "data", "--clips", "24", "--jobs", "1")
     words = ["--data", "data", "--cache", "features", "--weights", "random:0", "--jobs", "1"]
     call(python, tmp_path, "avel-extract", *words, "--max-failures", "1")
     words = ["--cache", "features", "--run", "run"]
@@ -69,11 +69,11 @@ def test_a_demo_set_becomes_answers_far_from_the_checkout(python: Path, tmp_path
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     call(python, tmp_path, "avel-train", "predict", *words, "--pictures", "0")
     answers = json.loads((tmp_path / "run" / "predictions" / "predictions.json").read_text())
-    assert len(answers) >= 30
+    assert len(answers) >= 20
     call(python, tmp_path, "avel-train", "export", "--run", "run", "--out", "model", "--no-onnx")
     assert "Not evaluated" in (tmp_path / "model" / "README.md").read_text()
     words = ["--run", "model", "--cache", "features", "--out", "found"]
-    call(python, tmp_path, "avel-train", "annotate", *words)
+    call(python, tmp_path, "avel-train", "annotate", *words, most=1)  # one demo clip is broken
     assert list((tmp_path / "found").glob("*/timeline.html"))
 
 

@@ -35,20 +35,12 @@ def extracted(
     """
     like = scratch / "like.json"
     write_json(like, wanted(run))
-    # A name that begins with "-" is no option. -P: what lies in the current folder is no module.
+    # A name that begins with "-" is no option.
     words = [str(path) if not str(path).startswith("-") else f"./{path}" for path in media]
     words += ["--cache", str(cache), "--like", str(like)]
     words += [] if hop_s is None else ["--hop-seconds", str(hop_s)]
     words += [] if weights is None else ["--weights", weights]
-    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "extract", "clip", *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    done = _extract(words)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if done.returncode and any("ModuleNotFoundError" in line for line in lines):
@@ -63,3 +55,16 @@ def extracted(
     for line in told:
         say(f"warning: no features: {line}", error=True)
     return open_cache(cache)
+
+
+def _extract(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """The command of stage 1; -P: what lies in the current folder is no module."""
+    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "extract", "clip", *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )

@@ -33,8 +33,7 @@ class Model:
 
     Attributes
     ----------
-    run : TrainedRun
-        The models with their weights, settings and records, for those who want more than answers.
+    run: the models with their weights, settings and records, for who wants more than answers.
     """
 
     run: TrainedRun
@@ -54,19 +53,16 @@ class Model:
 
         Parameters
         ----------
-        split
-            "val", or "test" where `python -m train evaluate` has scored that.
+        split: "val", or "test" where `python -m train evaluate` has scored that.
 
         Returns
         -------
-        Mapping[str, float | None]
-            By name; None where a score has nothing to be of. Baselines and intervals stand beside
-            them in `metrics_<split>.json`.
+        Scores by name; None where one has nothing to be of. Baselines and intervals stand beside
+        them in `metrics_<split>.json`.
 
         Raises
         ------
-        ConfigError
-            Where it was not scored on the split.
+        ConfigError: where it was not scored on the split.
 
         Examples
         --------
@@ -88,27 +84,21 @@ class Model:
 
         Parameters
         ----------
-        what
-            Media files, whose features are made for it in a process of its own (stage 1 must be
-            installed); or a cache that has such features, or its path. Of a longer file its first
-            `clip_seconds` are looked at; `annotate` looks at all of it.
-        weights
-            Where the weights of the features' network are now; default: where they were.
-        device
-            "cpu", "cuda" or "mps"; default: the run's.
+        what: media files, whose features stage 1 makes in a process of its own; or a cache, or its
+            path. Of a longer file its first seconds are looked at; `annotate` looks at all of it.
+        weights: where the weights of the features' network are now; default: where they were.
+        device: "cpu", "cuda" or "mps"; default: the run's.
 
         Returns
         -------
-        list of dict
-            A record for each clip, by id: `id`, `predicted`, `confidence`, `predicted_start_s`,
-            `predicted_end_s`, `event` (whether there is one, None where that isn't decided),
-            `event_confidence`, `not_looked_at_s`, `seen` (whether it was trained on that clip). Of
-            a run of several events, and in a cache of windows, those of `annotate`.
+        A record for each clip, by id: `id`, `predicted`, `confidence`, `predicted_start_s`,
+        `predicted_end_s`, `event` (whether there is one, None where that isn't decided),
+        `event_confidence`, `not_looked_at_s`, `seen` (whether it was trained on that clip). Of a
+        run of several events, and in a cache of windows, those of `annotate`.
 
         Raises
         ------
-        ConfigError, CacheError
-            Where media can't be read, or the cache has other features than the run was trained on.
+        ConfigError, CacheError: where media can't be read, or a cache has other features.
 
         Examples
         --------
@@ -132,26 +122,20 @@ class Model:
 
         Parameters
         ----------
-        what
-            Media files, folders of them, or a cache of their windows (`make features HOP=5`).
-        hop_s
-            Seconds from window to window; default: half of one, of AVE's 10 s 5 s.
-        out
-            A folder for what `make annotate` writes: lists for other programs and a page that plays
-            each recording. The features stay in it, so that another call does what is new.
-        weights, device
-            As in `predict`.
+        what: media files, folders of them, or a cache of their windows (`make features HOP=5`).
+        hop_s: seconds from window to window; default: half of one, 5 s of AVE's 10 s.
+        out: a folder for what `make annotate` writes, lists for other programs and a page that
+            plays each recording; the features stay in it, so that another call does what is new.
+        weights, device: as in `predict`.
 
         Returns
         -------
-        list of dict
-            A record for each event, by recording and time: `recording`, `category`, `start_s`,
-            `end_s`, `confidence`, `seen`. A recording in which nothing is found has none.
+        A record for each event, by recording and time: `recording`, `category`, `start_s`, `end_s`,
+        `confidence`, `seen`. A recording in which nothing is found has none.
 
         Raises
         ------
-        ConfigError, CacheError
-            As in `predict`.
+        ConfigError, CacheError: as in `predict`.
 
         Examples
         --------
@@ -194,18 +178,16 @@ def load(folder: Place | None = None) -> Model:
 
     Parameters
     ----------
-    folder
-        Default: the newest run under `runs/`. Nothing in its files is executed.
+    folder: default: the newest run under `runs/`. Nothing in its files is executed.
 
     Returns
     -------
-    Model
+    Model: which answers, and says how good it is.
 
     Raises
     ------
-    ConfigError, CheckpointError
-        Where there is none, where it is damaged, or where its models were trained for different
-        things and can't answer together.
+    ConfigError, CheckpointError: where there is none, where it is damaged, or where its models were
+        trained for different things and can't answer together.
 
     Examples
     --------

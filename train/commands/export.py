@@ -14,7 +14,7 @@ from cache.common.errors import AvelError, CacheError, ConfigError
 from cache.common.strict_json import read_json
 from cache.format.identity import Identity
 from cache.joined import JOINED, open_caches
-from train.commands.report import as_text, compare
+from train.commands.report import TEXT, compare, rendered
 from train.data.folds import SCORED
 from train.export import card, folder
 from train.export.card import Card
@@ -118,7 +118,7 @@ def _scores(run: TrainedRun) -> dict[str, str | None]:
     """The tables of val and test, or of all folds together, with the baselines."""
     if (run.folder / folders.FOLDS_FILE).exists():
         scored = (run.folder / f"metrics_{SCORED}.json").exists()
-        return {"all folds": as_text(compare([run.folder], SCORED)) if scored else None}
+        return {"all folds": rendered(compare([run.folder], SCORED), TEXT) if scored else None}
     return {split: _table(run, split) for split in _SPLITS}
 
 

@@ -53,8 +53,7 @@ class CachedInput(nn.Module):
             if self.inputs.class_only:
                 more, there = self._sound(self.inputs.class_only, given)
                 valid = valid & there
-                features = torch.cat([features, more], dim=2)
-            features = torch.where(valid.unsqueeze(2), features, 0.0)
+                features = torch.where(valid.unsqueeze(2), torch.cat([features, more], dim=2), 0.0)
             time_s = (torch.arange(self.steps) + 0.5) * self.clip_seconds / self.steps
             sound = Sound(features, valid, time_s, self.step_s)
         if self.inputs.frames is not None:
@@ -73,7 +72,8 @@ class CachedInput(nn.Module):
             means.append(mean)
             valid = here if valid is None else valid & here
         assert valid is not None
-        return torch.cat([*means, *deviations], dim=2), valid
+        both = torch.cat([*means, *deviations], dim=2)
+        return torch.where(valid.unsqueeze(2), both, 0.0), valid
 
     def _pooled(self, field: Field, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and deviation of the steps in each step of the model, and which have any."""

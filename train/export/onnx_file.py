@@ -80,22 +80,13 @@ def write_onnx(run: TrainedRun, cache: Cache, folder: Path, real: bool) -> Check
             f"ONNX: {', '.join(missing)} is not installed; "
             "`pip install 'avel-two-stage[onnx]'` brings it"
         )
-    import onnxruntime
-
-    config = run.config("cpu")
-    ids = cache.ids[:_CLIPS]
+    config, ids = run.config("cpu"), cache.ids[:_CLIPS]
     clips = load_features(cache, config, ids, len(run.about.classes))
     model = Answering(run, inputs_of(cache, config), len(clips.step_time_s)).eval()
     given = cached_arrays(cache, model.input.names, [cache.row(clip_id) for clip_id in ids])
     expected, threshold = _expected(run, clips, model)
     files = _graphs(run, model, given, threshold)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    sessions = {
-        name: onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        for name, data in files.items()
-    }
+    sessions = {name: _session(data) for name, data in files.items()}
     apart, moved = 0.0, 0
     for name, size in [(ONE, 1), *((ANY, batch) for batch in _BATCHES)]:
         places = np.arange(size) % len(ids)
@@ -113,6 +104,15 @@ def write_onnx(run: TrainedRun, cache: Cache, folder: Path, real: bool) -> Check
     sizes = {name: len(data) for name, data in files.items()}
     clip_ms = _clip_ms(sessions[ONE], {key: value[:1] for key, value in given.items()})
     return Checked(sizes, apart, len(ids), moved, clip_ms, torch.get_num_threads(), real)
+
+
+def _session(data: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 def cached_arrays(cache: Cache, names: Sequence[str], rows: Sequence[int]) -> Arrays:

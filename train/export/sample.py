@@ -47,10 +47,10 @@ def _statistics(model: FusionModel, inputs: Inputs) -> dict[str, tuple[Array, Ar
     """Mean and deviation of each feature of the fields that a model reads, by name."""
     found: dict[str, tuple[Array, Array]] = {}
     maps = [inputs.frames] if inputs.frames is not None else []
-    for stream, at, fields in (
-        (model.audio, 0, inputs.sound),
-        (model.audio, model.shapes.audio_features, inputs.class_only),
-        (model.video, 0, (*maps, *inputs.beside)),
+    for stream, fields, at in (
+        (model.audio, inputs.sound, 0),
+        (model.audio, inputs.class_only, model.shapes.audio_features),
+        (model.video, (*maps, *inputs.beside), 0),
     ):
         for field in fields if stream is not None else ():
             here = slice(at, at := at + width_of(field))

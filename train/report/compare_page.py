@@ -141,13 +141,16 @@ def _answering(compared: Compared) -> dict[str, Path]:
 def _clip(said: Mapping[str, StoredAnswer], compared: Compared, seconds: float) -> dict[str, Any]:
     """An event: what is true, then what each run says."""
     true = next(iter(said.values()))
-    scores = {name: _overlap(one) for name, one in said.items()}
+    assert true.start_s is not None  # runs differ here by how they place it
+    assert true.end_s is not None
+    edges = true.start_s, true.end_s
+    scores = {name: _overlap(one, edges) for name, one in said.items()}
     best = max(scores.values())
     return {
         "id": true.id,
         "category": true.category,
-        "true_text": span((true.start_s, true.end_s)),
-        "true": _bar(true.start_s, true.end_s, seconds),
+        "true_text": span(edges),
+        "true": _bar(*edges, seconds),
         "picture": _picture(true.id, compared),
         "answers": [
             {
@@ -164,10 +167,11 @@ def _clip(said: Mapping[str, StoredAnswer], compared: Compared, seconds: float) 
     }
 
 
-def _overlap(one: StoredAnswer) -> float:
-    """tIoU of an answer, 0 where its class is wrong."""
-    shared = min(one.end_s, one.predicted_end_s) - max(one.start_s, one.predicted_start_s)
-    whole = max(one.end_s, one.predicted_end_s) - min(one.start_s, one.predicted_start_s)
+def _overlap(one: StoredAnswer, true: tuple[float, float]) -> float:
+    """tIoU of an answer with the true start and end, 0 where its class is wrong."""
+    start_s, end_s = true
+    shared = min(end_s, one.predicted_end_s) - max(start_s, one.predicted_start_s)
+    whole = max(end_s, one.predicted_end_s) - min(start_s, one.predicted_start_s)
     return max(0.0, shared) / whole if whole > 0 and one.predicted == one.category else 0.0
 
 
