@@ -112,7 +112,7 @@ def test_unknown_names_are_refused_with_the_nearest(
         cli.main(["fit", "--cache", "c", "--learning-rat", "1"])
     assert stop.value.code == 2
     assert "--learning-rate" in capsys.readouterr().err
-    refused(capsys, "fit, evaluate, predict, annotate, features, report", "train")
+    refused(capsys, "fit, sweep, evaluate, predict, annotate, features, report", "train")
     with pytest.raises(SystemExit):
         cli.main(["fit", "--cache", "c", "--num-heads", "7"])
     assert "divisible by num_heads" in capsys.readouterr().err
@@ -128,7 +128,7 @@ def test_help_teaches_and_loads_no_torch(capsys: pytest.CaptureFixture[str]) -> 
     )
     assert done.stdout.endswith("False\n")
     assert "python -m train fit --cache" in done.stdout
-    whole = {"fit", "predict", "annotate", "features"}
+    whole = {"fit", "sweep", "predict", "annotate", "features"}
     for command in cli.COMMANDS:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
