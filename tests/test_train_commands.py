@@ -113,7 +113,7 @@ def test_unknown_names_are_refused_with_the_nearest(
         cli.main(["fit", "--cache", "c", "--learning-rat", "1"])
     assert stop.value.code == 2
     assert "--learning-rate" in capsys.readouterr().err
-    refused(capsys, "fit, evaluate, predict, annotate, features, report, watch, runs", "train")
+    refused(capsys, ", ".join(cli.COMMANDS), "train")
     with pytest.raises(SystemExit):
         cli.main(["fit", "--cache", "c", "--num-heads", "7"])
     assert "divisible by num_heads" in capsys.readouterr().err
@@ -129,7 +129,7 @@ def test_help_teaches_and_loads_no_torch(capsys: pytest.CaptureFixture[str]) -> 
     )
     assert done.stdout.endswith("False\n")
     assert "python -m train fit --cache" in done.stdout
-    whole = {"fit", "predict", "annotate", "features", "watch"}
+    whole = {"fit", "sweep", "predict", "annotate", "features", "watch", "export"}
     for command in cli.COMMANDS:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
@@ -176,7 +176,7 @@ def test_a_run_folder_holds_what_it_promises(run: Path, cache_path: Path) -> Non
 def test_pictures_are_drawn_and_not_blank(run: Path) -> None:
     drawn = sorted((run / FOLDER).rglob("*.png"))
     kinds = {path.stem.split("_", 1)[-1] for path in drawn if path.parent.name == "val"}
-    assert kinds == {"spatial", "temporal", "cross_modal", "timeline"}
+    assert kinds == {"spatial", "temporal", "cross_modal", "card"}
     top = {path.name for path in drawn if path.parent.name == FOLDER}
     assert top == {"curves.png", "intervals_val.png", "confusion_val.png", "gates_val.png"}
     for path in drawn:

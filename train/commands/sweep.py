@@ -73,7 +73,7 @@ def sweep(
     todo.check(SINGLE_PROCESS)
     settled, rows = todo.config, todo.parts[WHOLE]
     whole = settled.epochs_over(len(rows.kept["train"]))
-    short = settled.revised(epochs=wanted.trial_epochs or -(-whole // 2))
+    short = settled.revised(epochs=wanted.trial_epochs or -(-whole // 3))
     seeds = tuple(range(wanted.trial_seeds))
     plain_folder(out)
     SweepPlan(

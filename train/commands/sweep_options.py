@@ -42,7 +42,7 @@ def _trials(parser: Parser) -> None:
         "--trial-seeds", type=count, default=2, help="a trial is their mean (default: 2)"
     )
     parser.add_argument(
-        "--trial-epochs", type=count, help="epochs of a trial (default: half of --epochs)"
+        "--trial-epochs", type=count, help="epochs of a trial (default: a third of --epochs)"
     )
     parser.add_argument(
         "--again",
