@@ -88,8 +88,12 @@ def test_weak_rows_are_left_out_and_told(cache: Cache, monkeypatch: pytest.Monke
     weak.start_s[2] = weak.end_s[2] = np.nan
     monkeypatch.setattr(Cache, "labels", weak)
     rows = settle_weak(cache, TrainConfig(events="single"), choose_rows(cache, TrainConfig()))
-    assert rows.kept["train"].tolist() == [0, 1, 3]
-    assert any("1 row(s) say that there is an event, but not when" in note for note in rows.notes)
+    assert rows.kept["train"].tolist() == [3], "nor are others of that recording"
+    assert any(
+        "1 row(s) say that there is an event, but not when: left out, and with them 2 that do"
+        in note
+        for note in rows.notes
+    )
 
 
 def test_a_cache_without_windows_gives_a_sample_for_each_row(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from train.fit.weak import Steps, between, class_evidence, guess_times
 from train.report.run_plots import curves_figure
 from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import rows_digest, training_events
-from train.runs.record import check_same_rows
+from train.runs.record import check_same_rows, read
 from train.score.intervals import EventScores
 from train.score.metrics import Events, Predictions, tiou
 from train.score.predict import events
@@ -360,6 +360,39 @@ def test_several_events_need_times(tmp_path: Path, capsys: pytest.CaptureFixture
     )
     assert fit(place, tmp_path / "run", "--weak") == 2
     assert "--weak needs clips with one event at most" in capsys.readouterr().err
+
+
+def test_recordings_with_an_event_somewhere_are_left_out_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In none of their windows may it count as not there; all-weak sets are refused by name."""
+    recordings = {f"r{n}": (6.0, [(n % 3, 1.0, 3.0)]) for n in range(9)}
+    place = windows_cache(tmp_path / "windows", recordings)
+    ids = [*recordings, "r0", "r6"]
+    labels = Labels(
+        ids=ids,
+        classes=["Class 0", "Class 1", "Class 2"],
+        category=np.array([*(n % 3 for n in range(9)), 1, 2]),
+        start_s=np.array([1.0] * 9 + [np.nan] * 2),
+        end_s=np.array([3.0] * 9 + [np.nan] * 2),
+        split=np.array([0] * 6 + [1] * 3 + [0, 1], np.int8),
+        source="made",
+    )
+    write_labels(place, labels)
+    for kind in ("single", "several"):
+        run = tmp_path / kind
+        assert fit(place, run, "--events", kind) == 0
+        told = capsys.readouterr().out
+        assert (
+            "2 row(s) say that there is an event, but not when: left out, and with them 2" in told
+        )
+        used = set(read(run, load(run / BEST)[1]).rows.ids)  # type: ignore[union-attr]
+        assert used == {f"r{n}" for n in (1, 2, 3, 4, 5, 7, 8)}
+        assert read_json(run / "metrics_val.json")["recordings"] == 2
+    write_labels(place, vague(labels, range(11)))
+    for kind in ("single", "several"):
+        assert fit(place, tmp_path / "none", "--events", kind) == 2
+        assert "and times (11 events of the set have a class alone)" in capsys.readouterr().err
 
 
 def test_rows_are_what_they_were_where_all_have_times(cache: Cache) -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from cache import Cache
+from cache import Cache, Labels
 from train.config import TrainConfig
 from train.data.dataset import Rows
-from train.data.targets import SEVERAL_FROM, how_many
+from train.data.targets import SEVERAL_FROM, Numbers, how_many
 
 
 def settle_events(cache: Cache, config: TrainConfig, rows: Rows) -> tuple[TrainConfig, str]:
@@ -27,7 +27,9 @@ def settle_weak(cache: Cache, config: TrainConfig, rows: Rows) -> Rows:
     """What to do, by settled settings, with events that don't say when; a note says it.
 
     Where a clip is a recording and has one event, those of train are learned from, and those of a
-    split without any times tell of classes (see `classes_alone`).
+    split without any times tell of classes (see `classes_alone`). Of windows, and where a clip may
+    have several events, all rows of such recordings are left out: to learn from one of their events
+    that it is alone there would be wrong.
     """
     labels = rows.labels
     if not (count := int(labels.weak.sum())):
@@ -40,9 +42,18 @@ def settle_weak(cache: Cache, config: TrainConfig, rows: Rows) -> Rows:
             if of_classes := int(labels.weak[rows.kept[name]].sum()):
                 told += f"{of_classes} of {name}, where none does, tell of classes alone, "
                 used += of_classes
+        told += f"{count - used} left out, and nothing else of their clips counts as without one"
     else:
-        timed = {name: some[~labels.weak[some]] for name, some in rows.kept.items()}
-        rows = replace(rows, kept=timed)
-    told += f"{count - used} left out, "
-    told += "and nothing else of their recordings counts as without an event"
+        whole = {name: _without_vague(labels, some) for name, some in rows.kept.items()}
+        beside = sum(int(labels.timed[rows.kept[name]].sum()) for name in whole)
+        beside -= sum(int(labels.timed[some].sum()) for some in whole.values())
+        rows = replace(rows, kept=whole)
+        told += f"left out, and with them {beside} that do of the same recordings, anywhere in "
+        told += "which something more may happen"
     return replace(rows, notes=[*rows.notes, told])
+
+
+def _without_vague(labels: Labels, rows: Numbers) -> Numbers:
+    """Of label rows (n,) those of whose recording every row says when."""
+    vague = {labels.ids[row] for row in np.flatnonzero(labels.weak).tolist()}
+    return np.array([row for row in rows.tolist() if labels.ids[row] not in vague], np.int64)
