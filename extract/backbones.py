@@ -20,7 +20,7 @@ class Network(NamedTuple):
     ----------
     builder: torchvision's name for it.
     channels: of its maps, which have a cell for 32 pixels.
-    imagenet_file: its ImageNet weights at download.pytorch.org/models; eight digits of the file's
+    imagenet_file: its ImageNet weights, as torchvision calls the file; eight digits of its
         SHA-256 are in the name.
     shorter_side_px: of a picture before the crop, in torchvision's preset for these weights.
     """

@@ -21,6 +21,7 @@ from train.commands import fit as fitting
 from train.commands.evaluate import evaluate_run
 from train.commands.plan import ABLATIONS, WHOLE, Job
 from train.commands.predict import predict_cache
+from train.commands.training import Trainings
 from train.config import TrainConfig
 from train.data import features, reader
 from train.data import memory as memory_module
@@ -229,7 +230,11 @@ def test_a_resumed_streamed_run_equals_an_uninterrupted_one(
         config, dataset = prepare(cache)
         (tmp_path / name).mkdir(exist_ok=True)
         job = Job(name, config, WHOLE, None)
-        fitting._train(cache, dataset, tmp_path, job, resume, SINGLE_PROCESS)
+        kind = job.part, config.modality
+        shared = Trainings(
+            cache, {WHOLE: dataset}, {kind: dataset}, None, tmp_path, resume, 0, SINGLE_PROCESS
+        )
+        shared.run(job)
 
     original = loop.Trainer.train_epoch
 

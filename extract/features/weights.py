@@ -9,8 +9,6 @@ from cache.common.errors import ConfigError
 from cache.format.identity import Identity
 from extract.backbones import NETWORKS
 
-_URL = "https://download.pytorch.org/models"
-
 
 def check_weights(weights: str) -> None:
     """Raise ConfigError unless `weights` is imagenet, random:SEED or an existing file."""
@@ -62,9 +60,11 @@ def imagenet_file(variant: str) -> Path:
     Raises ConfigError that says which file to fetch by hand, where to put it, and its checksum.
     """
     import torch
+    from torchvision.models import get_model_weights
 
-    name = NETWORKS[variant].imagenet_file
-    path, url = Path(torch.hub.get_dir()) / "checkpoints" / name, f"{_URL}/{name}"
+    network = NETWORKS[variant]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / network.imagenet_file
+    url = get_model_weights(network.builder).DEFAULT.url  # type: ignore[attr-defined]
     prefix = path.stem.rpartition("-")[2]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

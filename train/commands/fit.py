@@ -4,52 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-import torch
 
 from cache import Cache
 from cache.common.atomic import replace_file
 from cache.common.cli import say
 from cache.joined import open_caches
 from train.commands import plan
-from train.commands.curves import Curves, draw_curves
-from train.commands.evaluate import score_ensemble, score_model
+from train.commands.evaluate import score_ensemble
 from train.commands.folds import score_folds
-from train.commands.plan import Job, Plan
+from train.commands.plan import Plan
 from train.commands.scored import Scored
+from train.commands.training import Kind, Trainings, only, with_times
 from train.config import TrainConfig
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.features import torch_device
 from train.data.folds import load_folds
 from train.distributed import ProcessGroup, process_group
-from train.fit.also_test import Look, look_at
-from train.fit.begin import described, starts
-from train.fit.choice import why_ended
-from train.fit.loop import train_model
-from train.fit.normalize import normalize
-from train.fit.settle import described_read_off, settle
-from train.fit.state import History
-from train.fit.tell import Callback, Console, MetricsFile, TensorBoard
-from train.fit.validate import calibration_notes
-from train.fit.weak import guess_times
-from train.model.fusion import FusionModel
+from train.fit.begin import starts
 from train.parallel import cpu_threads, most_at_once, side_by_side
 from train.report.drawing import FOLDER
 from train.report.page import FILE
 from train.report.tables import Runs, comparison
-from train.runs import checkpoint, code, folders, record
-from train.runs.checkpoint import About
+from train.runs import code, folders
 from train.runs.evaluate import MODEL, Result
-from train.runs.making import Init
 from train.runs.recordings import on_recordings
-from train.runs.trained import TrainedModel
-from train.score.predict import TrainingError
-
-Kind = tuple[str, str]
-"""A part of the data and the streams that a model gets of it."""
 
 
 def fit(
@@ -114,24 +94,11 @@ def _train_all(
     threads = _threads(config, datasets, group)
     with cpu_threads(threads):
         learned = {
-            kind: _with_times(only(datasets[kind[0]], kind[1]), config, group)
+            kind: with_times(only(datasets[kind[0]], kind[1]), config, group)
             for kind in dict.fromkeys(kinds)
         }
-        trainings = {
-            job.name: partial(
-                _train_and_score,
-                cache,
-                datasets,
-                learned,
-                test,
-                top,
-                job,
-                resume,
-                pictures,
-                group,
-            )
-            for job in todo.jobs
-        }
+        shared = Trainings(cache, datasets, learned, test, top, resume, pictures, group)
+        trainings = {job.name: partial(shared.run, job) for job in todo.jobs}
         stream = any(one.clips.stream is not None for one in datasets.values())
         at_once = 1 if stream or threads != 1 else most_at_once(len(trainings))
         if at_once > 1:
@@ -155,143 +122,8 @@ def _threads(
     return config.threads_over(max(len(one.splits["train"]) for one in datasets.values()))
 
 
-def _train_and_score(
-    cache: Cache,
-    datasets: Mapping[str, Dataset],
-    learned: Mapping[Kind, Dataset],
-    test: Dataset | None,
-    top: Path,
-    job: Job,
-    resume: bool,
-    pictures: int,
-    group: ProcessGroup,
-) -> Scored | None:
-    """One model, trained and scored; None in the processes that don't score."""
-    kind = job.part, job.config.modality
-    look = None
-    if test is not None:
-        look = look_at(only(test, job.config.modality), top / job.name, group)
-    history = _train(cache, learned[kind], top, job, resume, group, pictures, look)
-    if not group.is_main_process:
-        return None
-    narrowed = only(datasets[job.part], job.config.modality)
-    return _score(cache, narrowed, learned[kind], top / job.name, history, pictures)
-
-
-def _with_times(dataset: Dataset, config: TrainConfig, group: ProcessGroup) -> Dataset:
-    """What is trained and chosen on: training events without times get guessed ones.
-
-    With --weak all are without, and validation's stay so.
-    """
-    dataset = dataset.without_times() if config.weak else dataset
-    count = int(dataset.splits["train"].weak.sum())
-    if count and group.is_main_process:
-        say(f"{count} training events have a class alone: guessing when they are")
-    return guess_times(dataset, group)
-
-
 def _code() -> str:
     return f"code: {code.described(code.version(), *code.commit())}"
-
-
-def only(dataset: Dataset, modality: str) -> Dataset:
-    """The same data with the streams that a model of this modality reads; nothing is copied."""
-    clips = dataset.clips
-    return replace(
-        dataset,
-        clips=replace(
-            clips,
-            audio=None if modality == "video" else clips.audio,
-            maps=None if modality == "audio" else clips.maps,
-        ),
-    )
-
-
-def _train(
-    cache: Cache,
-    dataset: Dataset,
-    top: Path,
-    job: Job,
-    resume: bool,
-    group: ProcessGroup,
-    pictures: int = 0,
-    look: Look | None = None,
-) -> History:
-    run, config, init = top / job.name, job.config, None
-    about = About.of(config, dataset, cache)
-    torch.manual_seed(config.seed)
-    model = FusionModel(dataset.clips.shapes, config).to(dataset.clips.device)
-    normalize(model, dataset.clips, dataset.splits["train"], group)
-    again = resume and (run / checkpoint.LAST).exists()
-    if job.start is not None and not again:
-        init = job.start.init(job.start.take_over(model, dataset.classes))
-    if group.is_main_process:
-        count = sum(parameter.numel() for parameter in model.parameters())
-        where = dataset.clips.device.type
-        where = where if group.size == 1 else f"{group.size} processes, {where}"
-        say(f"run {run}: {count:,} parameters on {where}, seed {config.seed}")
-        if init is not None:
-            say(f"init: {described(*init, dataset)}")
-        _record_start(cache, dataset, run, about, again, group, init)
-    callbacks: list[Callback] = [Console(), MetricsFile(run), TensorBoard(run)]
-    callbacks += [Curves(run, config)] if pictures else []
-    try:
-        history = train_model(model, dataset, about, run, again, group, callbacks, look)
-    except TrainingError as error:
-        if group.is_main_process:
-            record.end(run, str(error), well=False)
-        raise
-    if group.is_main_process:
-        record.end(run, why := why_ended(history, config))
-        say(f"ended: {why}")
-    return history
-
-
-def _record_start(
-    cache: Cache,
-    dataset: Dataset,
-    run: Path,
-    about: About,
-    again: bool,
-    group: ProcessGroup,
-    init: tuple[Init, frozenset[str]] | None,
-) -> None:
-    """Store how a run is made, before its first epoch or those that are to follow."""
-    config, train = about.config, dataset.splits["train"]
-    before = record.read(run, about) if again else None
-    if before is not None or not again:  # a run of an older version stays without
-        epochs = config.epochs_over(train.epoch_size(config.background_share))
-        making = None if before is None else before.making
-        rows, device = dataset.rows.used(), dataset.clips.device
-        record.start(run, rows, device, group.size, epochs, making, init)
-    replace_file(run / folders.CONFIG_FILE, config.to_json().encode())
-    folders.write_json(run / folders.FEATURES_FILE, cache.identity.record())
-
-
-def _score(
-    cache: Cache, dataset: Dataset, learned: Dataset, run: Path, history: History, pictures: int
-) -> Scored:
-    """Score a model that was trained just now on val, and draw how it was trained.
-
-    learned: the data as it was trained and chosen on.
-    """
-    folders.write_json(run / folders.HISTORY_FILE, history)
-    one = TrainedModel.load(run)
-    listed = on_recordings(cache, one.about)
-    if one.about.config.events == "single":
-        trained = one.about.config.gate_weight > 0
-        why = "which scored higher on val" if trained else "as the gate has no loss"
-        if not learned.splits["val"].timed_count():
-            why = "as no times of val are looked at"
-        say(f"start and end: by the {one.about.decoding}, {why}")
-        for text in calibration_notes(one.about.calibration, learned):
-            say(text)
-    if listed:
-        one = settle(one, cache, dataset)
-        say(described_read_off(one.about))
-    if pictures:
-        draw_curves(run, history, one.about.epoch)
-    return score_model(cache, dataset.rows if listed else dataset, one, "val", pictures)
 
 
 def _print_end(
