@@ -64,7 +64,7 @@ def imagenet_file(variant: str) -> Path:
 
     network = NETWORKS[variant]
     path = Path(torch.hub.get_dir()) / "checkpoints" / network.imagenet_file
-    url = get_model_weights(network.builder).DEFAULT.url  # type: ignore[attr-defined]
+    url = get_model_weights(network.builder).DEFAULT.url
     prefix = path.stem.rpartition("-")[2]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,25 +51,23 @@ def fit(
     run: the folder to make; None makes a new one under `runs/`. The features are read once for all
     seeds and, with `ablations`, for the three models of both streams, of audio alone and of video
     alone, which are trained the same way. Of the processes that `torchrun` started all train
-    together, and the first does the rest.
-
-    folds: into how many parts to divide the clips for cross-validation (see `Division`): a model
+    together, and the first does the rest. folds: into how many parts to divide the clips for cross-validation (see `Division`): a model
     for each, or one for each seed; the results are those of `score_folds`. init: a run whose
-    weights to begin with (see `train.fit.begin`). also_test: see `train.fit.also_test`.
+    weights to begin with (`train.fit.begin`); also_test: see `train.fit.also_test`.
     """
     with ExitStack() as held:
         group = held.enter_context(process_group(torch_device(config.device)))
         cache = open_caches(cache_path)
         # When resumed, other classes are told by what they are, not by their number.
-        config = config.revised(num_classes=None) if resume else config
-        config = resolve(config, cache, cache.labels.classes)
+        asked = config.revised(num_classes=None) if resume else config
+        config = resolve(asked, cache, cache.labels.classes)
         divided = plan.division(run, folds, folds_of, (*seeds, config.seed)[0], resume)
         begin = [] if init is None else starts(init, cache, config)
         todo = Plan.of(cache, config, seeds, ablations, divided, begin, also_test)
         todo.check(group)
         if group.is_main_process:
-            names = [job.name for job in todo.jobs]
-            run = held.enter_context(folders.claimed_run(run, names, resume))
+            claim = folders.claimed_run(run, [job.name for job in todo.jobs], resume)
+            run = held.enter_context(claim)
             if resume:
                 todo.check_resumed(run)
         return _train_all(todo, run or folders.new_run(), resume, pictures, group)
