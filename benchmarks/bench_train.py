@@ -212,11 +212,13 @@ class PlainClips(Dataset[dict[str, Any]]):
         }
 
 
-def plain_epoch(trainer: Trainer, data: Loaded, cache: Cache, clips: int) -> tuple[float, float]:
+def plain_epoch(
+    trainer: Trainer, data: Loaded, items: PlainClips, clips: int
+) -> tuple[float, float]:
     """Seconds of `clips` items through the plain path, eager, the loss fetched each step."""
     device = trainer.device
     loader = DataLoader(
-        PlainClips(cache, data),
+        items,
         batch_size=trainer.config.batch_size,
         sampler=torch.utils.data.SubsetRandomSampler(range(clips)),
     )
@@ -263,7 +265,7 @@ def main() -> None:
         ]
         plain_clips = min(options.plain_clips, options.clips)
         all_of = options.clips / plain_clips
-        plain, plain_used = plain_epoch(trainer, data, cache, plain_clips)
+        plain, plain_used = plain_epoch(trainer, data, PlainClips(cache, data), plain_clips)
         ours, ours_used = map(statistics.median, zip(*epochs, strict=True))
         result = {
             "benchmark": "train",

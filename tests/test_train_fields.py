@@ -228,6 +228,50 @@ def test_fields_that_can_not_be_chosen_are_refused(
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_class_fields_change_the_class_and_never_the_place(tmp_path: Path, several: bool) -> None:
+    parts = [cache_of(tmp_path / "a", [FINE, MAPS, TIMES])]
+    parts += [cache_of(tmp_path / f.name[-5:], [f], labelled=False) for f in (OTHER, COARSE)]
+    data = loaded(joined_name(*parts), class_fields="audio/coarse, audio/other")
+    shapes, clips = data.clips.shapes, torch.arange(CLIPS)
+    assert data.clips.audio is not None
+    assert (shapes.audio_features, shapes.class_only) == (2 * 4, 2 * 3 + 5)
+    assert data.clips.audio.shape[2] == shapes.sound_features == 19
+    model = model_of(data, events="several" if several else "single")
+    before = model(data.clips.batch(clips))
+    data.clips.audio[:, :, 8:] += 1.0
+    after = model(data.clips.batch(clips))
+    assert torch.equal(before.gate_logits, after.gate_logits)
+    assert torch.equal(before.interval, after.interval)
+    assert not torch.allclose(before.logits, after.logits, atol=1e-3)
+    if several:
+        assert before.each is not None
+        assert after.each is not None
+        assert not torch.allclose(before.each, after.each, atol=1e-3)
+
+
+def test_a_run_with_class_fields_is_stored_and_answers(tmp_path: Path) -> None:
+    from train.commands.predict import predict_cache
+
+    cache = cache_of(tmp_path / "a", [FINE, VECTOR, MAPS, TIMES])
+    fit(cache, tmp_path / "run", SMALL.revised(class_fields="audio/vector"), pictures=0)
+    assert len(predict_cache(tmp_path / "run", cache, pictures=0)) == CLIPS
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("audio/vectorr", "class_fields: .* has no 'audio/vectorr'; did you mean audio/vector?"),
+        ("video/maps", "video/maps in .* is video, expected sound"),
+        ("audio/fine audio/vector", "tells the class alone, and none is left that tells when"),
+    ],
+)
+def test_class_fields_that_can_not_be_are_refused(tmp_path: Path, names: str, message: str) -> None:
+    cache = open_caches(cache_of(tmp_path / "c", [FINE, VECTOR, MAPS, TIMES], clips=1))
+    with pytest.raises(ConfigError, match=message):
+        inputs_of(cache, SMALL.revised(class_fields=names))
+
+
 @pytest.mark.parametrize(
     ("field", "message"),
     [

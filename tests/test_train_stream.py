@@ -302,15 +302,26 @@ def test_the_mode_follows_from_the_budget_and_is_told(
         load()
 
 
-def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("2500000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 500000\n")
-    monkeypatch.setattr(memory_module, "_GROUP", tmp_path)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_containers_limit_counts(
+    version: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kinds, _, limit, usage, cached = memory_module._VERSIONS[2 - version]
+    monkeypatch.setattr(memory_module, "_VERSIONS", [(kinds, tmp_path, limit, usage, cached)])
+    (tmp_path / "own").write_text(f"3:cpu:/elsewhere\n{2 - version}:{kinds}:/jobs/7\n")
+    monkeypatch.setattr(memory_module, "_OWN_GROUPS", tmp_path / "own")
+    job = tmp_path / "jobs" / "7"
+    job.mkdir(parents=True)
+    for group, most in ((tmp_path, 4_000_000), (job, 3_000_000)):
+        (group / limit).write_text(f"{most}\n")
+        (group / usage).write_text("2500000\n")
+        (group / "memory.stat").write_text(f"anon 1\n{cached} 500000\n")
     assert free_host() == 1_000_000
     assert room(torch.device("cpu"), None) == 900_000
     assert room(torch.device("cpu"), 0.0001) == 100_000
-    (tmp_path / "memory.max").write_text("max\n")
+    (job / limit).write_text("max\n")
+    assert free_host() == 2_000_000
+    (tmp_path / limit).unlink()
     assert free_host() > 10_000_000
 
 

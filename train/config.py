@@ -30,6 +30,9 @@ class TrainConfig(Settings):
     fields: str | None = Field(default=None, max_length=4096)
     """Names of the cache's fields that the model reads, with commas between: audio/mel,video/maps.
     None: all."""
+    class_fields: str | None = Field(default=None, max_length=4096)
+    """Names of those sound fields that tell which event it is, and not when, with commas between:
+    of features with a wide window, which name an event well and blur where it begins."""
 
     weak: bool = False
     """Learn from classes alone, as in AVE's weakly supervised setting: nothing that is trained or

@@ -18,7 +18,8 @@ from train.data.maps import FrameMaps
 
 @dataclass(frozen=True)
 class Sound:
-    """The audio input: features (N, T, D) float32; valid (N, T) bool, False beyond a clip's sound;
+    """The audio input: features (N, T, D) float32, behind which come those that tell the class
+    alone; valid (N, T) bool, False beyond a clip's sound;
     time_s (T,) float32, the centre of each step; steps are `step_s` wide.
     """
 
@@ -93,7 +94,8 @@ class Output:
 @dataclass(frozen=True)
 class Shapes:
     """What the model must know of the cache: D, C, rows and columns of a map's cells, E features
-    beside the frames, and the number of classes K.
+    beside the frames, the number of classes K, and how many features of the sound, beyond D, tell
+    the class alone.
     """
 
     audio_features: int
@@ -103,6 +105,12 @@ class Shapes:
     clip_seconds: float
     columns: int | None = None
     beside: int = 0
+    class_only: int = 0
+
+    @property
+    def sound_features(self) -> int:
+        """Features of a step of the sound, those that tell the class alone included."""
+        return self.audio_features + self.class_only
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -113,7 +121,7 @@ class Shapes:
 def check_shapes(model: Shapes, clips: Shapes, modality: str) -> None:
     """Raise CacheError unless a model reads what the clips have, of the streams that it reads."""
     names = ["classes", "clip_seconds"]
-    names += ["audio_features"] if modality != "video" else []
+    names += ["audio_features", "class_only"] if modality != "video" else []
     names += ["map_channels", "grid", "beside"] if modality != "audio" else []
     for name in names:
         expected, found = getattr(model, name), getattr(clips, name)

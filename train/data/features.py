@@ -72,7 +72,7 @@ class FeatureStore:
         shapes, steps, frames = reader.shapes(classes), reader.steps, reader.frames
         audio = maps = None
         if "audio" in reader.streams:
-            audio = torch.zeros(slots, steps, shapes.audio_features, device=device)
+            audio = torch.zeros(slots, steps, shapes.sound_features, device=device)
         if "video" in reader.streams:
             like = torch.empty(0, dtype=reader.map_dtype, device=device)
             maps = FrameMaps.allocate(slots, frames, shapes, like)
@@ -184,7 +184,7 @@ def load_features(
     device = torch_device(config.device)
     reader = FeatureReader.of(cache, config, ids, pin=device.type == "cuda")
     shapes = reader.shapes(classes)
-    one = reader.steps * shapes.audio_features * 4
+    one = reader.steps * shapes.sound_features * 4
     rows, columns = shapes.grid
     one += reader.frames * shapes.map_channels * rows * columns * reader.map_dtype.itemsize
     one += reader.frames * (shapes.map_channels + shapes.beside) * 4

@@ -29,38 +29,58 @@ class Inputs:
     """The fields that a model reads.
 
     sound: in the order they are declared. frames: whose times are the frames', None where no
-    pictures are read; beside: the others that are seen.
+    pictures are read; beside: the others that are seen. class_only: the sound that tells the class
+    alone.
     """
 
     sound: tuple[Field, ...]
     frames: Field | None
     beside: tuple[Field, ...]
+    class_only: tuple[Field, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """All that is to be read, with the times of what has its own."""
-        fields = (*self.sound, *([self.frames] if self.frames else []), *self.beside)
+        fields = (
+            *self.sound,
+            *self.class_only,
+            *([self.frames] if self.frames else []),
+            *self.beside,
+        )
         found = [name for one in fields for name in (one.name, times_of(one)) if name]
         return list(dict.fromkeys(found))
 
     def only(self, streams: Collection[str]) -> Inputs:
         """Those of some streams."""
-        sees = "video" in streams
-        sound = self.sound if "audio" in streams else ()
-        return Inputs(sound, self.frames if sees else None, self.beside if sees else ())
+        sees, hears = "video" in streams, "audio" in streams
+        return Inputs(
+            self.sound if hears else (),
+            self.frames if sees else None,
+            self.beside if sees else (),
+            self.class_only if hears else (),
+        )
 
 
 def inputs_of(cache: Cache, config: TrainConfig) -> Inputs:
     """The fields of the streams that the config asks for, or of those those that it names.
 
     Raises ConfigError for a name that the cache hasn't, with the nearest that it has, and where a
-    stream has no field; CacheError where a field can't be read.
+    stream has no field, or none that tells when; CacheError where a field can't be read.
     """
-    chosen = _chosen(cache, config.fields)
+    chosen = _chosen(cache, "fields", config.fields, cache.fields.values())
+    class_only = []
+    if config.class_fields is not None:
+        class_only = _chosen(cache, "class_fields", config.class_fields, chosen)
+    for field in class_only:
+        if field.stream != "audio":
+            raise ConfigError(
+                f"class_fields: {field.name} in {cache.path} is {field.stream}, expected sound"
+            )
     sound = [field for field in chosen if field.stream == "audio"]
     seen = [field for field in chosen if field.stream == "video"]
     sound = sound if config.modality != "video" else []
     seen = seen if config.modality != "audio" else []
+    class_only = [field for field in sound if field in class_only]
     for stream, some in (("audio", sound), ("video", seen)):
         if config.modality in (stream, "both") and not some:
             other = "video" if stream == "audio" else "audio"
@@ -70,13 +90,21 @@ def inputs_of(cache: Cache, config: TrainConfig) -> Inputs:
             )
     for field in (*sound, *seen):
         _check(cache, field)
+    placing = tuple(field for field in sound if field not in class_only)
+    if sound and not placing:
+        raise ConfigError(
+            f"class_fields: all sound that is read ({_names(sound)}) tells the class alone, and "
+            "none is left that tells when; leave one out"
+        )
     main = min(seen, key=_rank, default=None)
-    return Inputs(tuple(sound), main, tuple(field for field in seen if field is not main))
+    beside = tuple(field for field in seen if field is not main)
+    return Inputs(placing, main, beside, tuple(class_only))
 
 
-def _chosen(cache: Cache, names: str | None) -> list[Field]:
+def _chosen(cache: Cache, setting: str, names: str | None, of: Collection[Field]) -> list[Field]:
+    """Those fields that a setting names, or all; none that only holds times."""
     times = {f.clock.times for f in cache.fields.values() if isinstance(f.clock, Times)}
-    fields = {name: field for name, field in cache.fields.items() if name not in times}
+    fields = {field.name: field for field in of if field.name not in times}
     if names is None:
         return list(fields.values())
     wanted = names.replace(",", " ").split()
@@ -84,7 +112,7 @@ def _chosen(cache: Cache, names: str | None) -> list[Field]:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0.3)
             hint = f"did you mean {near[0]}?" if near else f"it has {_names(fields.values())}"
-            raise ConfigError(f"fields: {cache.path} has no {name!r}; {hint}")
+            raise ConfigError(f"{setting}: {cache.path} has no {name!r}; {hint}")
     return [field for name, field in fields.items() if name in wanted]
 
 

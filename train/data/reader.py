@@ -114,6 +114,7 @@ class FeatureReader:
         rows, columns = (0, 0) if frames is None else grid_of(frames)
         return Shapes(
             audio_features=sound_width(self.inputs.sound, self.step_s),
+            class_only=sound_width(self.inputs.class_only, self.step_s),
             map_channels=0 if frames is None else width_of(frames),
             cells=rows,
             columns=columns,
@@ -186,7 +187,7 @@ class FeatureReader:
         audio = video = None
         clip_seconds = self.cache.clip_seconds
         if any(field.name in found.arrays for field in self.inputs.sound):
-            features, valid = sound_steps(self.inputs.sound, found, self.step_s, self.steps)
+            features, valid = self._sound(found)
             finite = features.isfinite().all(dim=2).all(dim=1).numpy()
             self._check(clips, finite, "the mean of its sound's features (or they are too large)")
             audio = self._pinned(features), self._pinned(valid)
@@ -197,6 +198,16 @@ class FeatureReader:
             tensors = torch.from_numpy(maps), *map(torch.from_numpy, (time_s, span_s)), beside
             video = tuple(map(self._pinned, tensors))
         return Part(audio, video)
+
+    def _sound(self, found: Gathered) -> tuple[Tensor, Tensor]:
+        """As `sound_steps`; what tells the class alone comes last, where all is valid."""
+        inputs, step_s = self.inputs, self.step_s
+        features, valid = sound_steps(inputs.sound, found, step_s, self.steps)
+        if inputs.class_only:
+            more, there = sound_steps(inputs.class_only, found, step_s, self.steps)
+            valid = valid & there
+            features = torch.cat([features, more], dim=2) * valid.unsqueeze(2)
+        return features, valid
 
     def _pinned(self, value: Tensor) -> Tensor:
         """In page-locked memory, from which a GPU copies while it computes."""

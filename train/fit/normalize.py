@@ -39,7 +39,7 @@ def normalize(
     model: FusionModel, clips: FeatureStore, train: Samples, group: ProcessGroup = SINGLE_PROCESS
 ) -> None:
     """Store the mean and standard deviation of each feature over the training rows in the model."""
-    sound = _Sums(clips.shapes.audio_features, clips.device)
+    sound = _Sums(clips.shapes.sound_features, clips.device)
     width = clips.shapes.map_channels
     maps, beside = (_Sums(n, clips.device) for n in (width, clips.shapes.beside))
     for _, batch in clips.batches(group.share(torch.unique(train.clip)), _ROWS):

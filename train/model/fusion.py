@@ -40,7 +40,9 @@ class FusionModel(nn.Module):
         self.shapes, self.config = shapes, config
         audio, video = config.audio_feat_dim, config.video_feat_dim
         has_audio, has_video = config.modality != "video", config.modality != "audio"
-        self.audio = AudioStream(shapes.audio_features, config) if has_audio else None
+        hint = shapes.class_only if has_audio else 0
+        self.audio = AudioStream(shapes.audio_features, config, hint) if has_audio else None
+        self.hint = nn.Linear(hint, shapes.classes, bias=False) if hint else None
         self.video = VideoStream(shapes, config) if has_video else None
         self.cross = CrossModal(config) if has_audio and has_video else None
         width = audio if has_audio else video
@@ -74,7 +76,10 @@ class FusionModel(nn.Module):
                 audio, video, across = self.cross(fused, video, valid, return_attention)
                 fused = torch.cat([audio, at_steps(video, batch.sound, batch.frames)], dim=-1)
                 maps = {**maps, **seen, **across}
-        return self._decide(fused, time_s, span_s, valid, maps)
+        hint = None
+        if self.hint is not None and self.audio is not None and batch.sound is not None:
+            hint = self.audio.hint(batch.sound)
+        return self._decide(fused, time_s, span_s, valid, maps, hint)
 
     def step_count(self, batch: Batch) -> Tensor:
         """How many steps of the batch's timelines are no padding: 0-dim int64, on the device."""
@@ -91,19 +96,23 @@ class FusionModel(nn.Module):
         span_s: Tensor,
         valid: Tensor | None,
         maps: dict[str, Tensor | None],
+        hint: Tensor | None,
     ) -> Output:
-        """Heads on the fused timeline (N, T, ·); steps at time_s, span_s wide, both (N or 1, T)."""
+        """Heads on the fused timeline (N, T, ·); steps at time_s, span_s wide, both (N or 1, T).
+
+        hint (N, T, ·): what tells the class alone. It is read where the gate is on, and by one
+        linear layer, so that nothing of it moves the gate but the class's loss.
+        """
         x = self.fuse(fused)
         score = self.gate(x).squeeze(-1).float()
         if valid is not None:
             score = score.masked_fill(~valid, -torch.inf)
         gate = score.sigmoid()
         share = (gate / gate.sum(dim=1, keepdim=True).clamp_min(1e-6)).to(x.dtype)
-        logits = self.classify(self.dropout((share.unsqueeze(1) @ x).squeeze(1)))
+        logits = self._classes(share.unsqueeze(1), x, hint).squeeze(1)
         each = None
         if self.config.events == "several":
-            around = nearby(time_s, gate).to(x.dtype) @ x
-            each = self.classify(self.dropout(around)).float()
+            each = self._classes(nearby(time_s, gate).to(x.dtype), x, hint).float()
         clip_seconds = self.shapes.clip_seconds
         interval = gated_interval(gate, time_s, span_s) / clip_seconds
         steps = torch.stack([time_s - span_s / 2, time_s + span_s / 2], dim=-1) / clip_seconds
@@ -112,6 +121,13 @@ class FusionModel(nn.Module):
             attention["gate"] = gate
         steps = steps.expand(*score.shape, 2)
         return Output(logits.float(), interval.clamp(0.0, 1.0), score, steps, attention, each)
+
+    def _classes(self, weight: Tensor, x: Tensor, hint: Tensor | None) -> Tensor:
+        """Class logits (N, Q, K) of weighted means (N, Q, T) of steps (N, T, d)."""
+        logits: Tensor = self.classify(self.dropout(weight @ x))
+        if self.hint is not None and hint is not None:
+            logits = logits + self.hint(self.dropout(weight @ hint.to(x.dtype)))
+        return logits
 
 
 def nearby(time_s: Tensor, gate: Tensor) -> Tensor:

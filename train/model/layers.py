@@ -111,16 +111,17 @@ class AudioStream(nn.Module):
 
     Features are normalized with the training split's statistics, which live in the model.
     Padded steps are zero before each convolution, so what they hold never reaches valid ones.
+    Features that tell the class alone, the last of a step's, take no part in this (see `hint`).
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, features: int, config: TrainConfig) -> None:
+    def __init__(self, features: int, config: TrainConfig, class_only: int = 0) -> None:
         super().__init__()
-        width = config.audio_feat_dim
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("deviation", torch.ones(features))
+        width, self.features = config.audio_feat_dim, features
+        self.register_buffer("mean", torch.zeros(features + class_only))
+        self.register_buffer("deviation", torch.ones(features + class_only))
         self.first = nn.Conv1d(features, width, kernel_size=3, padding=1)
         self.second = nn.Conv1d(width, width, kernel_size=3, padding=1)
         self.norm = nn.LayerNorm(width)
@@ -131,12 +132,21 @@ class AudioStream(nn.Module):
     def forward(self, sound: Sound, weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """The stream (N, T, d) and, if asked for, its attention (N, H, T, T)."""
         here = sound.valid.unsqueeze(1)
-        x = self.input_dropout((sound.features - self.mean) / self.deviation).transpose(1, 2)
+        x = self._normalized(sound, slice(self.features)).transpose(1, 2)
         x = F.gelu(self.first(x.masked_fill(~here, 0.0))).masked_fill(~here, 0.0)
         x = self.norm(self.dropout(self.second(x)).transpose(1, 2))
         x = x + time_encoding(sound.time_s, x.shape[-1]).to(x.dtype)
         stream, shown = self.time(x, sound.valid, weights)
         return stream, shown
+
+    def hint(self, sound: Sound) -> Tensor:
+        """What tells the class alone, normalized, (N, T, ·)."""
+        return self._normalized(sound, slice(self.features, None))
+
+    def _normalized(self, sound: Sound, some: slice) -> Tensor:
+        x = (sound.features[..., some] - self.mean[some]) / self.deviation[some]
+        out: Tensor = self.input_dropout(x)
+        return out
 
 
 class VideoStream(nn.Module):

@@ -44,6 +44,7 @@ class _Shapes(Settings):
     cells: int = Field(ge=0, le=1 << 10)
     columns: int | None = Field(default=None, ge=0, le=1 << 10)
     beside: int = Field(default=0, ge=0, le=1 << 20)
+    class_only: int = Field(default=0, ge=0, le=1 << 20)
     classes: int = Field(ge=1, le=1 << 20)
     clip_seconds: float = Field(gt=0, le=3600)
 
@@ -89,6 +90,7 @@ class About(Settings):
             cells=found.cells,
             columns=found.columns,
             beside=found.beside,
+            class_only=found.class_only,
             classes=found.classes,
             clip_seconds=found.clip_seconds,
         )
