@@ -138,6 +138,31 @@ def test_the_newest_is_the_one_that_trains(
         watch.watch(Path("nowhere"), once=True)
 
 
+def test_a_terminal_follows_until_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, history = tmp_path / "run", test_train_tell.entries(0.1, 0.2, 0.3)
+    begun(run, history[:1])
+    steps = iter([2, 3])
+
+    def sleep(seconds: float) -> None:
+        done = next(steps)
+        ended = "2026-01-01T00:01:00+00:00" if done == 3 else None
+        begun(run, history[:done], ended=ended, why="all 3 epochs" if ended else None)
+
+    monkeypatch.setenv("COLUMNS", "500")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("train.commands.watch.time.sleep", sleep)
+    with writer_lock(run, "run"):
+        watch.watch(run, once=False)
+    shown = capsys.readouterr().out.split("\x1b[J")[1:]
+    assert [text.splitlines()[0].split("  ")[1] for text in shown] == [
+        "trains, epoch 1 of 9, about 16 s left",
+        "trains, epoch 2 of 9, about 14 s left",
+        "ended: all 3 epochs",
+    ]
+
+
 def test_links_are_not_followed(tmp_path: Path) -> None:
     begun(tmp_path / "elsewhere" / "run", SOME)
     (tmp_path / "runs").mkdir()
