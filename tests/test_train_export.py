@@ -115,6 +115,28 @@ def test_nothing_is_written_over(run: Path, model: Path, cache: Path, tmp_path: 
     assert main(words) == 2
     with pytest.raises(AvelError, match="no trained run here"):
         export(tmp_path, tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="expected an empty folder"):
+        export(run, tmp_path / "link", onnx=False)
+
+
+def test_a_folder_is_there_whole_or_not_at_all(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "below" / "model"
+
+    def stopped(self: Card) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Card, "render", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            export(run, out, onnx=False)
+    assert list(out.parent.iterdir()) == []
+    out.mkdir()
+    export(run, out, onnx=False)
+    assert (out / "README.md").exists()
+    assert [path.name for path in out.parent.iterdir()] == ["model"]
 
 
 def test_ids_can_be_left_out(cache: Path, run: Path, tmp_path: Path) -> None:

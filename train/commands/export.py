@@ -52,20 +52,20 @@ def export(
             f"--onnx: {', '.join(missing)} is not installed; "
             "`pip install 'avel-two-stage[onnx]'` brings it"
         )
-    folder.new_folder(out)
-    folder.write_models(trained, out, without_ids)
-    found = _onnx(trained, features, out, onnx, cache_path)
-    text = Card(
-        run=trained,
-        features=features,
-        name=out.name,
-        scores=_scores(trained),
-        looks=folder.test_looks(trained),
-        licence=licence,
-        onnx=found,
-        record_left_out=without_ids,
-    ).render()
-    replace_file(out / card.FILE, text.encode("utf-8", "replace"))
+    with folder.appearing(out) as place:
+        folder.write_models(trained, place, without_ids)
+        found = _onnx(trained, features, place, onnx, cache_path)
+        text = Card(
+            run=trained,
+            features=features,
+            name=out.name,
+            scores=_scores(trained),
+            looks=folder.test_looks(trained),
+            licence=licence,
+            onnx=found,
+            record_left_out=without_ids,
+        ).render()
+        replace_file(place / card.FILE, text.encode("utf-8", "replace"))
     _tell(trained, out, found)
     return out
 
@@ -85,11 +85,13 @@ def _onnx(
         return "none was asked for"
     try:
         with _clips(run, features, cache) as (clips, real):
+            if not missing_packages():
+                say("making ONNX files: some half a minute for each model (--no-onnx leaves them)")
             return write_onnx(run, clips, out, real)
     except AvelError as error:
         if wanted:
             raise
-        return str(error).removeprefix("ONNX: ").removeprefix(f"{out}: ")
+        return str(error).removeprefix("ONNX: ")
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from cache.common.atomic import plain_folder, replace_file
+from cache.common.atomic import TEMPORARY, plain_folder, replace_file, writing
 from cache.common.errors import ConfigError
 from cache.common.plain import read_plain
 from cache.common.strict_json import MAX_JSON_BYTES, read_json
@@ -19,14 +22,26 @@ from train.runs.record import EARLIER_FILE, ROWS_FILE
 from train.runs.trained import TrainedModel, TrainedRun
 
 
-def new_folder(out: Path) -> Path:
-    """An empty folder, made where there is none; ConfigError where something is in it."""
-    plain_folder(out)
-    if inside := sorted(path.name for path in out.iterdir()):
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A folder that is `out` when the block ends well, and is gone otherwise.
+
+    ConfigError where something is in `out`; CacheError where it can't be made.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ConfigError(f"{out}: expected an empty folder, or none; name another --out")
+    if inside := sorted(path.name for path in out.iterdir()) if out.exists() else []:
         raise ConfigError(
             f"{out}: expected an empty folder, or none, found {inside[0]} in it; name another --out"
         )
-    return out
+    plain_folder(out.parent)
+    with writing(out):
+        scratch = tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=out.parent)
+    with scratch as name:
+        place = plain_folder(Path(name) / "model")
+        yield place
+        with writing(out):
+            place.replace(out)
 
 
 def write_models(run: TrainedRun, out: Path, without_ids: bool) -> None:

@@ -96,7 +96,7 @@ def write_onnx(run: TrainedRun, cache: Cache, folder: Path, real: bool) -> Check
         apart, moved = max(apart, far), max(moved, gone)
     if not apart <= MOST_APART:
         raise OnnxError(
-            f"{folder}: the graph's answers are {apart:.2g} from torch's, expected at most "
+            f"ONNX: the graph's answers are {apart:.2g} from torch's, expected at most "
             f"{MOST_APART:g}; no ONNX file is written"
         )
     for name, data in files.items():
@@ -143,7 +143,7 @@ def _graphs(
             )
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise OnnxError(f"torch could not make a graph of this run ({told})") from None
+            raise OnnxError(f"ONNX: torch could not make a graph of this run ({told})") from None
     assert program is not None
     proto = program.model_proto
     for key, value in _facts(run, model, threshold).items():
