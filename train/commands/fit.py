@@ -51,9 +51,10 @@ def fit(
     run: the folder to make; None makes a new one under `runs/`. The features are read once for all
     seeds and, with `ablations`, for the three models of both streams, of audio alone and of video
     alone, which are trained the same way. Of the processes that `torchrun` started all train
-    together, and the first does the rest. folds: into how many parts to divide the clips for cross-validation (see `Division`): a model
-    for each, or one for each seed; the results are those of `score_folds`. init: a run whose
-    weights to begin with (`train.fit.begin`); also_test: see `train.fit.also_test`.
+    together, and the first does the rest. folds: into how many parts to divide the clips for
+    cross-validation (see `Division`): a model for each, or one for each seed; the results are those
+    of `score_folds`. init: a run whose weights to begin with (see `train.fit.begin`). also_test:
+    see `train.fit.also_test`.
     """
     with ExitStack() as held:
         group = held.enter_context(process_group(torch_device(config.device)))

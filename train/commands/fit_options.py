@@ -24,6 +24,13 @@ def add(parser: Parser) -> None:
         "spaces between, the clips that all have, joined by id",
     )
     parser.add_argument("--run", type=folder, help="folder to make (default: runs/<date>-<time>)")
+    _models(parser)
+    _folds(parser)
+    parser.add_argument("--resume", action="store_true", help="go on with RUN after its last epoch")
+    pictures(parser)
+
+
+def _models(parser: Parser) -> None:
     parser.add_argument(
         "--seeds",
         type=numbers,
@@ -37,7 +44,6 @@ def add(parser: Parser) -> None:
         action="store_true",
         help="train audio alone and video alone as well, the same way: RUN/both, audio, video",
     )
-    _folds(parser)
     parser.add_argument(
         "--init",
         type=folder,
@@ -53,8 +59,6 @@ def add(parser: Parser) -> None:
         "then tells what the best epoch on test has, as most published figures were chosen; each "
         "epoch counts as a look at test",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with RUN after its last epoch")
-    pictures(parser)
 
 
 def _folds(parser: Parser) -> None:

@@ -86,24 +86,22 @@ def choose_rows(cache: Cache, config: TrainConfig, classes: Sequence[str] | None
     leaks, notes = labels.leaks(), list(labels.notes)
     unknown: dict[str, dict[str, int]] = {}
     kept: dict[str, npt.NDArray[np.int64]] = {}
-    category, known, vague = _numbered(labels, classes), looked_at(cache), labels.weak
+    category, known = _numbered(labels, classes), looked_at(cache)
     for name in SPLITS:
         leaked = {i for (early, _), ids in leaks.items() if early == name for i in ids}
         dropped = leaked if config.drop_leaks else set()
         rows = [r for r in labels.rows(name) if labels.ids[r] in known]
-        foreign = Counter(
-            labels.classes[labels.category[r]] for r in rows if category[r] == UNKNOWN
-        )
-        unknown[name] = dict(sorted(foreign.items()))
+        foreign = [labels.classes[labels.category[r]] for r in rows if category[r] == UNKNOWN]
+        unknown[name] = dict(sorted(Counter(foreign).items()))
         rows = [r for r in rows if category[r] != UNKNOWN]
         kept[name] = np.array([r for r in rows if labels.ids[r] not in dropped], np.int64)
         if len(kept[name]) < len(rows):
             count = len(rows) - len(kept[name])
             notes.append(f"{count} row(s) of {name} dropped: their ids stand in a later split")
-    weak = kept["train"][vague[kept["train"]]]
+    weak = kept["train"][labels.weak[kept["train"]]]
     for name, some in kept.items():
-        if not (name != "train" and classes_alone(cache, config, labels, some)):
-            kept[name] = some[~vague[some]]
+        if name == "train" or not classes_alone(cache, config, labels, some):
+            kept[name] = some[~labels.weak[some]]
     return Rows(
         weak=weak,
         labels=replace(labels, category=category, classes=list(classes or labels.classes)),

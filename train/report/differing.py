@@ -10,7 +10,8 @@ from train.config import PRESETS, TrainConfig
 Config = Mapping[str, Any]
 _FOLLOWS = ("num_classes", "num_frames", "events", "device", "memory_gb")
 """What the cache or the machine decides."""
-_NAMES = [name for name in TrainConfig.model_fields if name not in _FOLLOWS]
+NAMES = [name for name in TrainConfig.model_fields if name not in _FOLLOWS]
+"""What a person chooses."""
 _DEFAULTS = {
     name: config.model_dump(mode="json") for name, config in {"": TrainConfig(), **PRESETS}.items()
 }
@@ -21,7 +22,7 @@ def beside_default(config: Config, seeds: int = 1, init: str = "") -> str:
 
     seeds: of how many seeds these settings are; one's own seed is a setting, several are not.
     """
-    names = [name for name in _NAMES if name != "seed" or seeds == 1]
+    names = [name for name in NAMES if name != "seed" or seeds == 1]
     return ", ".join([*_words(config, names), *([f"init {init}"] * bool(init))])
 
 
@@ -33,7 +34,7 @@ def that_differ(configs: Mapping[str, Config]) -> dict[str, str]:
     every = list(configs.values())
     names = [
         name
-        for name in _NAMES
+        for name in NAMES
         if name != "seed" and any(one.get(name) != every[0].get(name) for one in every)
     ]
     if not names:

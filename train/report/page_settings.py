@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.config import PRESETS, TrainConfig
-
-_DECIDED = ("num_classes", "num_frames", "events", "device", "memory_gb")
-"""What the data or the machine decide."""
+from train.report.differing import NAMES
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,9 @@ def settings(config: Mapping[str, Any]) -> SettingsTable:
     """The settings of a run as its results hold them; those that differ come first."""
     others = {"default": TrainConfig(), **PRESETS}
     known = {name: one.model_dump(mode="json") for name, one in others.items()}
-    changed = differing(config)
+    changed = [
+        name for name in NAMES if config.get(name, known["default"][name]) != known["default"][name]
+    ]
     order = [*changed, *(name for name in config if name not in changed)]
     rows = [
         (name, _text(config[name]), name in changed, [_text(k.get(name)) for k in known.values()])
@@ -40,16 +40,6 @@ def settings(config: Mapping[str, Any]) -> SettingsTable:
     told = ", ".join(f"{name} {_text(config[name])}" for name in changed)
     summary = f"other than by default: {told}" if told else "all as by default"
     return SettingsTable(summary, list(known), rows)
-
-
-def differing(config: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that are not the default's, nor the data's or the machine's."""
-    default = TrainConfig().model_dump(mode="json")
-    return [
-        name
-        for name, value in config.items()
-        if name not in _DECIDED and name in default and value != default[name]
-    ]
 
 
 def _text(value: object) -> str:
