@@ -55,8 +55,7 @@ def train_model(
 
     With `resume` it goes on after the last finished epoch, exactly as if never stopped (of so many
     epochs: the learning rate may depend on that). Of several processes the first writes, and tells
-    `callbacks` of each epoch. What `look` says of an epoch's weights stands in its record, and
-    decides nothing.
+    `callbacks`. What `look` says of an epoch's weights is recorded, and decides nothing.
     """
     config, train = about.config, dataset.splits["train"]
     size = train.epoch_size(config.background_share)
@@ -79,14 +78,13 @@ def train_model(
             history.append({"epoch": number, **values, "learning_rate": rate, "seconds": seconds})
             state.scored(score)
             if group.is_main_process:
-                now = about.revised(epoch=number, score=score, **chosen)
-                _save(run, state, now, config.selection == "last" or score > best)
+                _save(run, state, about.revised(epoch=number, score=score, **chosen), score > best)
             tell(score > best)
     return history
 
 
-def _save(run: Path, state: TrainState, about: About, keep: bool) -> None:
-    if keep:
+def _save(run: Path, state: TrainState, about: About, best: bool) -> None:
+    if best or about.config.selection == "last":
         save(run / BEST, state.ema.model, about)
     save(run / LAST, state.model, about, **stored(state))
 

@@ -54,6 +54,9 @@ class Fold:
         return events(self.dataset.splits[SCORED], self.dataset.clips.shapes.clip_seconds)
 
 
+_OF_EACH = ("events", "scores")
+
+
 def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
     """The scores of all folds' parts as one set, and each event with what was answered.
 
@@ -90,9 +93,7 @@ def over_folds(folds: Sequence[Fold]) -> tuple[Result, list[EventRow]]:
         **how_sure(said, clip_seconds),
         "per_class": per_class(truth, guess, classes, clip_seconds),
         "confusion": confusion(truth, guess).tolist(),
-        "folds": [
-            {"fold": f.name, **{k: f.result[k] for k in ("events", "scores")}} for f in folds
-        ],
+        "folds": [{"fold": f.name, **{k: f.result[k] for k in _OF_EACH}} for f in folds],
         "mean_and_deviation": {name: [*pair] for name, pair in mean_and_deviation(own).items()},
     }, rows
 
