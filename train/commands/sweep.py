@@ -227,7 +227,8 @@ def _found(
         criterion=criterion_of(settled).removeprefix("val_"),
         data=f"Cache {printable(cache.path.name)} ({cache.fingerprint[:8]}), {train} rows of train "
         f"and {val} of val; nothing of test was read",
-        shared=f"A trial has {short.epochs} epochs and is the mean of its seeds; worse than the "
-        "median at a look, it is stopped. Whatever is not searched: as in sweep.json.",
+        shared=f"A trial has {short.epochs} epochs and is the mean of its seeds; worse than "
+        "the median early in the first or at its end, it is stopped. Whatever is not searched is "
+        "as in sweep.json.",
         again=again,
     )
