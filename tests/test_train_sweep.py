@@ -178,7 +178,7 @@ class TestSweep:
     @pytest.mark.parametrize(
         ("more", "words"),
         [
-            (["--fresh-seeds", "0"], "expected 1 or more"),
+            (["--fresh-seeds", "1"], "expected 2 or more"),
             (["--trials", "0"], "expected 1 or more"),
             (["--trial-seeds", "2000"], "expected up to 1000"),
         ],

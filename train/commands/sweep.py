@@ -48,7 +48,7 @@ class Wanted:
 
     def check(self) -> None:
         """ConfigError for what makes no sense."""
-        least = {"trials": 1, "trial_seeds": 1, "fresh_seeds": 1, "jobs": 1, "trial_epochs": 1}
+        least = {"trials": 1, "trial_seeds": 1, "fresh_seeds": 2, "jobs": 1, "trial_epochs": 1}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
