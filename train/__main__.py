@@ -37,6 +37,7 @@ Examples:
   python -m train fit --cache features --cache clap            (clips that both have, joined by id)
   python -m train fit --cache cache-own --folds 5              (a small set: every clip is scored)
   python -m train fit --cache cache-own --init runs/ave        (begin from another run's weights)
+  python -m train sweep --cache cache-ave --trials 60          (better settings, judged on val)
   python -m train evaluate --cache cache-ave --split test        (the newest run)
   python -m train report runs/audio runs/video runs/both
   torchrun --nproc_per_node 4 -m train -- fit --cache cache-ave  (four processes, a GPU each)

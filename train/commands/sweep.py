@@ -47,7 +47,7 @@ class Wanted:
 
     def check(self) -> None:
         """ConfigError for what makes no sense."""
-        least = {"trials": 1, "trial_seeds": 1, "fresh_seeds": 1, "jobs": 1, "trial_epochs": 1}
+        least = {"trials": 1, "trial_seeds": 1, "fresh_seeds": 2, "jobs": 1, "trial_epochs": 1}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -226,7 +226,8 @@ def _found(
         criterion=criterion_of(mine.folder / RERUN / NORMAL / f"seed-{_FIRST_FRESH}"),
         data=f"Cache {printable(cache.path.name)} ({cache.fingerprint[:8]}), {train} rows of train "
         f"and {val} of val; nothing of test was read",
-        shared=f"A trial has {short.epochs} epochs and is the mean of its seeds; worse than the "
-        "median at a look, it is stopped. Whatever is not searched: as in sweep.json.",
+        shared=f"A trial has {short.epochs} epochs and is the mean of its seeds; worse than "
+        "the median early in the first or at its end, it is stopped. Whatever is not searched is "
+        "as in sweep.json.",
         again=again,
     )

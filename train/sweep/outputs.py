@@ -80,13 +80,18 @@ class Found:
         if best.name == NORMAL:
             return (
                 f"No trial beats the default ({normal.mean:.4f}) when it is trained again with "
-                f"{seeds} fresh seeds: better with each of them, and on val's clips beyond the "
-                f"95 % interval. {BEST} holds the default."
+                f"{seeds} fresh seeds: better with each of them{self._beyond}. {BEST} holds the "
+                "default."
             )
         return (
             f"{best.name} beats the default with each of {seeds} fresh seeds: {self.criterion} "
             f"{best.mean:.4f} against {normal.mean:.4f}{interval(best)}. {BEST} holds its settings."
         )
+
+    @property
+    def _beyond(self) -> str:
+        paired = any(one.gain is not None for one in self.again)
+        return ", and on val's clips beyond the 95 % interval" if paired else ""
 
     def write(self) -> None:
         """Write the table, the settings (once trials were trained again) and the page."""
@@ -110,6 +115,7 @@ class Found:
             + ", ".join(f"{count} {name}" for name, count in sorted(states.items())),
             again=[_row(one) for one in self.again],
             seeds=len(self.again[0].scores) if self.again else 0,
+            paired=bool(self._beyond),
             figures=self._figures(done, trials),
             names=sorted({name for one in trials for name in one.params}),
             best=[_trial(one) for one in done[:_SHOWN]],

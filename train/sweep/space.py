@@ -64,7 +64,7 @@ DEFAULT: Space = {
     "dropout": Range(low=0.1, high=0.5),
     "input_dropout": Range(low=0.2, high=0.7),
     "label_smoothing": Range(low=0.0, high=0.2),
-    "gate_weight": Range(low=0.3, high=3.0, log=True),
+    "gate_weight": Range(low=0.3, high=10.0, log=True),
     "dim": (64, 96, 128),
     "batch_size": (16, 32, 64),
 }

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 PLAN_FILE, JOURNAL = "sweep.json", "journal.log"
 _MAX_JOURNAL_BYTES = 1 << 28
 _NAME, _WORKER = "sweep", re.compile(r"worker-[0-9a-f]{16}")
-_FIRST, _NEVER_BEFORE = 6, 2
-"""So many trials are never stopped early, and none before its second look."""
+_FIRST = 6
+"""So many trials are never stopped early."""
 _YOUNG_S = 60.0
 
 
@@ -115,7 +115,7 @@ class Sweep:
             storage = tools.storages.JournalStorage(
                 journal.JournalFileBackend(str(path), lock_obj=lock)
             )
-            pruner = tools.pruners.MedianPruner(_FIRST, n_warmup_steps=_NEVER_BEFORE)
+            pruner = tools.pruners.MedianPruner(_FIRST)
             study: optuna.Study = tools.create_study(
                 storage=storage,
                 study_name=_NAME,
@@ -188,7 +188,7 @@ class Sweep:
             trial.report(score, look)
             return trial.should_prune()
 
-        told = "stopped: worse than half of the others there"
+        told = "stopped: worse there than half of those that came to their end"
         try:
             score = search.score(settings_of(values), report)
             if score is None:

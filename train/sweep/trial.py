@@ -6,6 +6,7 @@ than the one it stands for; the learning rate falls over its own epochs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -23,8 +24,8 @@ from train.fit.validate import labels_grid, validate
 from train.fit.weak import guess_times
 from train.model.fusion import FusionModel
 
-LOOKS = 5
-"""How often in a training the validation score is looked at."""
+LOOKS = (0.4, 1.0)
+"""After which shares of a training's epochs its validation score is looked at."""
 Report = Callable[[int, float], bool]
 """Told the look's number (from 1) and the score there; whether to stop."""
 
@@ -69,7 +70,7 @@ class Search:
         state = TrainState.begin(model, config, train.epoch_size(config.background_share))
         trainer = Trainer(state, config, dataset.clips, train)
         epochs, score, best = config.epochs_over(len(train)), -1.0, -1.0
-        looks = {-(-epochs * n // LOOKS): n for n in range(1, LOOKS + 1)}
+        looks = {math.ceil(share * epochs): n for n, share in enumerate(LOOKS, 1)}
         for epoch in range(1, epochs + 1):
             state.rate_of(epoch, epochs)
             trainer.train_epoch(epoch)
