@@ -29,7 +29,7 @@ def why_ended(history: History, config: TrainConfig) -> str:
     """Why training ended after these epochs, and which weights are kept, for people."""
     last, kept = len(history), kept_epoch(history, config)
     if stopped_early(history, config):
-        score = criterion(config).removeprefix("val_")
+        score = criterion_of(config).removeprefix("val_")
         return (
             f"early stopping at epoch {last}, best {kept}: no better {score} on val in "
             f"{config.patience} epochs"
@@ -41,7 +41,7 @@ def why_ended(history: History, config: TrainConfig) -> str:
     return f"all {last} epochs, the last one's weights"
 
 
-def criterion(config: TrainConfig) -> str:
+def criterion_of(config: TrainConfig) -> str:
     """The name of the validation score that chooses."""
     if config.events == "several":
         return f"val_{CRITERION_OF_SEVERAL}"
@@ -50,4 +50,4 @@ def criterion(config: TrainConfig) -> str:
 
 def scores(history: History, config: TrainConfig) -> list[float]:
     """That score of each epoch."""
-    return [entry[criterion(config)] for entry in history]
+    return [entry[criterion_of(config)] for entry in history]

@@ -27,7 +27,7 @@ from train.data.dataset import Dataset, Samples
 from train.data.features import FeatureStore
 from train.data.splice import splice
 from train.distributed import SINGLE_PROCESS, ProcessGroup
-from train.fit.choice import criterion, scores, stopped_early
+from train.fit.choice import criterion_of, scores, stopped_early
 from train.fit.cuda_graph import Step, StepGraph
 from train.fit.resume import restore, stored
 from train.fit.several import several_losses, validate_several
@@ -71,7 +71,7 @@ def train_model(
                 values, chosen = _epoch(trainer, dataset, number, grid_s)
             except TrainingError as error:
                 raise TrainingError(_diverged(run, number, error)) from None
-            score, seconds = values[criterion(config)], time.perf_counter() - started
+            score, seconds = values[criterion_of(config)], time.perf_counter() - started
             history.append({"epoch": number, **values, "learning_rate": rate, "seconds": seconds})
             state.scored(score)
             if group.is_main_process:
