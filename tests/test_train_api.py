@@ -38,7 +38,7 @@ def test_the_examples_of_the_docstrings_are_true(name: str, folder: Path, tmp_pa
     module: ModuleType = importlib.import_module(name)
     with inside(mine):
         found = doctest.testmod(module, extraglobs={"train": train})
-    assert found.attempted >= 2
+    assert found.attempted >= 1
     assert not found.failed
 
 
