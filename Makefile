@@ -137,7 +137,7 @@ features: $(READY) ## DATA=folder → CACHE (default features/): extract what is
 train: $(READY) ## CACHE → runs/<id>: fit a model (RUN= names the folder, SEEDS=5: five seeds and their ensemble)
 	@$(with_args) -m train fit --cache="$$CACHE" $(run) $(seeds)
 
-sweep: $(READY) ## CACHE → OUT (default sweeps/sweep): search settings on val in TRIALS=60 trials, JOBS at a time, of SPACE=file.json (docs/search.md); go on with the same command
+sweep: $(READY) ## CACHE → OUT (default runs/sweep): search settings on val in TRIALS=60 trials, JOBS at a time, of SPACE=file.json (docs/search.md); go on with the same command
 	@$(with_args) -m train sweep --cache="$$CACHE" --trials="$$TRIALS" $${OUT:+--out="$$OUT"} \
 		$${SPACE:+--space="$$SPACE"} $(jobs)
 

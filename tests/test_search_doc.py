@@ -44,11 +44,11 @@ def test_the_page_runs_as_written(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for sweep in ("first", "second"):
-        folder = tmp_path / "sweeps" / sweep
+        folder = tmp_path / "runs" / sweep
         for name in ("sweep.html", "best.json", "trials.csv", "rerun", "journal.log", "sweep.json"):
             assert (folder / name).exists(), name
             assert f"`{name}" in PAGE
-    stored = json.loads((tmp_path / "sweeps" / "second" / "sweep.json").read_text())
+    stored = json.loads((tmp_path / "runs" / "second" / "sweep.json").read_text())
     assert stored["config"]["average_epochs"] == 8
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cache.common.cli import Caches, Parser, count, folder
 
-OUT = Path("sweeps/sweep")
+OUT = Path("runs/sweep")
 
 
 def add(parser: Parser) -> None:
