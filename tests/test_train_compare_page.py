@@ -51,6 +51,7 @@ def test_the_command_writes_the_page_and_says_where(
 
 def test_the_page_refers_to_nothing_outside_itself(made: Path, tmp_path: Path) -> None:
     text = write(tmp_path, made / "plain", made / "seeds")
+    assert text.startswith("<!doctype html>")
     tags = Tags(text)
     for tag, attrs in tags.found:
         for name in ("src", "href", "srcset", "action", "data"):
