@@ -47,8 +47,8 @@ from extract.finding import find_annotations, find_sources  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.dataset import Dataset, load_dataset, resolve  # noqa: E402
 from train.data.pooling import pool_steps  # noqa: E402
-from train.fit.normalize import normalize  # noqa: E402
 from train.model.fusion import FusionModel  # noqa: E402
+from train.training.normalize import normalize  # noqa: E402
 
 AVE_CLIPS, AVE_TRAINING = 4097, 3339
 EPOCHS = 30

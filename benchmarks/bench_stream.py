@@ -34,8 +34,8 @@ from cache.format.identity import read_identity  # noqa: E402
 from cache.format.index_file import load_index, save_index  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
-from train.fit.normalize import normalize  # noqa: E402
 from train.model.fusion import FusionModel  # noqa: E402
+from train.training.normalize import normalize  # noqa: E402
 
 # 12 kB a clip instead of 0.6 MB: as many rows, shards and steps as in earnest.
 SMALL: dict[str, Any] = {

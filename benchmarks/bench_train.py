@@ -57,10 +57,10 @@ from train.data.dataset import Dataset as Loaded  # noqa: E402
 from train.data.dataset import load_dataset, resolve  # noqa: E402
 from train.data.fields import inputs_of  # noqa: E402
 from train.data.pooling import pool_steps  # noqa: E402
-from train.fit.loop import Trainer, compute_losses  # noqa: E402
-from train.fit.normalize import normalize  # noqa: E402
-from train.fit.state import TrainState  # noqa: E402
 from train.model.fusion import FusionModel, autocast  # noqa: E402
+from train.training.loop import Trainer, compute_losses  # noqa: E402
+from train.training.normalize import normalize  # noqa: E402
+from train.training.state import TrainState  # noqa: E402
 
 CLASSES = 28
 

@@ -28,7 +28,7 @@ FLOORS: dict[str, list[list[str]]] = {
         ["model"],
         ["score"],
         ["runs"],
-        ["fit"],
+        ["training"],
         ["report"],
         ["annotate", "export", "sweep"],
         ["commands"],

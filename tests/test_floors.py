@@ -85,8 +85,8 @@ def test_every_room_has_one_floor() -> None:
 
 
 def test_imports_are_found_wherever_they_hide() -> None:
-    source = "def f():\n    import train.fit.loop\nfrom cache import reader, open_cache\n"
-    found = {("train.fit.loop", ""), ("cache.reader", ""), ("cache", "open_cache")}
+    source = "def f():\n    import train.training.loop\nfrom cache import reader, open_cache\n"
+    found = {("train.training.loop", ""), ("cache.reader", ""), ("cache", "open_cache")}
     assert set(imports(ast.parse(source))) == found
 
 

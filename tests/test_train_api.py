@@ -130,7 +130,7 @@ def test_several_runs_side_by_side_get_folders_of_their_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings: dict[str, Any] = {"epochs": 1, "device": "cpu"}
-    first, second = (train.fit_model(folder / "features", **settings) for _ in range(2))
+    first, second = (train.fit(folder / "features", **settings) for _ in range(2))
     assert first.folder != second.folder
     assert train.load().folder == second.folder
     assert first.scores() == second.scores()
@@ -138,9 +138,9 @@ def test_several_runs_side_by_side_get_folders_of_their_own(
 
 def test_settings_that_are_not_known_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown key 'epoch'; did you mean 'epochs'"):
-        train.fit_model(folder / "features", tmp_path / "run", epoch=1)
+        train.fit(folder / "features", tmp_path / "run", epoch=1)
     with pytest.raises(CacheError, match="no feature cache here"):
-        train.fit_model(tmp_path, tmp_path / "run", epochs=1)
+        train.fit(tmp_path, tmp_path / "run", epochs=1)
     assert not (tmp_path / "run").exists()
 
 

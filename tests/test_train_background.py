@@ -26,10 +26,6 @@ from train.commands.fit import fit
 from train.config import TrainConfig
 from train.data.batch import Output
 from train.data.dataset import UNKNOWN, choose_rows, load_dataset, resolve
-from train.fit import loop
-from train.fit.loop import compute_losses, gate_targets
-from train.fit.normalize import normalize
-from train.fit.state import TrainState
 from train.model.fusion import FusionModel
 from train.report.outcomes import events_to_draw, hardest
 from train.report.page_cards import card
@@ -43,6 +39,10 @@ from train.score.decode import Evidence, event_confidence
 from train.score.metrics import Array, Events, Predictions
 from train.score.presence import best_threshold, clip_counts, presence, score_all
 from train.score.summary import score as event_scores
+from train.training import loop
+from train.training.loop import compute_losses, gate_targets
+from train.training.normalize import normalize
+from train.training.state import TrainState
 
 SMALL = TrainConfig(
     device="cpu",

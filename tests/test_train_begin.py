@@ -17,14 +17,14 @@ from train import __main__ as cli
 from train.commands import fit as fitting
 from train.config import TrainConfig
 from train.data.dataset import choose_rows, load_dataset, resolve
-from train.fit import loop
-from train.fit.begin import Start, starts
-from train.fit.normalize import normalize
 from train.model.fusion import FusionModel
 from train.runs import record
 from train.runs.checkpoint import BEST, load
 from train.runs.making import Making
 from train.runs.trained import load_run
+from train.training import loop
+from train.training.begin import Start, starts
+from train.training.normalize import normalize
 
 NEW = ["Class 2", "Bark", "Class 0"]
 

@@ -10,11 +10,11 @@ import pytest
 from scipy.special import expit, logit, softmax
 
 from cache.common.errors import ConfigError
-from train.fit.validate import calibrate, shares_of_seconds
 from train.score.calibrate import Calibration, class_temperature, gate_scale_and_shift, grid_of
 from train.score.decode import Evidence
 from train.score.detection import expected_error
 from train.score.metrics import Events
+from train.training.validate import calibrate, shares_of_seconds
 
 
 def array(*values: float) -> npt.NDArray[np.float64]:

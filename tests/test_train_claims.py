@@ -17,9 +17,9 @@ from cache.labels.store import write_labels
 from train import __main__ as cli
 from train.commands import fit as fitting
 from train.data.dataset import Dataset, load_dataset
-from train.fit import loop
 from train.runs import folders as runs
 from train.runs.checkpoint import BEST, LAST
+from train.training import loop
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from train.config import TrainConfig
 from train.data.dataset import load_dataset, resolve
 from train.data.features import load_features, torch_device
 from train.data.pooling import pool_steps
-from train.fit.normalize import normalize
 from train.model.fusion import FusionModel
+from train.training.normalize import normalize
 
 CPU = TrainConfig(device="cpu")
 

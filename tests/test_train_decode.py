@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.fit.loop import gate_targets
 from train.score.decode import (
     best_interval,
     cell_count,
@@ -19,6 +18,7 @@ from train.score.decode import (
 )
 from train.score.metrics import Events, Predictions, second_count, segments
 from train.score.summary import score
+from train.training.loop import gate_targets
 
 
 def half_seconds(count: int) -> torch.Tensor:

@@ -24,8 +24,8 @@ from train.config import TrainConfig
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.fields import inputs_of
 from train.data.pooling import interpolate
-from train.fit.normalize import normalize
 from train.model.fusion import FusionModel
+from train.training.normalize import normalize
 
 CLIPS = 40
 SMALL = TrainConfig(

@@ -25,7 +25,6 @@ from train.config import TrainConfig
 from train.data import dataset, features
 from train.data.dataset import Rows, choose_rows
 from train.data.folds import SCORED, Division, divide
-from train.fit import loop
 from train.runs import folders as runs
 from train.runs import record
 from train.runs.checkpoint import BEST, LAST, load
@@ -33,6 +32,7 @@ from train.runs.evaluate import training_events
 from train.runs.trained import load_run
 from train.score.metrics import Events
 from train.score.summary import baselines, score
+from train.training import loop
 
 NAMES = st.text("abcé", min_size=1, max_size=3)
 

@@ -39,8 +39,6 @@ from train.config import TrainConfig
 from train.data import reader
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.features import load_features
-from train.fit import loop
-from train.fit.resume import restore
 from train.model.fusion import FusionModel
 from train.report import page, page_scores, run_plots
 from train.report.drawing import FOLDER
@@ -50,6 +48,8 @@ from train.runs.clip_features import check_same_features
 from train.runs.folders import RECORD_FILE
 from train.runs.paired import paired_scores
 from train.score.predict import TrainingError, predict
+from train.training import loop
+from train.training.resume import restore
 
 SMALL = TrainConfig(
     device="cpu", audio_feat_dim=16, video_feat_dim=16, map_channels=8, num_heads=2, epochs=2,

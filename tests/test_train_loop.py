@@ -19,20 +19,20 @@ from train.commands.fit import fit as fit_run
 from train.config import TrainConfig
 from train.data.batch import Batch
 from train.data.dataset import Dataset, load_dataset, resolve
-from train.fit import loop
-from train.fit import validate as validation
-from train.fit.choice import kept_epoch
-from train.fit.cuda_graph import StepGraph
-from train.fit.loop import Trainer
-from train.fit.normalize import normalize
-from train.fit.state import History, TrainState
-from train.fit.validate import shares_of_seconds, validate
 from train.model.fusion import FusionModel
 from train.runs.checkpoint import BEST, LAST, About, CheckpointError, load, save
 from train.score.calibrate import Calibration, grid_of
 from train.score.decode import Evidence
 from train.score.metrics import CRITERION, classification, localization
 from train.score.predict import TrainingError, events, predict
+from train.training import loop
+from train.training import validate as validation
+from train.training.choice import kept_epoch
+from train.training.cuda_graph import StepGraph
+from train.training.loop import Trainer
+from train.training.normalize import normalize
+from train.training.state import History, TrainState
+from train.training.validate import shares_of_seconds, validate
 
 SMALL = TrainConfig(
     device="cpu",

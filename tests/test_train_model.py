@@ -11,10 +11,10 @@ from torch import Tensor
 from train.config import PRESETS, TrainConfig
 from train.data.batch import Batch, Frames, Shapes, Sound
 from train.data.maps import FrameMaps
-from train.fit.loop import compute_losses
 from train.model.fusion import FusionModel, at_frames, at_steps
 from train.model.fusion import gated_interval as interval_of
 from train.model.layers import Attention, Dropout
+from train.training.loop import compute_losses
 
 SHAPES = Shapes(audio_features=20, map_channels=24, cells=7, classes=5, clip_seconds=10.0)
 CONFIG = TrainConfig(

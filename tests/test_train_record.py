@@ -25,13 +25,13 @@ from train.commands import fit as fitting
 from train.commands.evaluate import evaluate_run
 from train.commands.predict import predict_cache
 from train.config import TrainConfig
-from train.fit import loop
 from train.runs import code, record
 from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import training_events
 from train.runs.folders import RECORD_FILE
 from train.runs.making import Session
 from train.score.metrics import Array
+from train.training import loop
 
 CONFIG = TrainConfig(
     device="cpu",
@@ -236,7 +236,7 @@ def test_every_module_of_the_rooms_that_decide_counts() -> None:
     rooms = ("data", "fit", "model", "score")
     found = {f"{room}/{path.stem}" for room in rooms for path in (code.FOLDER / room).glob("*.py")}
     bare = {f"{room}/__init__" for room in rooms}
-    assert found - set(code.DECIDING) == {*bare, "data/memory", "fit/resume", "fit/tell"}
+    assert found - set(code.DECIDING) == {*bare, "data/memory", "training/resume", "training/tell"}
 
 
 @pytest.fixture

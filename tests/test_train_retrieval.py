@@ -16,7 +16,6 @@ from train.__main__ import main
 from train.config import TrainConfig
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.maps import FrameMaps
-from train.fit.normalize import normalize
 from train.model.fusion import FusionModel
 from train.runs.looks import count_looks
 from train.score.metrics import Events
@@ -29,6 +28,7 @@ from train.score.retrieval import (
     recalls_of_chance,
 )
 from train.score.streams import streams
+from train.training.normalize import normalize
 
 CLIP_S = 10.0
 

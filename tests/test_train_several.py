@@ -13,9 +13,9 @@ from train.config import TrainConfig
 from train.data.batch import Batch, Output, Shapes, Sound, reverse_time
 from train.data.maps import FrameMaps
 from train.data.splice import splice
-from train.fit.several import class_targets, several_losses
 from train.model.fusion import FusionModel, nearby
 from train.score.decode import cell_probability, class_probability
+from train.training.several import class_targets, several_losses
 
 STEPS, CLASSES = 10, 4
 CONFIG = TrainConfig(events="several", modality="audio", input_dropout=0, dropout=0)

@@ -7,8 +7,8 @@ import torch
 from test_train_model import CONFIG, N, frames_of, make_batch, make_model, sound_of
 
 from train.data.batch import reverse_time
-from train.fit.loop import gate_targets
-from train.fit.state import ModelEma, TrainState
+from train.training.loop import gate_targets
+from train.training.state import ModelEma, TrainState
 
 INTERVAL = torch.tensor([[0.1, 0.4], [0.0, 1.0], [0.5, 0.9]])
 ALL = torch.ones(N, dtype=torch.bool)

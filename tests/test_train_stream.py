@@ -32,13 +32,13 @@ from train.data.memory import free_host, room
 from train.data.reader import FeatureReader
 from train.data.stream import Stream, plan_epoch
 from train.distributed import SINGLE_PROCESS
-from train.fit import loop
-from train.fit.normalize import normalize
-from train.fit.state import TrainState
 from train.model.fusion import FusionModel
 from train.report import pictures
 from train.runs.checkpoint import BEST
 from train.score.predict import predict
+from train.training import loop
+from train.training.normalize import normalize
+from train.training.state import TrainState
 
 CONFIG = TrainConfig(
     device="cpu",

@@ -13,12 +13,12 @@ from cache.common import strict_json
 from cache.common.errors import ConfigError
 from train.commands import curves
 from train.config import TrainConfig
-from train.fit.choice import why_ended
-from train.fit.loop import train_model
-from train.fit.state import History
-from train.fit.tell import Callback, Console, MetricsFile, TensorBoard, told
 from train.report.drawing import FOLDER
 from train.runs.progress import METRICS_FILE, read_metrics
+from train.training.choice import why_ended
+from train.training.loop import train_model
+from train.training.state import History
+from train.training.tell import Callback, Console, MetricsFile, TensorBoard, told
 
 ONE = {
     "epoch": 1,

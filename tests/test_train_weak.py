@@ -32,7 +32,6 @@ from train.data.dataset import (
 from train.data.folds import SCORED, Division
 from train.data.settled import settle_events, settle_weak
 from train.distributed import ProcessGroup
-from train.fit.weak import Steps, between, class_evidence, guess_times
 from train.report.run_plots import curves_figure
 from train.runs.checkpoint import BEST, load
 from train.runs.evaluate import rows_digest, training_events
@@ -41,6 +40,7 @@ from train.score.intervals import EventScores
 from train.score.metrics import Events, Predictions, tiou
 from train.score.predict import events
 from train.score.summary import baselines, score
+from train.training.weak import Steps, between, class_evidence, guess_times
 
 CLIP_S = 10.0
 

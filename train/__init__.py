@@ -6,7 +6,7 @@ What is listed here is the public face; each name is loaded when it is first ask
 Examples
 --------
 >>> import train
->>> model = train.fit_model("features", "runs/bells", epochs=2)  # doctest: +ELLIPSIS
+>>> model = train.fit("features", "runs/bells", epochs=2)  # doctest: +ELLIPSIS
 cache features: ...
 >>> model.classes[:2]
 ['Church bell', 'Male speech']
@@ -32,12 +32,12 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 if TYPE_CHECKING:
     from train.api.model import Model, load
-    from train.api.training import fit_model
+    from train.api.training import fit
 
-__all__ = ["Model", "fit_model", "load"]
+__all__ = ["Model", "fit", "load"]
 _ROOMS = {
     "Model": "train.api.model",
-    "fit_model": "train.api.training",
+    "fit": "train.api.training",
     "load": "train.api.model",
 }
 

@@ -29,7 +29,7 @@ _PACKED = {".h5", ".hdf5"}
 class Model:
     """A trained run, a folder of seeds that answer together, or a model that was handed over.
 
-    Made by `train.load` and `train.fit_model`.
+    Made by `train.load` and `train.fit`.
 
     Attributes
     ----------

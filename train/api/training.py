@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from train.api.model import Model, Place, load
-from train.commands.fit import fit
+from train.commands.fit import fit as fit_and_score
 from train.config import TrainConfig
 from train.runs import folders
 
 
-def fit_model(
+def fit(
     cache: Place | Sequence[Place],
     run: Place | None = None,
     *,
@@ -43,7 +43,7 @@ def fit_model(
 
     Examples
     --------
-    >>> model = train.fit_model("features", "runs/two", epochs=1)  # doctest: +ELLIPSIS
+    >>> model = train.fit("features", "runs/two", epochs=1)  # doctest: +ELLIPSIS
     cache features: ...
     """
     config = TrainConfig.parse(settings)
@@ -51,5 +51,5 @@ def fit_model(
     name = str(places[0]) if len(places) == 1 else shlex.join(map(str, places))
     folder = folders.unused_run() if run is None else Path(run)
     begin = None if init is None else Path(init)
-    fit(Path(name), folder, config, seeds=seeds, init=begin, pictures=pictures)
+    fit_and_score(Path(name), folder, config, seeds=seeds, init=begin, pictures=pictures)
     return load(folder)

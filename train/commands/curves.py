@@ -7,11 +7,11 @@ from pathlib import Path
 
 from cache.common.cli import say
 from train.config import TrainConfig
-from train.fit.choice import kept_epoch
-from train.fit.state import History
-from train.fit.tell import Callback
 from train.report.drawing import FOLDER, save_figures
 from train.report.run_plots import curves_figure
+from train.training.choice import kept_epoch
+from train.training.state import History
+from train.training.tell import Callback
 
 _FIRST_S, _EVERY_S, _PATIENCE = 15.0, 5.0, 30
 """When it is drawn first, how often at most, and how many times as long as the drawing took the

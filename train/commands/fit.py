@@ -22,7 +22,6 @@ from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.features import torch_device
 from train.data.folds import load_folds
 from train.distributed import ProcessGroup, process_group
-from train.fit.begin import starts
 from train.parallel import cpu_threads, most_at_once, side_by_side
 from train.report.drawing import FOLDER
 from train.report.page import FILE
@@ -30,6 +29,7 @@ from train.report.tables import Runs, comparison
 from train.runs import code, folders
 from train.runs.evaluate import MODEL, Result
 from train.runs.recordings import on_recordings
+from train.training.begin import starts
 
 
 def fit(
@@ -53,8 +53,8 @@ def fit(
     alone, which are trained the same way. Of the processes that `torchrun` started all train
     together, and the first does the rest. folds: into how many parts to divide the clips for
     cross-validation (see `Division`): a model for each, or one for each seed; the results are those
-    of `score_folds`. init: a run whose weights to begin with (see `train.fit.begin`). also_test:
-    see `train.fit.also_test`.
+    of `score_folds`. init: a run whose weights to begin with (`train.training.begin`). also_test:
+    see `train.training.also_test`.
     """
     with ExitStack() as held:
         group = held.enter_context(process_group(torch_device(config.device)))

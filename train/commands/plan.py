@@ -15,10 +15,10 @@ from train.data.dataset import Dataset, Rows, choose_rows
 from train.data.folds import LEAST_FOLDS, MOST_FOLDS, Division
 from train.data.settled import settle_events, settle_weak
 from train.distributed import ProcessGroup
-from train.fit.begin import Start
 from train.runs import checkpoint, folders, record
 from train.runs.clip_features import check_same_features
 from train.runs.making import Making
+from train.training.begin import Start
 
 ABLATIONS = ("both", "audio", "video")
 WHOLE = "."

@@ -18,16 +18,6 @@ from train.commands.scored import Scored
 from train.config import TrainConfig
 from train.data.dataset import Dataset
 from train.distributed import ProcessGroup
-from train.fit.also_test import look_at
-from train.fit.begin import described
-from train.fit.choice import why_ended
-from train.fit.loop import train_model
-from train.fit.normalize import normalize
-from train.fit.settle import described_read_off, settle
-from train.fit.state import History
-from train.fit.tell import Callback, Console, MetricsFile, TensorBoard
-from train.fit.validate import calibration_notes
-from train.fit.weak import guess_times
 from train.model.fusion import FusionModel
 from train.runs import checkpoint, folders, record
 from train.runs.checkpoint import About
@@ -35,6 +25,16 @@ from train.runs.making import Init
 from train.runs.recordings import on_recordings
 from train.runs.trained import TrainedModel
 from train.score.predict import TrainingError
+from train.training.also_test import look_at
+from train.training.begin import described
+from train.training.choice import why_ended
+from train.training.loop import train_model
+from train.training.normalize import normalize
+from train.training.settle import described_read_off, settle
+from train.training.state import History
+from train.training.tell import Callback, Console, MetricsFile, TensorBoard
+from train.training.validate import calibration_notes
+from train.training.weak import guess_times
 
 Kind = tuple[str, str]
 """A part of the data and the streams that a model gets of it."""

@@ -23,12 +23,13 @@ FOLDER = Path(__file__).parents[1]
 DECIDING = (
     "data/batch", "data/dataset", "data/features", "data/fields", "data/folds", "data/maps",
     "data/pooling", "data/reader", "data/settled", "data/splice", "data/stream", "data/targets",
-    "fit/also_test", "fit/begin", "fit/choice", "fit/cuda_graph", "fit/loop", "fit/normalize",
-    "fit/settle", "fit/several", "fit/state", "fit/validate", "fit/weak", "model/fusion",
-    "model/layers", "runs/recordings", "runs/timelines", "score/calibrate", "score/decode",
-    "score/detection", "score/events", "score/intervals", "score/matching", "score/metrics",
-    "score/predict", "score/presence", "score/ranking", "score/read_off", "score/recordings",
-    "score/retrieval", "score/seconds", "score/streams", "score/summary", "score/timeline",
+    "model/fusion", "model/layers", "runs/recordings", "runs/timelines", "score/calibrate",
+    "score/decode", "score/detection", "score/events", "score/intervals", "score/matching",
+    "score/metrics", "score/predict", "score/presence", "score/ranking", "score/read_off",
+    "score/recordings", "score/retrieval", "score/seconds", "score/streams", "score/summary",
+    "score/timeline", "training/also_test", "training/begin", "training/choice",
+    "training/cuda_graph", "training/loop", "training/normalize", "training/settle",
+    "training/several", "training/state", "training/validate", "training/weak",
 )  # fmt: skip
 """The modules of this package that stand between a cache and a run's weights and scores; what
 prints, draws and writes is not among them."""

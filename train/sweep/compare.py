@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from train.config import TrainConfig
-from train.fit.choice import criterion, scored_by
 from train.runs.folders import HISTORY_FILE
 from train.runs.paired import paired_scores
 from train.runs.stored import read_history
 from train.score.intervals import Estimate
+from train.training.choice import criterion, scored_by
 
 NORMAL = "default"
 

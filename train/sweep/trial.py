@@ -15,14 +15,14 @@ import torch
 from cache import Cache
 from train.config import TrainConfig
 from train.data.dataset import Dataset, Rows, load_dataset
-from train.fit.choice import scored_by
-from train.fit.loop import Trainer
-from train.fit.normalize import normalize
-from train.fit.several import validate_several
-from train.fit.state import TrainState
-from train.fit.validate import labels_grid, validate
-from train.fit.weak import guess_times
 from train.model.fusion import FusionModel
+from train.training.choice import scored_by
+from train.training.loop import Trainer
+from train.training.normalize import normalize
+from train.training.several import validate_several
+from train.training.state import TrainState
+from train.training.validate import labels_grid, validate
+from train.training.weak import guess_times
 
 LOOKS = (0.4, 1.0)
 """After which shares of a training's epochs its validation score is looked at."""

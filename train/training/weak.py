@@ -23,10 +23,10 @@ from train.data.batch import Batch
 from train.data.dataset import Dataset, Samples
 from train.data.features import FeatureStore
 from train.distributed import SINGLE_PROCESS, ProcessGroup
-from train.fit.loop import gate_targets
 from train.model.fusion import at_steps
 from train.score.decode import best_interval, second_probability
 from train.score.metrics import second_count
+from train.training.loop import gate_targets
 
 _FOLDS = 4
 _DECAY = 0.03

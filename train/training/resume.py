@@ -17,9 +17,9 @@ from torch import Tensor
 
 from cache.common.errors import ConfigError
 from cache.common.settings import Settings
-from train.fit.state import TrainState
 from train.runs.checkpoint import About, CheckpointError, load, tensors_like
 from train.runs.stored import parse_history
+from train.training.state import TrainState
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from cache import Cache
 from train.data.dataset import Dataset
-from train.fit.several import shares_of_cells
 from train.runs import checkpoint
 from train.runs.checkpoint import BEST, About
 from train.runs.recordings import Recordings
@@ -17,6 +16,7 @@ from train.score.calibrate import Calibration, gate_scale_and_shift
 from train.score.metrics import second_count
 from train.score.predict import predict_each
 from train.score.read_off import choose_read_off
+from train.training.several import shares_of_cells
 
 
 def settle(one: TrainedModel, cache: Cache, dataset: Dataset) -> TrainedModel:

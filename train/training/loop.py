@@ -26,17 +26,17 @@ from train.data.dataset import Dataset, Samples
 from train.data.features import FeatureStore
 from train.data.splice import splice
 from train.distributed import SINGLE_PROCESS, ProcessGroup
-from train.fit.also_test import Look
-from train.fit.choice import scored_by, stopped_early
-from train.fit.cuda_graph import Step, StepGraph
-from train.fit.resume import restore, stored
-from train.fit.several import several_losses, validate_several
-from train.fit.state import History, TrainState
-from train.fit.tell import Callback, told
-from train.fit.validate import labels_grid, validate
 from train.model.fusion import FusionModel, autocast
 from train.runs.checkpoint import BEST, LAST, About, save
 from train.score.predict import TrainingError
+from train.training.also_test import Look
+from train.training.choice import scored_by, stopped_early
+from train.training.cuda_graph import Step, StepGraph
+from train.training.resume import restore, stored
+from train.training.several import several_losses, validate_several
+from train.training.state import History, TrainState
+from train.training.tell import Callback, told
+from train.training.validate import labels_grid, validate
 
 LOSSES = ("train_loss", "train_class_loss", "train_interval_loss", "train_gate_loss")
 
