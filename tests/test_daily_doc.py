@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from doc_blocks import blocks, page, run
 from synthetic_cache import make_cache
 from tiny_runs import TINY, tiny_labels
-
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "daily.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.system
 def test_the_page_runs_as_written(tmp_path: Path) -> None:
     make_cache(tmp_path / "features", clips=60, labels=tiny_labels(clips=60), **TINY)
-    python = f'python() {{ "{sys.executable}" "$@"; }}\n'
-    told = ""
-    for kind, block in re.findall(r"```(sh|python)\n(.*?)```", PAGE, re.DOTALL):
-        bash = ["bash", "-c", f"set -e\n{python}{block}"]
-        done = subprocess.run(
-            bash if kind == "sh" else [sys.executable, "-c", block],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        told += done.stdout
+    told = "".join(run(*one, tmp_path) for one in blocks(page("daily"), "sh", "python"))
     assert "runs/plain  ended: all 4 epochs, weights averaged" in told
     assert "4 epochs, best" in told
     assert "dropout 0.1" in told

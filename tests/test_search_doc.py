@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from doc_blocks import of_kind, page, run
 from synthetic_cache import make_cache
 from tiny_runs import FLAGS, TINY, tiny_labels
 
 from train.config import TrainConfig
 from train.sweep.space import DEFAULT, Range, parse_space
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
-
-
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)
+PAGE = page("search")
 
 
 @pytest.mark.system
 def test_the_page_runs_as_written(tmp_path: Path) -> None:
     make_cache(tmp_path / "features", labels=tiny_labels(30), **TINY)
-    (space,) = blocks("json")
+    (space,) = of_kind(PAGE, "json")
     (tmp_path / "space.json").write_text(space.replace("64, 96", "16, 32"))
     tiny = " ".join(word for word in FLAGS if word not in ("--pictures", "0"))
     few = f"--trials 2 --again 1 --fresh-seeds 2 --trial-epochs 1 {tiny}"
-    shell = "set -e\n" + "\n".join(blocks("sh"))
+    shell = "\n".join(of_kind(PAGE, "sh"))
     shell = shell.replace("--trials 60", few).replace("--seeds 5", "--seeds 2 --pictures 0")
-    shell = re.sub(r"^python ", f"{sys.executable} ", shell, flags=re.MULTILINE)
-    done = subprocess.run(
-        ["bash", "-c", shell],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run("sh", shell, tmp_path)
     for sweep in ("first", "second"):
         folder = tmp_path / "runs" / sweep
         for name in ("sweep.html", "best.json", "trials.csv", "rerun", "journal.log", "sweep.json"):
@@ -63,7 +47,7 @@ def test_the_page_names_the_default_space() -> None:
 
 
 def test_its_own_space_is_one() -> None:
-    (space,) = blocks("json")
+    (space,) = of_kind(PAGE, "json")
     assert parse_space(json.loads(space), "docs/search.md").keys() <= {
         *TrainConfig.model_fields,
         "dim",
