@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from synthetic_cache import labels_for, make_cache
@@ -15,6 +17,7 @@ from test_train_page import CHROMIUM, EVIL, Tags
 from test_train_papers import answers
 from tiny_runs import FLAGS, TINY, copied, tiny_labels
 
+from cache.labels.store import write_labels
 from train import __main__ as cli
 from train.commands.report import compare
 from train.report import compare_page
@@ -94,7 +97,7 @@ def test_clips_that_differ_most_come_first(made: Path, tmp_path: Path) -> None:
     picture.parent.mkdir(parents=True)
     Image.new("RGB", (2000, 500), "red").save(picture)
     text = write(tmp_path, *runs)
-    assert "3 of 6 events are answered differently" in text
+    assert "3 of 6 events with times are answered differently" in text
     titles = re.findall(r"<h3>.*?clip (.*?)</span></h3>", text)
     assert len(titles) == 3
     assert titles[-1] == "clip00004"
@@ -103,6 +106,20 @@ def test_clips_that_differ_most_come_first(made: Path, tmp_path: Path) -> None:
     cards = text.split("<article")[1:]
     assert "tIoU <b>1.00</b>" in cards[0]
     assert "class wrong" in cards[0]
+
+
+def test_events_without_times_are_compared_by_their_classes(tmp_path: Path) -> None:
+    labels = tiny_labels()
+    gone = np.where(labels.split == 1, np.nan, 1.0)
+    vague = dataclasses.replace(labels, start_s=labels.start_s * gone, end_s=labels.end_s * gone)
+    cache = make_cache(tmp_path / "cache", clips=30, labels=labels, **TINY)
+    write_labels(cache, vague)
+    runs = [tmp_path / name for name in "ab"]
+    for run in runs:
+        assert cli.main(["fit", "--cache", str(cache), "--run", str(run), *FLAGS]) == 0
+    text = write(tmp_path, *runs)
+    assert "top-1 accuracy" in text
+    assert "0 of 0 events with times" in text
 
 
 def test_what_cant_be_shown_is_told_and_left_out(

@@ -101,7 +101,7 @@ def test_no_bold_without_pairs(runs: list[Path], capsys: pytest.CaptureFixture[s
 
 def test_names_are_no_markup(runs: list[Path]) -> None:
     text = report(runs, "val", "markdown")
-    assert r"| b\_a\|d \& $x$ |" in text
+    assert r"| b\_a\|d \& \$x\$ |" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
     text = report(runs, "val", "latex")

@@ -18,12 +18,15 @@ from tiny_runs import FLAGS, TINY, copied, tiny_labels
 from cache.common.errors import ConfigError
 from cache.format.lock import writer_lock
 from train import __main__ as cli
+from train.commands.export import export
 from train.commands.runs import parsed
+from train.commands.watch import described
 from train.config import PRESETS, TrainConfig
 from train.report.differing import beside_default, that_differ
 from train.runs.checkpoint import BEST
 from train.runs.listing import listed
 from train.runs.looks import count_looks
+from train.runs.tree import places
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +220,20 @@ def test_nothing_to_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(ConfigError, match="no folder of runs"):
         listed(tmp_path / "nowhere", "val")
     assert count_looks(tmp_path) == 0
+
+
+def test_one_that_was_handed_over_is_listed_and_watched_like_a_run(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = root / "plain"
+    export(run, tmp_path / "whole", onnx=False)
+    export(run, tmp_path / "without", onnx=False, without_ids=True)
+    whole, without = sorted(listed(tmp_path, "val"), key=lambda one: one.name)
+    assert whole.when == listed(run, "val")[0].when, "when it was trained, not handed over"
+    assert whole.told == without.told == "not scored on val: `python -m train evaluate`"
+    assert "resume" not in shown(capsys, tmp_path)
+    for name, words in (("whole", "ended: all 1 epochs"), ("without", "ended")):
+        told, going_on = described(places(tmp_path / name)[0])
+        assert words in told
+        assert "epoch 0" not in told
+        assert not going_on

@@ -17,7 +17,7 @@ from tiny_runs import FLAGS, TINY, tiny_labels
 
 from cache import open_cache
 from cache.common.atomic import plain_folder
-from cache.common.errors import AvelError, ConfigError
+from cache.common.errors import AvelError, CacheError, ConfigError
 from train import __main__ as cli
 from train.commands import sweep as sweeping
 from train.config import TrainConfig
@@ -27,7 +27,16 @@ from train.score.intervals import Estimate
 from train.score.predict import TrainingError
 from train.sweep.compare import Again, best_of
 from train.sweep.outputs import changed
-from train.sweep.space import DEFAULT, Range, parse_space, read_space, settings_of, values_of
+from train.sweep.space import (
+    DEFAULT,
+    Range,
+    Space,
+    parse_space,
+    read_space,
+    settings_of,
+    suggest,
+    values_of,
+)
 from train.sweep.study import JOURNAL, Sweep, counts, finished
 from train.sweep.trial import Search
 
@@ -307,6 +316,33 @@ class TestJournal:
         (tmp_path / JOURNAL).write_text(text)
         with pytest.raises(AvelError, match="journal"):
             Sweep(tmp_path, {}).study()
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            ('"values":[0.5]', '"values":["high"]'),
+            ('"values":[0.5]', '"values":[NaN]'),
+            ('"values":[0.5]', '"values":[0.5,0.5]'),
+            ('"values":[0.5]', '"values":null'),
+            ('"param_name":"dropout"', '"param_name":"$\\\\frac{<script>"'),
+            ('"param_value_internal":', '"param_value_internal":7'),
+            ('{"op_code":5', "[" * 100_000),
+        ],
+    )
+    def test_trials_that_no_sweep_makes_are_refused(
+        self, tmp_path: Path, before: str, after: str
+    ) -> None:
+        space: Space = {"dropout": Range(low=0.1, high=0.5)}
+        study = Sweep(tmp_path, space).study()
+        trial = study.ask()
+        suggest(trial, space)
+        study.tell(trial, 0.5)
+        assert len(Sweep(tmp_path, space).study().trials) == 1
+        text = (tmp_path / JOURNAL).read_text()
+        assert before in text
+        (tmp_path / JOURNAL).write_text(text.replace(before, after))
+        with pytest.raises(CacheError, match="no journal of a sweep"):
+            Sweep(tmp_path, space).study()
 
     def test_a_link_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "elsewhere").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def write(path: Path, compared: Compared) -> None:
         style=style,
         scored=scored(first),
         notes=[
-            *([legend(sure)] if sure else []),
+            *([words] if (words := legend(sure)) else []),
             *([BEST] if compared.paired else []),
             *(f"{n}: {text}" for n, (s, _) in compared.stored.items() for text in caveats(s[0])),
         ],
@@ -111,10 +112,11 @@ def _clips(compared: Compared) -> dict[str, Any]:
     values = [compared.paired[name].by_name["localized_iou"] for name in names]
     events = range(len(values[0]))
     apart = [max(one[n] for one in values) - min(one[n] for one in values) for n in events]
+    timed = sum(not math.isnan(one) for one in apart)
     order = sorted((n for n in events if apart[n] > 0), key=lambda n: -apart[n])
     seconds = float(compared.first["clip_seconds"])
     note = (
-        f"{len(order)} of {len(apart)} events are answered differently; here are the "
+        f"{len(order)} of {timed} events with times are answered differently; here are the "
         f"{min(len(order), _SHOWN)} that differ most, by tIoU, which counts 0 where the class is "
         "wrong."
     )

@@ -60,9 +60,8 @@ def differences_figure(
     figure, axis = plt.subplots(figsize=(8, height), layout="constrained")
     for number, (name, estimates) in enumerate(found.items()):
         offset = 0.7 * ((number + 0.5) / len(found) - 0.5)
-        for place, key in enumerate(labels):
-            if (one := estimates.get(key)) is None:
-                continue
+        known = [(place, estimates[key]) for place, key in enumerate(labels) if key in estimates]
+        for place, one in known:
             low, high = (
                 one[end] if one[end] is not None else one["mean"] for end in ("low", "high")
             )
@@ -74,7 +73,7 @@ def differences_figure(
                 color=COLOURS[(number + 1) % len(COLOURS)],
                 capsize=2,
                 markersize=4,
-                label=label(name, 60) if not place else None,
+                label=label(name, 60) if place == known[0][0] else None,
             )
     axis.axvline(0, color=GREY, linewidth=1)
     axis.set_yticks(range(len(labels)), list(labels.values()), fontsize=9)

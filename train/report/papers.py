@@ -131,7 +131,7 @@ def _notes(compared: Compared, rows: Sequence[Row]) -> list[str]:
 
 def _in_markdown(text: str) -> str:
     """Text in which nothing is markup."""
-    return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", printable(text))
+    return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", printable(text))
 
 
 def _in_latex(text: str) -> str:

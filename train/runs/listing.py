@@ -12,7 +12,7 @@ from cache.common.strict_json import read_json
 from cache.joined import JOINED
 from train.data.folds import SCORED
 from train.runs import folders
-from train.runs.checkpoint import BEST
+from train.runs.checkpoint import weights_file
 from train.runs.looks import count_looks
 from train.runs.making import Making
 from train.runs.progress import Progress
@@ -90,7 +90,7 @@ def _listed(place: Place, name: str, split: str) -> Listed | None:
             {f"{name}/{one.name}": [r] for one, r in zip(done, results, strict=True)}
         )
     configs = [one["config"] for one in results if isinstance(one.get("config"), dict)]
-    making, model = Making.of(first), first / BEST
+    making, model = Making.of(first), weights_file(first)
     return Listed(
         place,
         name,
@@ -118,7 +118,8 @@ def _told(place: Place, done: int, split: str) -> str | None:
 
 
 def _begun(model: Path) -> bool:
-    return any((model / name).exists() for name in (folders.RECORD_FILE, folders.CONFIG_FILE, BEST))
+    places = (model / folders.RECORD_FILE, model / folders.CONFIG_FILE, weights_file(model))
+    return any(path.exists() for path in places)
 
 
 def _config(model: Path) -> Config:

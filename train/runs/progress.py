@@ -15,7 +15,7 @@ from cache.common.plain import read_plain
 from cache.common.strict_json import MAX_JSON_BYTES, parse_json
 from cache.format.lock import writer_of
 from train.runs import folders
-from train.runs.checkpoint import BEST
+from train.runs.checkpoint import weights_file
 from train.runs.making import Making
 from train.runs.stored import checked_history, read_history
 
@@ -81,7 +81,7 @@ class Progress:
         moved = next((path.lstat().st_mtime for path in files if path.exists()), 0.0)
         last = making.sessions[-1] if making is not None and making.sessions else None
         state: State = "trains" if alive else "stopped"
-        if last is None and not epochs and not (folder / BEST).exists():
+        if last is None and not epochs and not weights_file(folder).exists():
             state = "starts" if alive else "stopped"
         elif last.ended if last is not None else not alive:
             state = "ended"
@@ -128,7 +128,7 @@ class Progress:
         if self.state == "starts":
             return "not begun: no epoch yet"
         if self.state == "ended":
-            return f"ended: {self.why or count}"
+            return f"ended: {self.why or count}" if self.why or done else "ended"
         if self.state == "stopped":
             why = self.why or "nobody trains in it"
             return f"stopped at {count}: {why}; `train fit --resume` goes on"

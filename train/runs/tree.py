@@ -10,11 +10,11 @@ from pathlib import Path
 
 from cache.common.errors import ConfigError
 from cache.format.lock import LOCK_FILE
-from train.runs.checkpoint import BEST
+from train.runs.checkpoint import BEST, HANDED
 from train.runs.folders import CONFIG_FILE, RECORD_FILE
 from train.runs.progress import METRICS_FILE
 
-_MARKS = frozenset((BEST, CONFIG_FILE, METRICS_FILE, RECORD_FILE))
+_MARKS = frozenset((BEST, HANDED, CONFIG_FILE, METRICS_FILE, RECORD_FILE))
 _PART = re.compile(r"(seed|fold)-(\d+)")
 _DEPTH = 6
 
@@ -84,7 +84,7 @@ def _content(folder: Path) -> tuple[set[str], list[Path]]:
 
 
 def _moved(model: Path) -> float:
-    for name in (METRICS_FILE, RECORD_FILE, BEST, LOCK_FILE, "."):
+    for name in (METRICS_FILE, RECORD_FILE, BEST, HANDED, LOCK_FILE, "."):
         try:
             return (model / name).lstat().st_mtime
         except OSError:

@@ -188,15 +188,17 @@ def values_of(config: TrainConfig, space: Space) -> dict[str, Value] | None:
         value, *others = [getattr(config, one) for one in names]
         if any(other != value for other in others):
             return None
-        inside = (
-            value is not None and choices.low <= value <= choices.high
-            if isinstance(choices, Range)
-            else value in choices
-        )
-        if not inside:
+        if not holds(choices, value):
             return None
         found[name] = value
     return found
+
+
+def holds(choices: Choices, value: object) -> bool:
+    """Whether a value is one of those that are tried."""
+    if isinstance(choices, Range):
+        return isinstance(value, float | int) and choices.low <= value <= choices.high
+    return value in choices
 
 
 def stored(space: Space) -> dict[str, Any]:

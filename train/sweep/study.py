@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import re
 import secrets
@@ -32,7 +33,7 @@ from cache.common.plain import open_plain
 from cache.common.settings import Settings
 from train.config import TrainConfig
 from train.score.predict import TrainingError
-from train.sweep.space import Space, settings_of, suggest
+from train.sweep.space import Space, holds, settings_of, suggest
 from train.sweep.trial import Search
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ _NAME, _WORKER = "sweep", re.compile(r"worker-[0-9a-f]{16}")
 _FIRST = 6
 """So many trials are never stopped early."""
 _YOUNG_S = 60.0
+_NOT_READ = (
+    LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError,
+    RecursionError,
+)  # fmt: skip
+"""What Optuna raises of lines that are no journal."""
 
 
 class SweepPlan(Settings):
@@ -125,8 +131,10 @@ class Sweep:
             )
             who = f"{socket.gethostname()} {self.number} {len(study.trials)}"
             study.sampler = tools.samplers.TPESampler(seed=zlib.crc32(who.encode()))
+            for one in study.get_trials(deepcopy=False):
+                _check_trial(one, self.space)
             return study
-        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        except _NOT_READ as error:
             told = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CacheError(
                 f"{path}: no journal of a sweep that can be read ({told}); pass another OUT"
@@ -239,6 +247,21 @@ def best_first(study: optuna.Study) -> list[FrozenTrial]:
 def finished(found: Counter[str]) -> int:
     """How many trials count: whatever was tried to the end or given up for a reason."""
     return found["complete"] + found["pruned"] + found["failed"]
+
+
+def _check_trial(one: FrozenTrial, space: Space) -> None:
+    """ValueError for a trial that no sweep over the space makes: journals come from strangers."""
+    for name, value in one.params.items():
+        if name not in space or not holds(space[name], value):
+            raise ValueError(f"trial {one.number}: {name[:80]!r} is not searched, or not there")
+    values = one.values or []
+    numbers = [value for value in values if isinstance(value, float) and math.isfinite(value)]
+    if (
+        len(numbers) < len(values)
+        or len(values) > 1
+        or (one.state.name == "COMPLETE") > len(values)
+    ):
+        raise ValueError(f"trial {one.number}: expected one finite score")
 
 
 def _mend(path: Path, lock: Any) -> None:
