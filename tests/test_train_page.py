@@ -204,7 +204,7 @@ def test_the_file_that_was_extracted_comes_before_one_of_the_same_name(tmp_path:
 def test_clips_are_played_where_their_files_are(made: tuple[Path, Path], tmp_path: Path) -> None:
     run = copied(made[0].parent, tmp_path)
     text = (run / page.FILE).read_text()
-    assert "evaluate … --media FOLDER" in text
+    assert "make evaluate MEDIA=FOLDER" in text
     (tmp_path / "films").mkdir()
     names = [row["id"] for row in json.loads((run / "predictions_val.json").read_text())]
     (tmp_path / "films" / f"{names[0]}.mp4").write_text("film")

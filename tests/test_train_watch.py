@@ -77,6 +77,7 @@ def test_a_run_that_trains_stops_and_ends(tmp_path: Path) -> None:
         os.utime(run / METRICS_FILE, (time.time() - 600,) * 2)
         assert "no epoch for 10 min" in watch.described(places(run)[0])[0]
     text, going_on = watch.described(places(run)[0])
+    assert "\nlast  learning rate" in text
     assert "stopped at epoch 3 of 9: nobody trains in it" in text
     assert not going_on
     begun(run, SOME, why="epoch 4: the loss is not finite")
@@ -134,7 +135,7 @@ def test_the_newest_is_the_one_that_trains(
         assert watch.newest().folder == first
         assert cli.main(["watch"]) == 0  # no terminal: once
     assert "runs/first  trains, epoch 3 of 9" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="no folder of runs"):
+    with pytest.raises(ConfigError, match="nowhere: no run here, finished or begun"):
         watch.watch(Path("nowhere"), once=True)
 
 

@@ -48,7 +48,7 @@ def newest() -> Place:
 
 
 def _named(run: Path) -> Place:
-    found = places(run)
+    found = places(run) if run.is_dir() else []
     if len(found) == 1:
         return found[0]
     if not found:
@@ -92,7 +92,8 @@ def _one(progress: Progress) -> str:
             lines.append(f"best  {score:.3f} {name} on val, at epoch {epoch}")
         pace = progress.epoch_seconds
         took = "" if pace is None else f", {pace:.2f} s an epoch"
-        lines.append(f"now   learning rate {history[-1]['learning_rate']:.1e}{took}")
+        when = "now" if progress.state in ("trains", "starts") else "last"
+        lines.append(f"{when:<5} learning rate {history[-1]['learning_rate']:.1e}{took}")
     return "\n".join(lines)
 
 

@@ -148,7 +148,7 @@ def _gate_note(views: Sequence[View]) -> str:
 def media_note(ids: Sequence[str], media: Mapping[str, Playable] | None) -> str:
     """What of these clips can be played; media: None where nobody said where their files are."""
     if media is None:
-        return "To play them here, say where they are: evaluate … --media FOLDER."
+        return "To play them here, say where their files are: make evaluate MEDIA=FOLDER."
     found = [media[clip_id] for clip_id in ids if clip_id in media]
     if not found:
         return "None can be played: no file of theirs was found of a kind that browsers play."

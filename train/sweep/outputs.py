@@ -79,9 +79,8 @@ class Found:
         seeds = len(normal.scores)
         if best.name == NORMAL:
             return (
-                f"No trial beats the default ({normal.mean:.4f}) when it is trained again with "
-                f"{seeds} fresh seeds: better with each of them{self._beyond}. {BEST} holds the "
-                "default."
+                f"No trial is better than the default ({normal.mean:.4f}) with each of {seeds} "
+                f"fresh seeds{self._beyond}. {BEST} holds the default."
             )
         return (
             f"{best.name} beats the default with each of {seeds} fresh seeds: {self.criterion} "

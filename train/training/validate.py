@@ -122,8 +122,8 @@ def calibration_notes(calibration: Calibration, dataset: Dataset) -> list[str]:
         notes.append("on val the whole clip scores higher than the gate's intervals: it is said")
     if short < ENOUGH:
         notes.append(
-            f"{short} events of val are shorter than the clip, fewer than {ENOUGH}: too few to "
-            "tell, so the calibration keeps near none; --folds lets every clip count"
+            f"val has {short} events that are shorter than the clip, fewer than {ENOUGH}: few to "
+            "calibrate by; --folds lets every clip count"
         )
     return notes
 
