@@ -408,9 +408,21 @@ def test_onnx_of_several_events_is_checked_on_made_up_clips(
 
 
 def test_answers_of_a_graph_are_compared_number_by_number() -> None:
-    given = {"probability": np.array([[0.1, 0.9]]), "start_s": np.zeros(1), "end_s": np.ones(1)}
-    other = {**given, "start_s": np.ones(1)}
-    assert onnx_file._compared(given, given) == (0.0, 0)
-    assert onnx_file._compared(given, other) == (0.0, 1), "another interval is told, not refused"
+    def compared(found: onnx_file.Arrays, expected: onnx_file.Arrays) -> tuple[float, int]:
+        return onnx_file._compared(found, expected, clip_seconds=4.0)
+
+    given = {
+        "probability": np.array([[0.1, 0.9]]),
+        "cells": np.array([[0.0, 1.0, 0.0, 1.0]]),
+        "start_s": np.array([1.0]),
+        "end_s": np.array([2.0]),
+    }
+    assert compared(given, given) == (0.0, 0)
+    as_good = {**given, "start_s": np.array([3.0]), "end_s": np.array([4.0])}
+    apart, moved = compared(as_good, given)
+    assert moved == 1
+    assert apart < 1e-12
+    worse = {**given, "start_s": np.array([0.0]), "end_s": np.array([2.0])}
+    assert compared(worse, given)[0] == pytest.approx(1 / 2 - 1 / 3)
     far = {**given, "probability": np.array([[0.2, 0.8]])}
-    assert onnx_file._compared(given, far)[0] == pytest.approx(0.1)
+    assert compared(given, far)[0] == pytest.approx(0.1)

@@ -233,7 +233,7 @@ def test_only_what_code_does_changes_its_digest() -> None:
 
 
 def test_every_module_of_the_rooms_that_decide_counts() -> None:
-    rooms = ("data", "fit", "model", "score")
+    rooms = ("data", "training", "model", "score")
     found = {f"{room}/{path.stem}" for room in rooms for path in (code.FOLDER / room).glob("*.py")}
     bare = {f"{room}/__init__" for room in rooms}
     assert found - set(code.DECIDING) == {*bare, "data/memory", "training/resume", "training/tell"}

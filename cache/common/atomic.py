@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from cache.common.errors import CacheError
 
@@ -80,10 +81,7 @@ def append_line(path: Path, line: str) -> int:
     Half a line that a killed writer left is a line of its own. Raises CacheError for links and
     anything else that is no plain file.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-    with writing(path), os.fdopen(os.open(path, flags, 0o666), "r+b", 0) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise CacheError(f"{path}: expected a plain file, found something else; refused")
+    with writing(path), _opened_to_append(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         torn = file.read(1) not in (b"", b"\n")
@@ -91,6 +89,24 @@ def append_line(path: Path, line: str) -> int:
         os.fsync(file.fileno())
         file.seek(0)
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[TextIO]:
+    """A text file to write at the end of, line by line; CacheError as of `append_line`."""
+    with writing(path):
+        file = _opened_to_append(path)
+    with io.TextIOWrapper(file, "utf-8", "replace", write_through=True) as text:
+        yield text
+
+
+def _opened_to_append(path: Path) -> io.FileIO:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    file = os.fdopen(os.open(path, flags, 0o666), "r+b", 0)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CacheError(f"{path}: expected a plain file, found something else; refused")
+    return file
 
 
 @contextlib.contextmanager

@@ -110,6 +110,10 @@ def printable(value: Any, keep: str = "") -> Any:
     return value
 
 
+OnOff = argparse.BooleanOptionalAction
+"""An option with a --no- of its own."""
+
+
 class Parser(argparse.ArgumentParser):
     """The flags and words of a command, each spelled out in full.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache.common.cli import Caches, Options, Parser, folder
+from cache.common.cli import Caches, OnOff, Options, Parser, folder
 
 
 def parse(argv: Sequence[str], run: str) -> Options:
@@ -21,7 +20,7 @@ def parse(argv: Sequence[str], run: str) -> Options:
     parser.add_argument("--out", type=folder, required=True, help="folder to make, or an empty one")
     parser.add_argument(
         "--onnx",
-        action=argparse.BooleanOptionalAction,
+        action=OnOff,
         help="make ONNX files (default: where onnx, onnxscript and onnxruntime are installed)",
     )
     parser.add_argument(

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from cache import Cache
-from cache.common.atomic import plain_folder
+from cache.common.atomic import appending, plain_folder
 from cache.common.cli import printable, say
 from cache.common.cores import cores
 from cache.common.errors import ConfigError
@@ -201,7 +201,7 @@ def _run(out: Path, cache_path: Path, name: str, config: TrainConfig, seeds: Seq
     begun = any((place / LAST).exists() for place in places)
     plain_folder(out / RERUN)
     with (
-        (out / LOG).open("a", encoding="utf-8") as log,
+        appending(out / LOG) as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):

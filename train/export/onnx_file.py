@@ -37,7 +37,8 @@ _BATCHES = (1, 3, 8)
 _CLIPS = 12
 _TRIES = 15
 _TIMES = ("start_s", "end_s", "event_confidence")
-Arrays = dict[str, npt.NDArray[Any]]
+Numbers = npt.NDArray[Any]
+Arrays = dict[str, Numbers]
 
 
 class OnnxError(AvelError):
@@ -49,7 +50,7 @@ class Checked:
     """What was written and how it compares with torch.
 
     apart: the largest difference of any number; moved: of how many of the `clips` start or end
-    differ by more than rounding, as where two intervals are equally good. clip_ms: milliseconds a
+    differ by more than rounding, since two intervals are equally good. clip_ms: milliseconds a
     clip takes by itself (the median of several), on so many threads.
     """
 
@@ -92,7 +93,8 @@ def write_onnx(run: TrainedRun, cache: Cache, folder: Path, real: bool) -> Check
         places = np.arange(size) % len(ids)
         some = {key: value[places] for key, value in given.items()}
         found = dict(zip(model.outputs, sessions[name].run(None, some), strict=True))
-        far, gone = _compared(found, {key: value[places] for key, value in expected.items()})
+        wanted = {key: value[places] for key, value in expected.items()}
+        far, gone = _compared(found, wanted, model.clip_seconds)
         apart, moved = max(apart, far), max(moved, gone)
     if not apart <= MOST_APART:
         raise OnnxError(
@@ -203,10 +205,11 @@ def _expected(
     }, answer.event_threshold
 
 
-def _compared(found: Arrays, expected: Arrays) -> tuple[float, int]:
+def _compared(found: Arrays, expected: Arrays, clip_seconds: float) -> tuple[float, int]:
     """The largest difference, and of how many clips start or end differ by more than rounding.
 
-    What is read off a clip's interval counts where that is the same.
+    Of such a clip counts how much worse one interval is than the other (see `_expected_tiou`),
+    instead of what is read off it.
     """
     same = np.ones(len(found["probability"]), bool)
     for name in ("start_s", "end_s"):
@@ -216,8 +219,25 @@ def _compared(found: Arrays, expected: Arrays) -> tuple[float, int]:
         np.abs(value - expected[name])[same if name in _TIMES else slice(None)]
         for name, value in found.items()
     ]
+    if not same.all():
+        chances = (
+            _expected_tiou(expected["cells"], one["start_s"], one["end_s"], clip_seconds)
+            for one in (found, expected)
+        )
+        apart.append(np.abs(np.subtract(*chances)))
     worst = [float(one.max()) for one in apart if one.size]
     return max(worst, default=0.0), int((~same).sum())
+
+
+def _expected_tiou(
+    cells: Numbers, start_s: Numbers, end_s: Numbers, clip_seconds: float
+) -> Numbers:
+    """What `best_interval` chooses by, (N,): cells (N, G) probabilities, start_s and end_s (N,)."""
+    edges = np.linspace(0, clip_seconds, cells.shape[1] + 1)
+    mass = np.pad(cells.cumsum(axis=1, dtype=np.float64), ((0, 0), (1, 0))) * edges[1]
+    both = zip(np.stack([start_s, end_s], axis=1), mass, strict=True)
+    inside = np.array([np.diff(np.interp(ends, edges, one))[0] for ends, one in both])
+    return np.asarray(inside / (end_s - start_s + mass[:, -1] - inside))
 
 
 def _clip_ms(session: Any, one: Arrays) -> float:
