@@ -18,7 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
 # What the README's commands need here: no network, and minutes instead of hours.
-QUICKLY = {"features": ["WEIGHTS=random:0"], "train": ["ARGS=--epochs 2 --pictures 0"]}
+QUICKLY = {
+    "features": ["WEIGHTS=random:0"],
+    "train": ["ARGS=--epochs 2 --pictures 0"],
+    "sweep": ["TRIALS=2", "ARGS=--epochs 2 --trial-epochs 1 --again 1 --fresh-seeds 2"],
+}
 
 
 def blocks(page: Path, kind: str = "sh") -> list[str]:
@@ -77,7 +81,8 @@ def test_the_readme_s_commands_run_as_written(project: Path) -> None:
     environment["PYTHONPATH"] = str(ROOT)
     told = ""
     lines = commands(blocks(README)[1])
-    assert [words[1] for words in lines] == ["features", "train", "evaluate", "predict", "annotate"]
+    told_of = "features train sweep runs evaluate predict annotate export"
+    assert [words[1] for words in lines] == told_of.split()
     for words in lines:
         done = subprocess.run(
             [*words, *QUICKLY.get(words[1], [])],
@@ -92,6 +97,7 @@ def test_the_readme_s_commands_run_as_written(project: Path) -> None:
     assert "finished  9 of 9 clips in features" in told
     assert list(project.glob("runs/*/best_model_with_attention.pth"))
     assert (project / "annotations" / "walk" / "timeline.html").exists()
+    assert (project / "model" / "model.safetensors").exists()
     assert list(project.glob("runs/*/predictions/attention_visualization/*.png"))
     shown = [line.split()[0] for line in blocks(README, "")[0].splitlines()]
     assert set(shown[:-1]) <= {line.split()[0] for line in told.splitlines() if line.strip()}

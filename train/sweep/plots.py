@@ -28,7 +28,7 @@ def history(trials: Sequence[FrozenTrial], criterion: str) -> Figure:
     cut = [(one.number, value) for one, value in known if state_of(one) == "pruned"]
     if cut:
         places, last = zip(*cut, strict=True)
-        axes.scatter(places, last, s=16, color=GREY, marker="x", label="stopped early")
+        axes.scatter(places, last, s=16, color=GREY, marker="x", label="pruned")
     numbers, values = zip(*done, strict=True)
     axes.scatter(numbers, values, s=22, color=TRUE, label="to the end")
     axes.step(

@@ -196,7 +196,7 @@ class Sweep:
             trial.report(score, look)
             return trial.should_prune()
 
-        told = "stopped: worse there than half of those that came to their end"
+        told = "pruned: worse there than half of those that came to their end"
         try:
             score = search.score(settings_of(values), report)
             if score is None:
