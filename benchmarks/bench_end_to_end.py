@@ -35,6 +35,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
+from bench_extract import decodes  # noqa: E402
 from bench_train import PlainClips, plain_epoch, trainer_of  # noqa: E402
 from plain_path import extract_container, load_network  # noqa: E402
 
@@ -83,7 +84,7 @@ def media(folder: Path, clips: int) -> tuple[Labels, dict[str, Path]]:
     make_demo_set(folder, 2 * clips + 2)
     labels = read_annotations(find_annotations(folder), ExtractConfig().clip_seconds)
     sources = find_sources(folder, dict.fromkeys(labels.ids))
-    files = {one.id: one.container for one in sources.values() if one.container is not None}
+    files = {one.id: one.container for one in sources.values() if one.container and decodes(one)}
     if len(files) < clips:
         raise SystemExit(f"the demo set has {len(files)} mp4 clips, expected {clips}")
     return labels, dict(list(files.items())[:clips])
