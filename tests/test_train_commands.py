@@ -207,7 +207,7 @@ def test_one_modality_runs_to_the_end(cache_path: Path, tmp_path: Path, modality
     fitting.fit(cache_path, tmp_path / "run", config, pictures=1)
     drawn = {path.stem.split("_", 1)[1] for path in (tmp_path / "run").rglob("val/*.png")}
     spatial = {"spatial"} if modality == "video" else set()
-    assert drawn == {"temporal", "timeline", *spatial}
+    assert drawn == {"temporal", "card", *spatial}
 
 
 def test_evaluate_writes_scores_and_records_every_look_at_test(

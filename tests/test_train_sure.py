@@ -231,6 +231,6 @@ def test_the_page_shows_them(seeds: Path, made: Path) -> None:
     text = (seeds / "seed-0" / page.FILE).read_text()
     one = result_of(seeds / "seed-0")["intervals"]["model"]["miou"]
     assert text.count(f"[{one['low']:.3f}, {one['high']:.3f}]") >= 2, "at the top and in the table"
-    assert "How sure these are" in text
+    assert "How sure they are" in text
     assert "a dot each with its interval" in text
     assert f"model minus {TRIVIAL[0]}" in text

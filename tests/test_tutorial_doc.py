@@ -26,7 +26,7 @@ MADE = [
     "clips/labels.csv",
     "features/cache.json",
     "runs/first/report.html",
-    "runs/folds/report.html",
+    "runs/folds/metrics_folds.json",
     "runs/sweep/sweep.html",
     "runs/found/seed-0/report.html",
     "compare.html",
