@@ -31,7 +31,7 @@ MADE = [
     "runs/found/seed-0/report.html",
     "compare.html",
     "model/README.md",
-    "model/model.safetensors",
+    "model/seed-0/model.safetensors",
 ]
 
 
