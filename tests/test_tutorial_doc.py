@@ -42,7 +42,7 @@ def blocks() -> list[tuple[str, str]]:
 
 def quickly(block: str) -> str:
     for long, short in LESS.items():
-        block = re.sub(re.escape(long) + r"(?= |$)", short, block, flags=re.MULTILINE)
+        block = re.sub(re.escape(long) + r'(?=[ "]|$)', short, block, flags=re.MULTILINE)
     return block
 
 
