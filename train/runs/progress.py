@@ -18,10 +18,10 @@ from train.runs import folders
 from train.runs.checkpoint import weights_file
 from train.runs.making import Making
 from train.runs.stored import checked_history, read_history
+from train.score.seconds import CRITERIA
 
 METRICS_FILE = "metrics.jsonl"
 State = Literal["trains", "starts", "ended", "stopped"]
-_CRITERIA = ("val_localized_iou", "val_segment_map", "val_top1")
 _AGAIN = "it is only shown: delete it, or train anew"
 _LAST = 10
 _SLOW, _LONG_S = 10, 30.0
@@ -92,7 +92,7 @@ class Progress:
     @property
     def criterion(self) -> str | None:
         """The name of the validation score that is followed."""
-        return next((n for n in _CRITERIA if self.history and n in self.history[0]), None)
+        return next((n for n in CRITERIA if self.history and n in self.history[0]), None)
 
     @property
     def best(self) -> tuple[int, float] | None:

@@ -17,7 +17,7 @@ from train.runs.folders import HISTORY_FILE
 from train.runs.paired import paired_scores
 from train.runs.stored import read_history
 from train.score.intervals import Estimate
-from train.training.choice import criterion, scored_by
+from train.training.choice import criterion, kept_epoch, scored_by
 
 NORMAL = "default"
 
@@ -94,5 +94,5 @@ def criterion_of(run: Path) -> str:
 
 def _score(run: Path, config: TrainConfig) -> float:
     """The criterion of the weights that a run kept."""
-    values = [*map(scored_by, read_history(run / HISTORY_FILE))]
-    return max(values) if config.selection == "best" else values[-1]
+    history = read_history(run / HISTORY_FILE)
+    return scored_by(history[kept_epoch(history, config) - 1])

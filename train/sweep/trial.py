@@ -17,11 +17,10 @@ from train.config import TrainConfig
 from train.data.dataset import Dataset, Rows, load_dataset
 from train.model.fusion import FusionModel
 from train.training.choice import scored_by
-from train.training.loop import Trainer
+from train.training.loop import Trainer, validated
 from train.training.normalize import normalize
-from train.training.several import validate_several
 from train.training.state import TrainState
-from train.training.validate import labels_grid, validate
+from train.training.validate import labels_grid
 from train.training.weak import guess_times
 
 LOOKS = (0.4, 1.0)
@@ -69,25 +68,20 @@ class Search:
         normalize(model, dataset.clips, train)
         state = TrainState.begin(model, config, train.epoch_size(config.background_share))
         trainer = Trainer(state, config, dataset.clips, train)
+        grid_s = 0.0 if config.events == "several" else labels_grid(dataset)
         epochs, score, best = config.epochs_over(len(train)), -1.0, -1.0
         looks = {math.ceil(share * epochs): n for n, share in enumerate(LOOKS, 1)}
         for epoch in range(1, epochs + 1):
             state.rate_of(epoch, epochs)
             trainer.train_epoch(epoch)
             if epoch in looks or config.selection == "best":
-                score = self._validated(state, config)
+                values, _ = validated(state.ema.model, dataset, grid_s)
+                score = scored_by(values)
                 state.scored(score)
                 best = max(best, score)
             if epoch in looks and report(looks[epoch], score):
                 return None
         return best if config.selection == "best" else score
-
-    def _validated(self, state: TrainState, config: TrainConfig) -> float:
-        if config.events == "several":
-            values, _ = validate_several(state.ema.model, self.dataset)
-        else:
-            values, _ = validate(state.ema.model, self.dataset, labels_grid(self.dataset))
-        return scored_by(values)
 
 
 def _go_on(look: int, score: float) -> bool:

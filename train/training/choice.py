@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from train.config import TrainConfig
-from train.score.metrics import CRITERION
-from train.score.seconds import CRITERION_OF_SEVERAL
+from train.score.seconds import CRITERIA
 
 History = Sequence[dict[str, float]]
 
@@ -46,8 +45,7 @@ def criterion(values: Mapping[str, float]) -> str:
 
     Where validation has classes without times it is top-1.
     """
-    names = (f"val_{name}" for name in (CRITERION_OF_SEVERAL, CRITERION, "top1"))
-    return next(name for name in names if name in values)
+    return next(name for name in CRITERIA if name in values)
 
 
 def scored_by(values: Mapping[str, float]) -> float:

@@ -94,12 +94,17 @@ def _epoch(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Train one epoch and validate: its losses and scores, and what validation chose."""
     losses = dict(zip(LOSSES, trainer.train_epoch(number), strict=True))
-    model, group = trainer.state.ema.model, trainer.group
-    if trainer.config.events == "several":
-        values, chosen = validate_several(model, dataset, group)
-    else:
-        values, chosen = validate(model, dataset, grid_s, group)
+    values, chosen = validated(trainer.state.ema.model, dataset, grid_s, trainer.group)
     return losses | values, chosen
+
+
+def validated(
+    model: FusionModel, dataset: Dataset, grid_s: float, group: ProcessGroup = SINGLE_PROCESS
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Scores on val, and what it chose, of a model of one event a clip or of several."""
+    if model.config.events == "several":
+        return validate_several(model, dataset, group)
+    return validate(model, dataset, grid_s, group)
 
 
 class Trainer:
