@@ -348,6 +348,22 @@ class TestWhichRun:
         assert runs.newest_run() == Path("runs/resumed")
 
     @pytest.mark.parametrize(
+        ("first", "second"),
+        [("00.100", "00.101"), ("00", "00"), ("00", "00.001")],
+        ids=["milliseconds", "by seconds, as earlier releases", "both"],
+    )
+    @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+    def test_of_two_trained_in_one_second_the_later_one(
+        self, first: str, second: str, order: tuple[str, str]
+    ) -> None:
+        for number, (name, seconds) in enumerate(zip(order, (first, second), strict=True)):
+            ended = f"2021-01-01T00:00:{seconds}+00:00"
+            self.model(
+                name, 10 + number, json.dumps({"sessions": [{"started": ended, "ended": ended}]})
+            )
+        assert runs.newest_run() == Path("runs") / order[1]
+
+    @pytest.mark.parametrize(
         "record", ["", "[]", '{"sessions": []}', '{"sessions": [{"ended": 3}]}', "\x00", "null"]
     )
     def test_a_broken_record_counts_as_none(self, record: str) -> None:

@@ -93,7 +93,7 @@ def test_the_record_says_what_when_and_by_which_code(run: Path) -> None:
     assert not found.ids("test")
     (session,) = sessions_of(run)
     assert session.ended is not None
-    assert session.started <= session.ended
+    assert session.started < session.ended, "to the millisecond"
     assert session.command == sys.argv
     assert session.device.startswith("cpu: ")
     assert session.libraries["torch"] == torch.__version__

@@ -83,7 +83,7 @@ def newest_run() -> Path:
             f"no run under {ROOT}/; train one with `python -m train fit --cache CACHE`, or name "
             "one with --run"
         )
-    newest = max(found, key=trained_at).parent
+    newest = max(found, key=lambda model: (trained_at(model), model.stat().st_mtime)).parent
     for kind in ("seed", "fold"):
         newest = newest.parent if newest.name.startswith(f"{kind}-") else newest
     return newest
