@@ -16,7 +16,7 @@ from train.commands.evaluate import score_ensemble
 from train.commands.folds import score_folds
 from train.commands.plan import Plan
 from train.commands.scored import Scored
-from train.commands.training import Kind, Trainings, only, with_times
+from train.commands.training import Kind, Trainings, only
 from train.config import TrainConfig
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.data.features import torch_device
@@ -30,6 +30,7 @@ from train.runs import code, folders
 from train.runs.evaluate import MODEL, Result
 from train.runs.recordings import on_recordings
 from train.training.begin import starts
+from train.training.weak import with_times
 
 
 def fit(

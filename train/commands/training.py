@@ -13,9 +13,8 @@ from cache.common.atomic import replace_file
 from cache.common.cli import say
 from train.commands.curves import Curves, draw_curves
 from train.commands.evaluate import score_model
-from train.commands.plan import Job
+from train.commands.plan import WHOLE, Job
 from train.commands.scored import Scored
-from train.config import TrainConfig
 from train.data.dataset import Dataset
 from train.distributed import ProcessGroup
 from train.model.fusion import FusionModel
@@ -34,7 +33,6 @@ from train.training.settle import described_read_off, settle
 from train.training.state import History
 from train.training.tell import Callback, Console, MetricsFile, TensorBoard
 from train.training.validate import calibration_notes
-from train.training.weak import guess_times
 
 Kind = tuple[str, str]
 """A part of the data and the streams that a model gets of it."""
@@ -136,7 +134,8 @@ class Trainings:
             if not learned.splits["val"].timed_count():
                 why = "as no times of val are looked at"
             say(f"start and end: by the {one.about.decoding}, {why}")
-            for text in calibration_notes(one.about.calibration, learned):
+            folds = WHOLE not in self.datasets
+            for text in calibration_notes(one.about.calibration, learned, folds):
                 say(text)
         if listed:
             one = settle(one, self.cache, dataset)
@@ -145,18 +144,6 @@ class Trainings:
             draw_curves(run, history, one.about.epoch)
         data = dataset.rows if listed else dataset
         return score_model(self.cache, data, one, "val", self.pictures)
-
-
-def with_times(dataset: Dataset, config: TrainConfig, group: ProcessGroup) -> Dataset:
-    """What is trained and chosen on: training events without times get guessed ones.
-
-    With --weak all are without, and validation's stay so.
-    """
-    dataset = dataset.without_times() if config.weak else dataset
-    count = int(dataset.splits["train"].weak.sum())
-    if count and group.is_main_process:
-        say(f"{count} training events have a class alone: guessing when they are")
-    return guess_times(dataset, group)
 
 
 def only(dataset: Dataset, modality: str) -> Dataset:

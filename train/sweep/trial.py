@@ -21,7 +21,7 @@ from train.training.loop import Trainer, validated
 from train.training.normalize import normalize
 from train.training.state import TrainState
 from train.training.validate import labels_grid
-from train.training.weak import guess_times
+from train.training.weak import with_times
 
 LOOKS = (0.4, 1.0)
 """After which shares of a training's epochs its validation score is looked at."""
@@ -44,8 +44,7 @@ class Search:
     def of(cls, cache: Cache, config: TrainConfig, rows: Rows, seeds: tuple[int, ...]) -> Search:
         """Reads features."""
         dataset = load_dataset(cache, config, ("train", "val"), rows)
-        dataset = dataset.without_times() if config.weak else dataset
-        return cls(config, guess_times(dataset), seeds)
+        return cls(config, with_times(dataset, config), seeds)
 
     def score(self, settings: Mapping[str, object], report: Report) -> float | None:
         """The mean over the seeds of the criterion at the end of each; None where it was stopped.

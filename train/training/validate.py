@@ -103,8 +103,11 @@ def calibrate(
     return always, right.read_off(always, clip_seconds)
 
 
-def calibration_notes(calibration: Calibration, dataset: Dataset) -> list[str]:
-    """What a person should know of it: how it reads off, and whether val has enough to tell."""
+def calibration_notes(calibration: Calibration, dataset: Dataset, folds: bool) -> list[str]:
+    """What a person should know of it: how it reads off, and whether val has enough to tell.
+
+    folds: whether the data is a fold's.
+    """
     clip_seconds = dataset.clips.shapes.clip_seconds
     rows = events(dataset.splits["val"], clip_seconds)
     if not rows.timed.any():
@@ -123,7 +126,7 @@ def calibration_notes(calibration: Calibration, dataset: Dataset) -> list[str]:
     if short < ENOUGH:
         notes.append(
             f"val has {short} events that are shorter than the clip, fewer than {ENOUGH}: few to "
-            "calibrate by; --folds lets every clip count"
+            f"calibrate by{'' if folds else '; --folds lets every clip count'}"
         )
     return notes
 

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cache.common.cli import say
 from cache.format.schema import BACKGROUND
+from train.config import TrainConfig
 from train.data.batch import Batch
 from train.data.dataset import Dataset, Samples
 from train.data.features import FeatureStore
@@ -35,6 +37,20 @@ _ITERATIONS = 20
 _SHARPNESS = 2.0
 """The logit of an event at a step is this times its class's evidence."""
 _BATCH = 64
+
+
+def with_times(
+    dataset: Dataset, config: TrainConfig, group: ProcessGroup = SINGLE_PROCESS
+) -> Dataset:
+    """What is trained and chosen on: training events without times get guessed ones, and it says.
+
+    With --weak all are without, and validation's stay so.
+    """
+    dataset = dataset.without_times() if config.weak else dataset
+    count = int(dataset.splits["train"].weak.sum())
+    if count and group.is_main_process:
+        say(f"{count} training events have a class alone: guessing when they are")
+    return guess_times(dataset, group)
 
 
 def guess_times(dataset: Dataset, group: ProcessGroup = SINGLE_PROCESS) -> Dataset:
