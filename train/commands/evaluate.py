@@ -19,7 +19,7 @@ from train.report.page import FILE
 from train.report.page_scores import OTHER_LABELS
 from train.report.pictures import draw_split, maps_to_draw
 from train.report.recordings_page import write_recordings
-from train.report.tables import class_table, seeds_table, table
+from train.report.tables import apart, class_table, seeds_table, table
 from train.runs.evaluate import (
     Result,
     answered_events,
@@ -68,13 +68,12 @@ def evaluate_run(
     scored = []
     for one in trained.models:
         scored.append(score_model(cache, data, one, split, pictures, device, media, heads))
-        _print(scored[-1], pictures)
+        if len(trained.models) == 1:
+            result = scored[0].result
+            say(f"\n{table(result)}\n\nby class, hardest first:\n{class_table(result)}")
+        _print_places(scored[-1], pictures)
     if len(scored) > 1:
-        together, _, written = score_ensemble(trained.folder, scored, cache, data, split)
-        kind = trained.models[0].folder.relative_to(trained.folder).parts[0].split("-")[0]
-        of = "seeds" if kind == "seed" else "models of folds"
-        say(f"\n{seeds_table([one.result for one in scored], together, of)}")
-        say(f"runs: {trained.folder}/{kind}-*; the ensemble's scores: {written}")
+        _print_together(trained.folder, scored, cache, data, split)
     return [one.result for one in scored]
 
 
@@ -135,9 +134,19 @@ def score_ensemble(
     return result, answer, write_result(run, place, result, answered)
 
 
-def _print(one: Scored, pictures: int) -> None:
-    result = one.result
-    say(f"\n{table(result)}\n\nby class, hardest first:\n{class_table(result)}")
+def _print_together(
+    run: Path, scored: Sequence[Scored], cache: Cache, data: Data, split: str
+) -> None:
+    together, _, written = score_ensemble(run, scored, cache, data, split)
+    results = {str(one.trained.folder.relative_to(run)): one.result for one in scored}
+    kind = next(iter(results)).split("-")[0]
+    of = "seeds" if kind == "seed" else "models of folds"
+    say(f"\n{apart(results)}\n\n{seeds_table([*results.values()], together, of)}")
+    say(f"\nby class, hardest first, of the ensemble:\n{class_table(together)}")
+    say(f"runs: {run}/{kind}-*; the ensemble's scores: {written}")
+
+
+def _print_places(one: Scored, pictures: int) -> None:
     say(f"scores: {one.written}")
     if pictures and (one.place / FILE).exists():
         say(f"pictures: {one.place / FILE}, {one.place / FOLDER}/")

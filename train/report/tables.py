@@ -109,6 +109,13 @@ def with_intervals(result: Result, predictor: str) -> dict[str, str]:
     return beside(plain(result["scores"][predictor]), estimates)
 
 
+def apart(results: Mapping[str, Result]) -> str:
+    """The headline scores of several models of one run, a column each."""
+    first, *_ = results.values()
+    columns = {name: plain(result["scores"][MODEL]) for name, result in results.items()}
+    return render("each of them", columns, groups_of(first, brief=True))
+
+
 def seeds_table(results: list[Result], together: Result | None, of: str = "seeds") -> str:
     """Mean ± sample standard deviation over seeds, their ensemble, and the baselines."""
     return comparison({MODEL: (results, together)}, of=of)
