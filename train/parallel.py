@@ -70,6 +70,8 @@ def side_by_side(tasks: Mapping[str, Callable[[], T]], at_once: int) -> dict[str
     error is raised: AvelError as it was raised there, KeyboardInterrupt, or ProcessError where it
     ended otherwise (killed by somebody, out of memory). No process outlives this one.
     """
+    import torch._dynamo  # noqa: F401 - each process's first optimizer would, which takes it 2 s
+
     waiting, running, done = dict(tasks), dict[Connection, _Process](), dict[str, T]()
     life, held = os.pipe()  # the processes read to its end, which comes when this one is gone
     try:
