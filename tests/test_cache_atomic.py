@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,15 @@ from small_media import TinyCache, tiny_cache
 
 from cache import CacheError, Labels
 from cache.__main__ import main
-from cache.common.atomic import TEMPORARY, append_line, noted, plain_folder, replace_file, replacing
+from cache.common.atomic import (
+    TEMPORARY,
+    append_line,
+    create_file,
+    noted,
+    plain_folder,
+    replace_file,
+    replacing,
+)
 from cache.format.lock import writer_lock
 
 Capture = pytest.CaptureFixture[str]
@@ -41,6 +50,28 @@ def umask() -> Iterator[Callable[[int], int]]:
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
+
+
+class TestCreating:
+    def test_of_many_at_once_one_writes_all_of_it(self, tmp_path: Path) -> None:
+        path, texts = tmp_path / "file", [f"{number}".encode() * 9 for number in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            wrote = list(pool.map(lambda text: create_file(path, text), texts))
+        assert wrote.count(True) == 1
+        assert path.read_bytes() == texts[wrote.index(True)]
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_what_stands_there_stays(self, tmp_path: Path, precious: Path) -> None:
+        link, dangling = tmp_path / "link", tmp_path / "dangling"
+        link.symlink_to(precious)
+        dangling.symlink_to(tmp_path / "nothing")
+        assert not any(create_file(path, b"new") for path in (precious, link, dangling))
+        assert not (tmp_path / "nothing").exists()
+
+    def test_as_the_umask_says(self, tmp_path: Path, umask: Callable[[int], int]) -> None:
+        umask(0o027)
+        assert create_file(tmp_path / "file", b"")
+        assert mode(tmp_path / "file") == 0o640
 
 
 class TestReplacing:

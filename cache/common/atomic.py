@@ -38,6 +38,24 @@ def replace_file(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def create_file(path: Path, data: bytes) -> bool:
+    """Write a whole file where nothing is; False, and nothing written, where something is.
+
+    Of several that try at once one succeeds, on network file systems too. CacheError as of
+    `replace_file`.
+    """
+    with writing(path), unfinished(path) as temporary:
+        with open(temporary, "r+b", opener=_no_link) as file:
+            file.write(data)
+        sync(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        sync(path.parent)
+    return True
+
+
 @contextlib.contextmanager
 def replacing(path: Path, name: str = "") -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and is gone otherwise.

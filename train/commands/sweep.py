@@ -25,8 +25,9 @@ from train.runs.evaluate import rows_digest
 from train.score.metrics import Events
 from train.sweep.compare import NORMAL, Again, compared, criterion_of
 from train.sweep.outputs import BEST, CSV, PAGE, Found
+from train.sweep.plan import SweepPlan
 from train.sweep.space import Value, read_space, settings_of, stored, values_of
-from train.sweep.study import Sweep, SweepPlan, best_first, counts, finished, optuna_here
+from train.sweep.study import Sweep, best_first, counts, finished, optuna_here
 from train.sweep.trial import Search
 
 RERUN, LOG = "rerun", "rerun.log"

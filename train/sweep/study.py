@@ -24,14 +24,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from cache.common.atomic import replace_file, writing
+from cache.common.atomic import writing
 from cache.common.cli import say
 from cache.common.errors import AvelError, CacheError, ConfigError
 from cache.common.plain import open_plain
-from cache.common.settings import Settings
-from train.config import TrainConfig
+from train.runs.progress import duration
 from train.score.predict import TrainingError
 from train.sweep.space import Space, holds, settings_of, suggest
 from train.sweep.trial import Search
@@ -40,7 +37,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-PLAN_FILE, JOURNAL = "sweep.json", "journal.log"
+JOURNAL = "journal.log"
 _MAX_JOURNAL_BYTES = 1 << 28
 _NAME, _WORKER = "sweep", re.compile(r"worker-[0-9a-f]{16}")
 _FIRST = 6
@@ -51,39 +48,6 @@ _NOT_READ = (
     RecursionError,
 )  # fmt: skip
 """What Optuna raises of lines that are no journal."""
-
-
-class SweepPlan(Settings):
-    """What all trials of a sweep share."""
-
-    config: TrainConfig
-    """Settings of what is not searched, resolved; epochs are a trial's."""
-    space: dict[str, Any]
-    """What is searched, as in the file of a space."""
-    seeds: list[int] = Field(min_length=1, max_length=100)
-    """Of each trial."""
-    fingerprint: str
-    """Of the cache's features."""
-    rows: str
-    """A digest of the rows that are trained on and validated on."""
-
-    def store(self, folder: Path) -> None:
-        """Write it into a new sweep's folder, or check that the sweep there is the same."""
-        path = folder / PLAN_FILE
-        if not path.exists() and not path.is_symlink():
-            replace_file(path, self.to_json().encode())
-            return
-        before = SweepPlan.from_json(path)
-        old, new = before.model_dump(), self.model_dump()
-        for name in ("device", "memory_gb", "threads"):
-            old["config"].pop(name), new["config"].pop(name)
-        wrong = [name for name in old if name != "config" and old[name] != new[name]]
-        wrong += [name for name in old["config"] if old["config"][name] != new["config"][name]]
-        if wrong:
-            raise ConfigError(
-                f"{folder}: holds a sweep with other settings ({', '.join(wrong)} differ, see "
-                f"{PLAN_FILE}); its trials can't stand beside new ones: pass another OUT"
-            )
 
 
 def optuna_here() -> Any:
@@ -179,18 +143,23 @@ class Sweep:
 
     def work(self, search: Search, trials: int) -> None:
         """Do trials until the sweep has so many, those of others counted."""
-        study = self.study()
+        study, start = self.study(), time.perf_counter()
+        before = finished(counts(study))
         while True:
             found = counts(study)
             if finished(found) + found["running"] >= trials:
                 return
-            trial = study.ask()
+            trial, begun = study.ask(), time.perf_counter()
             trial.set_user_attr("worker", self.worker)
-            self._one(study, trial, search, trials)
+            told, now = self._one(study, trial, search), time.perf_counter()
+            done = finished(counts(study))
+            left = (now - start) / max(done - before, 1) * max(trials - done, 0)
+            about = f", about {duration(left)} left" if left else ""
+            say(f"trial {trial.number} ({done} of {trials}{about}): {told}; {now - begun:.0f} s")
 
-    def _one(self, study: optuna.Study, trial: optuna.Trial, search: Search, trials: int) -> None:
-        states, start = optuna_here().trial.TrialState, time.perf_counter()
-        values = suggest(trial, self.space)
+    def _one(self, study: optuna.Study, trial: optuna.Trial, search: Search) -> str:
+        """Do a trial; what became of it, in words."""
+        states, values = optuna_here().trial.TrialState, suggest(trial, self.space)
 
         def report(look: int, score: float) -> bool:
             trial.report(score, look)
@@ -212,10 +181,7 @@ class Sweep:
             study.tell(trial, state=states.FAIL)
             raise
         shown = ", ".join(f"{name} {shown_value(value)}" for name, value in values.items())
-        say(
-            f"trial {trial.number} ({finished(counts(study))} of {trials}): {told}; {shown}; "
-            f"{time.perf_counter() - start:.0f} s"
-        )
+        return f"{told}; {shown}"
 
 
 def shown_value(value: object) -> str:
