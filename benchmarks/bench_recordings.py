@@ -32,9 +32,8 @@ from train.data.features import FeatureStore, load_features  # noqa: E402
 from train.runs.folders import members  # noqa: E402
 from train.runs.trained import Answer, TrainedModel, load_run  # noqa: E402
 from train.score.events import EventList  # noqa: E402
-from train.score.metrics import Scores  # noqa: E402
+from train.score.named import Scores, mean_and_deviation  # noqa: E402
 from train.score.recordings import counts, score_recordings, trivial  # noqa: E402
-from train.score.summary import mean_and_deviation  # noqa: E402
 
 Row = tuple[int, int, float, float, float]
 

@@ -32,6 +32,7 @@ from extract.identity import identity_for
 from extract.one_clip import one_clip
 from train import __main__ as train_cli
 from train.runs import checkpoint
+from train.runs.folders import BEST
 
 Capture = pytest.CaptureFixture[str]
 DATA = Path(__file__).parent / "data" / "cache-v1"
@@ -157,9 +158,9 @@ def test_trained_on(trained: Path, tmp_path: Path) -> None:
     """And a run as older programs left it answers for it, and for media extracted today."""
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     shutil.copy(DATA / "features.json", run / "features.json")
-    model, about, _ = checkpoint.load(run / checkpoint.BEST)
+    model, about, _ = checkpoint.load(run / BEST)
     assert about.feature_version == 2
-    checkpoint.save(run / checkpoint.BEST, model, about.revised(feature_version=None))
+    checkpoint.save(run / BEST, model, about.revised(feature_version=None))
     for name in ("cache", "packed.h5"):
         argv = ["predict", "--run", str(run), "--cache", str(DATA / name)]
         assert train_cli.main([*argv, "--out", str(tmp_path / name), "--pictures", "0"]) == 0

@@ -17,7 +17,8 @@ from cache import open_cache
 from cache.common.strict_json import read_json
 from cache.labels.store import write_labels
 from train.__main__ import main
-from train.runs.checkpoint import BEST, LAST, load
+from train.runs.checkpoint import load
+from train.runs.folders import BEST, LAST
 from train.runs.looks import ON_TEST, add_look, chosen_on_test, count_looks
 from train.runs.stored import read_history
 

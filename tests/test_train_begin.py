@@ -19,7 +19,8 @@ from train.config import TrainConfig
 from train.data.dataset import choose_rows, load_dataset, resolve
 from train.model.fusion import FusionModel
 from train.runs import record
-from train.runs.checkpoint import BEST, load
+from train.runs.checkpoint import load
+from train.runs.folders import BEST
 from train.runs.making import Making
 from train.runs.trained import load_run
 from train.training import loop

@@ -18,7 +18,7 @@ from train import __main__ as cli
 from train.commands import fit as fitting
 from train.data.dataset import Dataset, load_dataset
 from train.runs import folders as runs
-from train.runs.checkpoint import BEST, LAST
+from train.runs.folders import BEST, LAST
 from train.training import loop
 
 

@@ -24,8 +24,9 @@ from cache.joined import open_caches
 from cache.labels.store import write_labels
 from cache.writer import CacheWriter
 from train.__main__ import main
-from train.runs.checkpoint import BEST, load
+from train.runs.checkpoint import load
 from train.runs.clip_features import check_same_features, wanted
+from train.runs.folders import BEST
 
 CLIP_S = 2.0
 AUDIO = ["--modality", "audio"]

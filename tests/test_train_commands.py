@@ -25,7 +25,8 @@ from train.data.dataset import load_dataset
 from train.report.drawing import FOLDER
 from train.report.outcomes import events_to_draw
 from train.runs import folders as runs
-from train.runs.checkpoint import BEST, load
+from train.runs.checkpoint import load
+from train.runs.folders import BEST
 
 SMALL = TrainConfig(
     device="cpu",

@@ -17,7 +17,7 @@ from tiny_runs import TINY
 from torch import Tensor
 
 from cache.format.schema import BACKGROUND
-from train.runs.checkpoint import BEST, LAST
+from train.runs.folders import BEST, LAST
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = """

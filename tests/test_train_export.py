@@ -45,8 +45,9 @@ from train.export.onnx_file import ANY, ONE, cached_arrays
 from train.export.sample import CLIPS, made_up
 from train.runs import checkpoint
 from train.runs.answers import load_all_clips, predict
-from train.runs.checkpoint import HANDED, CheckpointError
+from train.runs.checkpoint import CheckpointError
 from train.runs.clip_features import wanted
+from train.runs.folders import BEST, HANDED
 from train.runs.timelines import each_class
 from train.runs.trained import TrainedRun, load_run
 
@@ -332,9 +333,9 @@ def test_the_graph_reads_off_as_the_run_does(
     calibration: dict[str, Any], decoding: str, run: Path, cache: Path, tmp_path: Path
 ) -> None:
     place = copied(run / "seed-0", tmp_path)
-    model, about, _ = checkpoint.load(place / checkpoint.BEST)
+    model, about, _ = checkpoint.load(place / BEST)
     about = about.revised(calibration=calibration, decoding=decoding)
-    checkpoint.save(place / checkpoint.BEST, model, about)
+    checkpoint.save(place / BEST, model, about)
     assert differs(load_run(place), cache) < 1e-5
 
 

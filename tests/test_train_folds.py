@@ -21,14 +21,15 @@ from cache.common.strict_json import read_json
 from cache.labels.store import write_labels
 from train import __main__ as cli
 from train.commands import fit as fitting
-from train.config import TrainConfig
+from train.config import SCORED, TrainConfig
 from train.data import dataset, features
 from train.data.dataset import Rows, choose_rows
-from train.data.folds import SCORED, Division, divide
+from train.data.folds import Division, divide
 from train.runs import folders as runs
 from train.runs import record
-from train.runs.checkpoint import BEST, LAST, load
+from train.runs.checkpoint import load
 from train.runs.evaluate import training_events
+from train.runs.folders import BEST, LAST
 from train.runs.trained import load_run
 from train.score.metrics import Events
 from train.score.summary import baselines, score

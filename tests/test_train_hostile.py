@@ -43,9 +43,9 @@ from train.model.fusion import FusionModel
 from train.report import page, page_scores, run_plots
 from train.report.drawing import FOLDER
 from train.runs import checkpoint, record, stored
-from train.runs.checkpoint import BEST, LAST, CheckpointError, load
+from train.runs.checkpoint import CheckpointError, load
 from train.runs.clip_features import check_same_features
-from train.runs.folders import RECORD_FILE
+from train.runs.folders import BEST, LAST, RECORD_FILE
 from train.runs.paired import paired_scores
 from train.score.predict import TrainingError, predict
 from train.training import loop

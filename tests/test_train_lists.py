@@ -22,7 +22,8 @@ from train.__main__ import main
 from train.commands.evaluate import evaluate_run
 from train.runs import checkpoint
 from train.runs.answers import predict
-from train.runs.checkpoint import BEST, CheckpointError
+from train.runs.checkpoint import CheckpointError
+from train.runs.folders import BEST
 from train.runs.record import seen
 from train.runs.timelines import read_off_of, timelines
 from train.runs.trained import load_run

@@ -20,10 +20,12 @@ from train.config import TrainConfig
 from train.data.batch import Batch
 from train.data.dataset import Dataset, load_dataset, resolve
 from train.model.fusion import FusionModel
-from train.runs.checkpoint import BEST, LAST, About, CheckpointError, load, save
+from train.runs.checkpoint import About, CheckpointError, load, save
+from train.runs.folders import BEST, LAST
 from train.score.calibrate import Calibration, grid_of
 from train.score.decode import Evidence
-from train.score.metrics import CRITERION, classification, localization
+from train.score.metrics import classification, localization
+from train.score.named import CRITERION
 from train.score.predict import TrainingError, events, predict
 from train.training import loop
 from train.training import validate as validation

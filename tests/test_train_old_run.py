@@ -19,8 +19,9 @@ from cache.common.strict_json import read_json
 from train.config import TrainConfig
 from train.data.batch import Batch, Frames, Shapes, Sound
 from train.runs import record, stored
-from train.runs.checkpoint import BEST, load
+from train.runs.checkpoint import load
 from train.runs.clip_features import wanted
+from train.runs.folders import BEST
 
 RUN = Path(__file__).parent / "data" / "run-v1"
 ANSWERS = {

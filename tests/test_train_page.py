@@ -27,7 +27,7 @@ from train.report.media import Playable, playable
 from train.report.outcomes import hardest
 from train.report.page_settings import settings
 from train.report.views import View
-from train.runs.checkpoint import BEST
+from train.runs.folders import BEST
 
 CONFIG = TrainConfig(
     device="cpu",

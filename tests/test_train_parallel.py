@@ -20,7 +20,7 @@ from train import __main__ as cli
 from train.commands import fit as fitting
 from train.config import TrainConfig
 from train.parallel import ProcessError, cpu_threads, most_at_once, side_by_side
-from train.runs.checkpoint import BEST, LAST
+from train.runs.folders import BEST, LAST
 from train.training import loop
 
 ROOT = Path(__file__).resolve().parent.parent

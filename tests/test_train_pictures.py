@@ -39,8 +39,9 @@ from train.report.clip_card import card_figure
 from train.report.drawing import file_name, heat, label, opened, png, save_figures
 from train.report.outcomes import hardest
 from train.report.views import AttentionMaps, View, span
-from train.runs.checkpoint import BEST, load
+from train.runs.checkpoint import load
 from train.runs.evaluate import answered_events, true_events
+from train.runs.folders import BEST
 from train.runs.trained import load_run
 from train.score import predict as predicting
 from train.score.decode import best_interval

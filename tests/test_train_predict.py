@@ -34,7 +34,7 @@ from train.config import TrainConfig
 from train.report.drawing import FOLDER
 from train.runs import answers, clip_features, record
 from train.runs import folders as runs
-from train.runs.checkpoint import BEST
+from train.runs.folders import BEST
 
 ROOT = Path(__file__).parent.parent
 SMALL = TrainConfig(
@@ -407,3 +407,14 @@ def test_the_package_s_face_loads_nothing_until_it_is_asked() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False", "False", "True"]
+
+
+def test_lists_of_runs_are_there_without_waiting_for_torch() -> None:
+    code = (
+        "import sys, train.commands.runs, train.commands.watch; "
+        "print({'torch', 'sklearn', 'scipy', 'matplotlib'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["set()"]

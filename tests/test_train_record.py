@@ -26,9 +26,9 @@ from train.commands.evaluate import evaluate_run
 from train.commands.predict import predict_cache
 from train.config import TrainConfig
 from train.runs import code, record
-from train.runs.checkpoint import BEST, load
+from train.runs.checkpoint import load
 from train.runs.evaluate import training_events
-from train.runs.folders import RECORD_FILE
+from train.runs.folders import BEST, RECORD_FILE
 from train.runs.making import Session
 from train.score.metrics import Array
 from train.training import loop

@@ -8,9 +8,9 @@ from event_lists import drawn, rows
 
 from train.score.detection import AP_LEVELS
 from train.score.events import EventList
+from train.score.named import HEADLINES
 from train.score.ranking import average_precision, mean_average_precision
 from train.score.recordings import (
-    HEADLINES,
     TOLERANCES,
     counts,
     estimates,

@@ -23,7 +23,7 @@ from train.commands.runs import parsed
 from train.commands.watch import described
 from train.config import PRESETS, TrainConfig
 from train.report.differing import beside_default, that_differ
-from train.runs.checkpoint import BEST
+from train.runs.folders import BEST
 from train.runs.listing import listed
 from train.runs.looks import count_looks
 from train.runs.tree import places

@@ -11,7 +11,8 @@ from train.runs.trained import Answer
 from train.score.calibrate import Calibration
 from train.score.decode import Evidence
 from train.score.metrics import Events, Predictions, segments
-from train.score.summary import baselines, mean_and_deviation, per_class, score
+from train.score.named import mean_and_deviation
+from train.score.summary import baselines, per_class, score
 
 ERRORS = ("mae", "ece")  # names of scores whose best is 0
 

@@ -34,7 +34,7 @@ from train.data.stream import Stream, plan_epoch
 from train.distributed import SINGLE_PROCESS
 from train.model.fusion import FusionModel
 from train.report import pictures
-from train.runs.checkpoint import BEST
+from train.runs.folders import BEST
 from train.score.predict import predict
 from train.training import loop
 from train.training.normalize import normalize

@@ -18,7 +18,7 @@ from cache.format.lock import writer_lock, writer_of
 from train import __main__ as cli
 from train.commands import watch
 from train.runs import folders
-from train.runs.checkpoint import BEST
+from train.runs.folders import BEST
 from train.runs.progress import METRICS_FILE, Progress
 from train.runs.tree import places
 from train.training.state import History

@@ -21,7 +21,7 @@ from cache.common.errors import ConfigError
 from cache.common.strict_json import read_json
 from cache.labels.store import write_labels
 from train.__main__ import main
-from train.config import TrainConfig
+from train.config import SCORED, TrainConfig
 from train.data.dataset import (
     Dataset,
     Rows,
@@ -29,12 +29,13 @@ from train.data.dataset import (
     load_dataset,
     resolve,
 )
-from train.data.folds import SCORED, Division
+from train.data.folds import Division
 from train.data.settled import settle_events, settle_weak
 from train.distributed import ProcessGroup
 from train.report.run_plots import curves_figure
-from train.runs.checkpoint import BEST, load
+from train.runs.checkpoint import load
 from train.runs.evaluate import rows_digest, training_events
+from train.runs.folders import BEST
 from train.runs.record import check_same_rows, read
 from train.score.intervals import EventScores
 from train.score.metrics import Events, Predictions, tiou

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from cache.common.settings import Settings
 
+SCORED = "folds"
+"""Of cross-validation: the name, among a fold's splits, of the part that is scored."""
 _EPOCHS, _LEAST_STEPS = 60, 400
 _ONE_THREAD_ROWS = 1000
 _SPLICED = 0.5

@@ -17,9 +17,9 @@ from cache.joined import open_caches
 from train.api.media import extracted
 from train.runs import answers, folders
 from train.runs.answers import ClipAnswer, found_events
-from train.runs.evaluate import MODEL
 from train.runs.timelines import timelines
 from train.runs.trained import TrainedRun, load_run
+from train.score.named import MODEL
 
 Place = str | Path
 _PACKED = {".h5", ".hdf5"}

@@ -24,7 +24,7 @@ from train.annotate.look import look_at
 from train.annotate.recording import true_events
 from train.report.media import Media, find_media, path_from
 from train.runs.answers import describe_run, seen_in
-from train.runs.checkpoint import weights_file
+from train.runs.folders import weights_file
 from train.runs.trained import TrainedRun, load_run
 
 _NAMED, _LISTED = 10, 40

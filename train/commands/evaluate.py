@@ -20,17 +20,11 @@ from train.report.page_scores import OTHER_LABELS
 from train.report.pictures import draw_split, maps_to_draw
 from train.report.recordings_page import write_recordings
 from train.report.tables import apart, class_table, seeds_table, table
-from train.runs.evaluate import (
-    Result,
-    answered_events,
-    evaluate,
-    of_seeds,
-    true_events,
-    write_result,
-)
+from train.runs.evaluate import answered_events, evaluate, of_seeds, true_events, write_result
 from train.runs.record import Record, is_own
 from train.runs.recordings import RecordingAnswer, answered_recordings, on_recordings, vague
 from train.runs.trained import Answer, TrainedModel, load_run
+from train.score.named import Result
 
 Data = Dataset | Rows
 """What is scored: clips with their features, or, of whole recordings, their label rows."""

@@ -15,15 +15,15 @@ from cache.common.strict_json import read_json
 from cache.format.identity import Identity
 from cache.joined import JOINED, open_caches
 from train.commands.report import TEXT, compare, rendered
-from train.data.folds import SCORED
+from train.config import SCORED
 from train.export import card, folder
 from train.export.card import Card
 from train.export.onnx_file import Checked, missing_packages, write_onnx
 from train.export.sample import made_up
 from train.report.tables import comparison
 from train.runs import folders
-from train.runs.evaluate import MODEL
 from train.runs.trained import TrainedRun, load_run
+from train.score.named import MODEL
 
 _SPLITS = ("val", "test")
 

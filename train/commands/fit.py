@@ -27,8 +27,8 @@ from train.report.drawing import FOLDER
 from train.report.page import FILE
 from train.report.tables import Runs, comparison
 from train.runs import code, folders
-from train.runs.evaluate import MODEL, Result
 from train.runs.recordings import on_recordings
+from train.score.named import MODEL, Result
 from train.training.begin import starts
 from train.training.weak import with_times
 

@@ -10,15 +10,16 @@ from cache.common.cli import say
 from cache.common.errors import ConfigError
 from train.commands.evaluate import score_ensemble, score_model
 from train.commands.scored import Scored
+from train.config import SCORED
 from train.data.dataset import Dataset
-from train.data.folds import SCORED
 from train.report.fold_tables import folds_table
 from train.report.tables import Runs
 from train.runs import folders
-from train.runs.evaluate import MODEL, Result, write_result
+from train.runs.evaluate import write_result
 from train.runs.folds import Fold, over_folds
 from train.runs.recording_folds import RecordingFold, over_recording_folds
 from train.runs.recordings import RecordingAnswer, on_recordings
+from train.score.named import MODEL, Result
 
 
 def score_folds(

@@ -104,7 +104,7 @@ class Plan:
     def check_resumed(self, run: Path) -> None:
         """Refuse other features, classes, label rows or weights than a run began with."""
         places = {run / job.name: job for job in self.jobs}
-        begun = [place for place in places if (place / checkpoint.LAST).exists()]
+        begun = [place for place in places if (place / folders.LAST).exists()]
         for place, job in places.items():
             _check_start(place, job.start, len(begun) == len(places))
             if place in begun:
@@ -240,7 +240,7 @@ def division(
 
 
 def _check_rows(cache: Cache, place: Path, rows: Rows) -> None:
-    _, about, _ = checkpoint.load(place / checkpoint.LAST)
+    _, about, _ = checkpoint.load(place / folders.LAST)
     check_same_features(cache, about, place)
     found = record.read(place, about)
     for text in record.cautions(place, found):

@@ -8,7 +8,7 @@ from pathlib import Path
 from cache import Cache
 from train.commands.scored import Scored
 from train.data.dataset import Rows
-from train.runs.evaluate import MODEL, Result, write_result
+from train.runs.evaluate import write_result
 from train.runs.record import Record
 from train.runs.recordings import (
     RecordingAnswer,
@@ -19,6 +19,7 @@ from train.runs.recordings import (
 )
 from train.runs.timelines import read_off_of, timelines
 from train.runs.trained import TrainedModel, TrainedRun
+from train.score.named import MODEL, Result
 
 
 def score_on_recordings(

@@ -9,7 +9,7 @@ from cache.common.atomic import replace_file
 from cache.common.cli import say
 from cache.common.errors import AvelError, ConfigError
 from train.commands.folds import read_folds
-from train.data.folds import SCORED
+from train.config import SCORED
 from train.report import compare_page, papers
 from train.report.compared import Compared
 from train.report.fold_tables import folds_table

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.runs.evaluate import Result
 from train.runs.record import Record
 from train.runs.recordings import RecordingAnswer
 from train.runs.trained import Answer, TrainedModel
+from train.score.named import Result
 
 
 @dataclass(frozen=True)

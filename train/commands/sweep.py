@@ -20,8 +20,8 @@ from train.config import TrainConfig
 from train.data.dataset import Rows, resolve
 from train.distributed import SINGLE_PROCESS
 from train.parallel import cpu_threads, most_at_once, side_by_side
-from train.runs.checkpoint import LAST
 from train.runs.evaluate import rows_digest
+from train.runs.folders import LAST
 from train.score.metrics import Events
 from train.sweep.compare import NORMAL, Again, compared, criterion_of
 from train.sweep.outputs import BEST, CSV, PAGE, Found

@@ -18,7 +18,7 @@ from train.commands.scored import Scored
 from train.data.dataset import Dataset
 from train.distributed import ProcessGroup
 from train.model.fusion import FusionModel
-from train.runs import checkpoint, folders, record
+from train.runs import folders, record
 from train.runs.checkpoint import About
 from train.runs.making import Init
 from train.runs.recordings import on_recordings
@@ -74,7 +74,7 @@ class Trainings:
         torch.manual_seed(config.seed)
         model = FusionModel(dataset.clips.shapes, config).to(dataset.clips.device)
         normalize(model, dataset.clips, dataset.splits["train"], group)
-        again = self.resume and (run / checkpoint.LAST).exists()
+        again = self.resume and (run / folders.LAST).exists()
         if job.start is not None and not again:
             init = job.start.init(job.start.take_over(model, dataset.classes))
         if group.is_main_process:

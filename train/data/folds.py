@@ -22,12 +22,10 @@ from cache.common.errors import ConfigError
 from cache.common.settings import Settings
 from cache.format.names import one_form
 from cache.format.schema import NO_SPLIT
-from train.config import TrainConfig
+from train.config import SCORED, TrainConfig
 from train.data.dataset import Dataset, Rows, load_dataset
 from train.data.targets import looked_at
 
-SCORED = "folds"
-"""The name, among a fold's splits, of the part that is scored."""
 LEAST_FOLDS = 3
 MOST_FOLDS = 1000
 _TURNS = {SCORED: 0, "val": 1}

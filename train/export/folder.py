@@ -15,7 +15,7 @@ from cache.common.torch_file import MAX_FILE_BYTES
 from cache.format.identity import Identity
 from cache.joined import JOINED
 from train.runs import checkpoint, folders
-from train.runs.checkpoint import HANDED
+from train.runs.folders import HANDED
 from train.runs.looks import TEST_RECORD
 from train.runs.making import Making
 from train.runs.record import EARLIER_FILE, ROWS_FILE

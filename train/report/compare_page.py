@@ -23,10 +23,10 @@ from train.report.tables import caveats, of_ensemble, of_seeds, scored
 from train.report.views import span
 from train.report.web import policy, source, template
 from train.runs import folders
-from train.runs.evaluate import MODEL
 from train.runs.paired import in_order
 from train.runs.progress import history_of
 from train.runs.stored import StoredAnswer
+from train.score.named import MODEL
 
 _SHOWN = 40
 _PICTURES = ("card", "spatial")

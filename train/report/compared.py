@@ -9,9 +9,8 @@ from typing import Any
 
 from train.report.differing import that_differ
 from train.report.tables import Runs, groups_of, of_ensemble, of_seeds, sure_of
-from train.runs.evaluate import MODEL, Result
 from train.score.intervals import EventScores
-from train.score.summary import mean_and_deviation
+from train.score.named import MODEL, Result, mean_and_deviation
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from train.score.intervals import FEWEST_CLIPS, LEVEL, RESAMPLES
+from train.score.named import FEWEST_CLIPS, LEVEL, RESAMPLES
 
 Estimates = Mapping[str, Mapping[str, Any]]
 TOO_FEW = "too few to tell"

@@ -14,7 +14,7 @@ from train.report.tables import (
     title,
     with_intervals,
 )
-from train.runs.evaluate import MODEL, Result
+from train.score.named import MODEL, Result
 
 
 def folds_table(runs: Mapping[str, Result], brief: bool = False) -> str:

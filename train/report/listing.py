@@ -13,9 +13,8 @@ import pandas as pd
 from train.config import TrainConfig
 from train.report.differing import beside_default
 from train.report.tables import CLASS, PRESENCE, RECORDINGS, WHEN, scored
-from train.runs.evaluate import MODEL
 from train.runs.listing import Listed, joined_of
-from train.score.summary import mean_and_deviation
+from train.score.named import MODEL, mean_and_deviation
 
 CLIPS = {
     "segment acc.": "segment_accuracy",

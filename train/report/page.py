@@ -21,8 +21,8 @@ from train.report.page_settings import settings
 from train.report.tables import title
 from train.report.views import View, span
 from train.runs import folders as runs
-from train.runs.evaluate import Result
 from train.runs.stored import read_history
+from train.score.named import Result
 
 FILE = "report.html"
 _MOST_LINES = 5000

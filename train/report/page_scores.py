@@ -10,9 +10,9 @@ from train.report import run_plots
 from train.report.drawing import base64_text, png
 from train.report.estimates import DIFFERENCES, beside, difference, legend
 from train.report.tables import HEADLINE, groups_of, plain, shown, title, with_intervals
-from train.runs.checkpoint import BEST
-from train.runs.evaluate import MODEL, Result
+from train.runs.folders import BEST
 from train.runs.stored import read_scores
+from train.score.named import MODEL, Result
 
 OTHER_LABELS = "on-"
 """How the folders begin that hold a run's scores by other labels than its own."""

@@ -11,7 +11,7 @@ from cache.common.cli import printable
 from train.report.compared import Compared, Row
 from train.report.estimates import legend
 from train.report.tables import caveats, scored
-from train.runs.evaluate import MODEL
+from train.score.named import MODEL
 
 BEST = (
     "bold: the best, where it beats every other row, baselines too, beyond the 95 % interval of "

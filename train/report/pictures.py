@@ -15,8 +15,8 @@ from train.report.drawing import FOLDER, save_figures
 from train.report.media import playable
 from train.report.outcomes import events_to_draw, hardest
 from train.report.views import GALLERY, AttentionMaps, View
-from train.runs.evaluate import Result
 from train.runs.trained import Answer, TrainedModel
+from train.score.named import Result
 
 _GATES = 6  # clips drawn from either end of the list
 

@@ -11,10 +11,10 @@ import numpy as np
 from cache import Cache
 from train.report.media import playable
 from train.report.page import media_note, ticks, write_page
-from train.runs.evaluate import Result
 from train.runs.recordings import RecordingAnswer
 from train.score.events import EventList
 from train.score.metrics import Array
+from train.score.named import Result
 from train.score.recordings import ratios
 
 _SHOWN = 24

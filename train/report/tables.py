@@ -9,10 +9,7 @@ import pandas as pd
 
 from cache.labels.annotations import without_an_event
 from train.report.estimates import DIFFERENCES, Estimates, beside, difference, legend
-from train.runs.evaluate import MODEL, Result
-from train.score.metrics import Scores
-from train.score.recordings import HEADLINES
-from train.score.summary import mean_and_deviation
+from train.score.named import HEADLINES, MODEL, Result, Scores, mean_and_deviation
 
 CLASS = {
     "top1": "top-1 accuracy",

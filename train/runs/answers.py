@@ -17,13 +17,12 @@ from cache.common.cli import printable
 from cache.common.errors import ConfigError
 from train.data.features import FeatureStore, load_features
 from train.runs import folders
-from train.runs.checkpoint import HANDED, weights_file
+from train.runs.folders import HANDED, weights_file
 from train.runs.record import Record, seen
 from train.runs.recordings import as_rows, on_recordings
 from train.runs.timelines import read_off_of, timelines
 from train.runs.trained import Answer, TrainedRun
-from train.score.metrics import CRITERION
-from train.score.seconds import CRITERION_OF_SEVERAL
+from train.score.named import CRITERION, CRITERION_OF_SEVERAL
 from train.score.timeline import Timeline
 
 _WORTH_TELLING_S = 0.5  # sound and pictures of one recording end that far apart

@@ -24,11 +24,11 @@ from train.config import TrainConfig
 from train.data.batch import Shapes
 from train.data.dataset import Dataset
 from train.model.fusion import FusionModel
+from train.runs.folders import HANDED
 from train.runs.safetensors_file import read_safetensors, write_safetensors
 from train.score.calibrate import Calibration
 from train.score.read_off import ReadOff
 
-BEST, LAST, HANDED = "best_model_with_attention.pth", "last.pth", "model.safetensors"
 FORMAT, FORMAT_VERSION = "avel-model", 1
 _ABOUT = ("format", "version", "about")
 _AGAIN = "train again, or get the file anew from who made it"
@@ -132,12 +132,6 @@ def save(path: Path, model: FusionModel, about: About, **more: Any) -> None:
         raise CheckpointError(
             f"{error}: a training goes on with `--resume --run {path.parent}`"
         ) from None
-
-
-def weights_file(folder: Path) -> Path:
-    """Where a model's selected weights are: a run's, or those of one that was handed over."""
-    handed = folder / HANDED
-    return handed if handed.exists() and not (folder / BEST).exists() else folder / BEST
 
 
 def hand_over(path: Path, model: FusionModel, about: About) -> None:

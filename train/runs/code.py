@@ -25,9 +25,9 @@ DECIDING = (
     "data/pooling", "data/reader", "data/settled", "data/splice", "data/stream", "data/targets",
     "model/fusion", "model/layers", "runs/recordings", "runs/timelines", "score/calibrate",
     "score/decode", "score/detection", "score/events", "score/intervals", "score/matching",
-    "score/metrics", "score/predict", "score/presence", "score/ranking", "score/read_off",
-    "score/recordings", "score/retrieval", "score/seconds", "score/streams", "score/summary",
-    "score/timeline", "training/also_test", "training/begin", "training/choice",
+    "score/metrics", "score/named", "score/predict", "score/presence", "score/ranking",
+    "score/read_off", "score/recordings", "score/retrieval", "score/seconds", "score/streams",
+    "score/summary", "score/timeline", "training/also_test", "training/begin", "training/choice",
     "training/cuda_graph", "training/loop", "training/normalize", "training/settle",
     "training/several", "training/state", "training/validate", "training/weak",
 )  # fmt: skip

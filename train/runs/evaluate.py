@@ -22,13 +22,12 @@ from train.runs.looks import add_look, count_looks
 from train.runs.record import Record, seen
 from train.runs.trained import Answer
 from train.score.intervals import EventScores
-from train.score.metrics import Events, Predictions, Scores, confusion
+from train.score.metrics import Events, Predictions, confusion
+from train.score.named import MODEL, Result, Scores
 from train.score.predict import events
 from train.score.presence import clip_counts, score_all
 from train.score.summary import baselines, per_class
 
-MODEL = "model"
-Result = dict[str, Any]
 EventRow = dict[str, str | float | None]
 Said = dict[str, tuple[Events, Predictions]]
 """By name, what a predictor says of some events."""

@@ -37,10 +37,10 @@ from cache.common.plain import read_plain
 from cache.common.strict_json import loads
 from cache.format.identity import IDENTITY_FILE
 from cache.format.lock import LOCK_FILE, writer_lock
-from train.runs.checkpoint import BEST, HANDED, LAST, weights_file
 from train.runs.stored import read_scores
 
 ROOT = Path("runs")
+BEST, LAST, HANDED = "best_model_with_attention.pth", "last.pth", "model.safetensors"
 _KINDS: tuple[tuple[str, ...], ...] = ((), ("seed",), ("fold",), ("fold", "seed"))
 """How models may stand in a run's folder."""
 _SAME = {
@@ -87,6 +87,12 @@ def newest_run() -> Path:
     for kind in ("seed", "fold"):
         newest = newest.parent if newest.name.startswith(f"{kind}-") else newest
     return newest
+
+
+def weights_file(folder: Path) -> Path:
+    """Where a model's selected weights are: a run's, or those of one that was handed over."""
+    handed = folder / HANDED
+    return handed if handed.exists() and not (folder / BEST).exists() else folder / BEST
 
 
 def trained_at(model: Path) -> float:

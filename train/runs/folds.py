@@ -11,12 +11,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from train.config import SCORED
 from train.data.dataset import Dataset
-from train.data.folds import SCORED
 from train.runs.evaluate import (
-    MODEL,
     EventRow,
-    Result,
     Said,
     answered_events,
     how_sure,
@@ -28,9 +26,10 @@ from train.runs.evaluate import (
 )
 from train.runs.record import Record
 from train.runs.trained import Answer, mean_threshold
-from train.score.metrics import Events, Predictions, Scores, confusion
+from train.score.metrics import Events, Predictions, confusion
+from train.score.named import MODEL, Result, Scores, mean_and_deviation
 from train.score.predict import events
-from train.score.summary import baselines, mean_and_deviation, per_class
+from train.score.summary import baselines, per_class
 
 T = TypeVar("T", Events, Predictions)
 

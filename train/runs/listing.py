@@ -10,9 +10,9 @@ from typing import Any
 from cache.common.errors import AvelError, ConfigError
 from cache.common.strict_json import read_json
 from cache.joined import JOINED
-from train.data.folds import SCORED
+from train.config import SCORED
 from train.runs import folders
-from train.runs.checkpoint import weights_file
+from train.runs.folders import weights_file
 from train.runs.looks import count_looks
 from train.runs.making import Making
 from train.runs.progress import Progress

@@ -11,7 +11,7 @@ from cache.common.atomic import append_line
 from cache.common.plain import read_plain
 from train.runs.folders import HISTORY_FILE
 from train.runs.stored import read_history
-from train.score.metrics import Scores
+from train.score.named import Scores
 
 ON_TEST = "test_segment_accuracy"
 """What an epoch's record calls its segment accuracy on test, where it was looked at."""

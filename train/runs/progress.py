@@ -15,10 +15,10 @@ from cache.common.plain import read_plain
 from cache.common.strict_json import MAX_JSON_BYTES, parse_json
 from cache.format.lock import writer_of
 from train.runs import folders
-from train.runs.checkpoint import weights_file
+from train.runs.folders import weights_file
 from train.runs.making import Making
 from train.runs.stored import checked_history, read_history
-from train.score.seconds import CRITERIA
+from train.score.named import CRITERIA
 
 METRICS_FILE = "metrics.jsonl"
 State = Literal["trains", "starts", "ended", "stopped"]

@@ -32,8 +32,8 @@ from cache.format.sealed import check_seal, sealed_image
 from cache.labels.store import fill_labels, labels_of
 from train.runs import code
 from train.runs import folders as runs
-from train.runs.checkpoint import HANDED, About, weights_file
-from train.runs.folders import RECORD_FILE
+from train.runs.checkpoint import About
+from train.runs.folders import HANDED, RECORD_FILE, weights_file
 from train.runs.making import Init, Making, Session
 
 ROWS_FILE, EARLIER_FILE = "trained_on.h5", "seen_before.h5"

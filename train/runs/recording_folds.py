@@ -9,7 +9,6 @@ from itertools import accumulate
 import numpy as np
 
 from cache import Cache
-from train.runs.evaluate import MODEL, Result
 from train.runs.folds import known_of
 from train.runs.record import Record
 from train.runs.recordings import (
@@ -22,8 +21,7 @@ from train.runs.recordings import (
     scored,
 )
 from train.score.events import EventList
-from train.score.metrics import Scores
-from train.score.summary import mean_and_deviation
+from train.score.named import MODEL, Result, Scores, mean_and_deviation
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,11 @@ from cache.format.schema import BACKGROUND
 from train.data.dataset import Rows
 from train.runs.checkpoint import About
 from train.runs.code import digests, one_digest
-from train.runs.evaluate import (
-    MODEL,
-    Result,
-    rows_digest,
-    seen_before,
-    training_events,
-)
+from train.runs.evaluate import rows_digest, seen_before, training_events
 from train.runs.record import Record
 from train.score.events import EventList
 from train.score.metrics import Array, Events
+from train.score.named import MODEL, Result
 from train.score.read_off import ReadOff
 from train.score.recordings import counts, estimates, score_recordings, trivial
 from train.score.timeline import Timeline

@@ -18,8 +18,9 @@ from train.config import TrainConfig
 from train.data.features import FeatureStore
 from train.model.fusion import FusionModel
 from train.runs import checkpoint, folders, record
-from train.runs.checkpoint import About, weights_file
+from train.runs.checkpoint import About
 from train.runs.clip_features import check_same_features
+from train.runs.folders import weights_file
 from train.runs.record import Record
 from train.score.calibrate import Calibration
 from train.score.decode import Evidence

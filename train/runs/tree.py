@@ -10,8 +10,7 @@ from pathlib import Path
 
 from cache.common.errors import ConfigError
 from cache.format.lock import LOCK_FILE
-from train.runs.checkpoint import BEST, HANDED
-from train.runs.folders import CONFIG_FILE, RECORD_FILE
+from train.runs.folders import BEST, CONFIG_FILE, HANDED, RECORD_FILE
 from train.runs.progress import METRICS_FILE
 
 _MARKS = frozenset((BEST, HANDED, CONFIG_FILE, METRICS_FILE, RECORD_FILE))

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score
 
-from train.score.metrics import Array, Events, Predictions, Scores, segments, tiou
+from train.score.metrics import Array, Events, Predictions, segments, tiou
+from train.score.named import Scores
 
 COLLARS_S = (0.5, 1.0)
 AP_LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))

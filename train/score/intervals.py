@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from train.score.detection import seconds_of
 from train.score.metrics import Array, Events, Predictions, tiou
+from train.score.named import FEWEST_CLIPS, LEVEL, RESAMPLES
 
-RESAMPLES, LEVEL, FEWEST_CLIPS = 2000, 0.95, 10
 _SEED = 0
 _ALIKE = 1e-9  # rounding alone
 _AT_ONCE = 1 << 21  # numbers in memory: resamples times clips

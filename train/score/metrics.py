@@ -11,7 +11,6 @@ Shapes: N events (label rows), K classes. Times in seconds. Rules for the corner
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +23,9 @@ from sklearn.metrics import (
 )
 
 from cache.format.schema import BACKGROUND
+from train.score.named import Scores
 
 Array = npt.NDArray[np.float64]
-Scores = Mapping[str, float | None]
-CRITERION = "localized_iou"
-"""The score on validation that chooses the best epoch and the decoding, lowers the learning rate
-and stops early: "which event, and when" in one number (see `localization`)."""
 TIOU_LEVELS = (0.3, 0.5, 0.7, 0.9)
 
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
 from train.score.detection import seconds_of
-from train.score.metrics import Array, Events, Predictions, Scores
+from train.score.metrics import Array, Events, Predictions
+from train.score.named import Scores
 from train.score.summary import score
 
 Mask = npt.NDArray[np.bool_]

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from train.score.detection import AP_LEVELS
 from train.score.events import EventList, Whole
-from train.score.intervals import FEWEST_CLIPS, LEVEL, Estimate, draws
+from train.score.intervals import Estimate, draws
 from train.score.matching import matched, touched
-from train.score.metrics import Array, Scores
+from train.score.metrics import Array
+from train.score.named import FEWEST_CLIPS, HEADLINES, LEVEL, Scores
 from train.score.ranking import average_precision
 
 TOLERANCES: dict[str, tuple[float, float]] = {
@@ -26,14 +27,6 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "0.2s,20%": (0.2, 0.2),
 }
 """By name, the collar in seconds and the share of the true event's length; see `matched`."""
-HEADLINES = (
-    "tiou_map",
-    "event_f1@1s",
-    "event_f1@1s,20%",
-    "segment_f1",
-    "false_alarms_per_hour",
-    "miss_rate",
-)
 SEGMENT_S = 1.0
 _ROUNDING = 1e-6
 _LITTLE = 1e-9

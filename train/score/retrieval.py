@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.score.metrics import Array, Events, Scores
+from train.score.metrics import Array, Events
+from train.score.named import Scores
 
 RANKS = (1, 5, 10)
 _RIDGE = 0.1

@@ -9,13 +9,8 @@ import numpy as np
 from scipy.special import xlogy
 from sklearn.metrics import average_precision_score
 
-from train.score.metrics import CRITERION, Array
+from train.score.metrics import Array
 
-CRITERION_OF_SEVERAL = "segment_map"
-"""What chooses the best epoch, and lowers the learning rate, where clips have several events: see
-`mean_average_precision`."""
-CRITERIA = tuple(f"val_{name}" for name in (CRITERION_OF_SEVERAL, CRITERION, "top1"))
-"""What chooses on validation, as an epoch's record calls it: the first that an epoch has."""
 _SURE = 1e-6
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from train.score.detection import calibration, detection, seconds_of, segment_scores
-from train.score.metrics import Events, Predictions, Scores, classification, localization
+from train.score.metrics import Events, Predictions, classification, localization
+from train.score.named import Scores
 
 ClassRow = dict[str, Any]
 
@@ -89,14 +90,3 @@ def baselines(
         name: Predictions(probability, np.full(count, start), np.full(count, end))
         for name, (start, end) in spans.items()
     }
-
-
-def mean_and_deviation(runs: Sequence[Scores]) -> dict[str, tuple[float, float]]:
-    """Mean and sample standard deviation (0 for one run) of each score that every run has."""
-    shared = [name for name in runs[0] if all(run.get(name) is not None for run in runs)]
-    table = {}
-    for name in shared:
-        values = np.array([run[name] for run in runs], np.float64)
-        deviation = float(values.std(ddof=1)) if len(runs) > 1 else 0.0
-        table[name] = (float(values.mean()), deviation)
-    return table

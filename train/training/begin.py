@@ -25,8 +25,8 @@ from cache.format.names import one_form
 from train.config import TrainConfig
 from train.data.dataset import Dataset
 from train.model.fusion import FusionModel
-from train.runs.checkpoint import weights_file
 from train.runs.clip_features import check_same_features
+from train.runs.folders import weights_file
 from train.runs.making import Init
 from train.runs.trained import TrainedModel, load_run
 

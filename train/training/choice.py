@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from train.config import TrainConfig
-from train.score.seconds import CRITERIA
+from train.score.named import CRITERIA
 
 History = Sequence[dict[str, float]]
 

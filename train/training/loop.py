@@ -27,7 +27,8 @@ from train.data.features import FeatureStore
 from train.data.splice import splice
 from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.model.fusion import FusionModel, autocast
-from train.runs.checkpoint import BEST, LAST, About, save
+from train.runs.checkpoint import About, save
+from train.runs.folders import BEST, LAST
 from train.score.predict import TrainingError
 from train.training.also_test import Look
 from train.training.choice import scored_by, stopped_early

@@ -8,7 +8,8 @@ from __future__ import annotations
 from cache import Cache
 from train.data.dataset import Dataset
 from train.runs import checkpoint
-from train.runs.checkpoint import BEST, About
+from train.runs.checkpoint import About
+from train.runs.folders import BEST
 from train.runs.recordings import Recordings
 from train.runs.timelines import timelines
 from train.runs.trained import TrainedModel, TrainedRun

@@ -18,12 +18,9 @@ from train.data.dataset import Dataset, Samples
 from train.distributed import SINGLE_PROCESS, ProcessGroup
 from train.model.fusion import FusionModel
 from train.score.metrics import Array, second_count
+from train.score.named import CRITERION_OF_SEVERAL
 from train.score.predict import predict_each
-from train.score.seconds import (
-    CRITERION_OF_SEVERAL,
-    cross_entropy,
-    mean_average_precision,
-)
+from train.score.seconds import cross_entropy, mean_average_precision
 
 
 def several_losses(

@@ -18,8 +18,7 @@ from tqdm import tqdm
 from cache.common.atomic import append_line, plain_folder, replace_file
 from cache.common.cli import say
 from train.runs.progress import METRICS_FILE
-from train.score.metrics import CRITERION
-from train.score.seconds import CRITERION_OF_SEVERAL
+from train.score.named import CRITERION, CRITERION_OF_SEVERAL
 from train.training.state import History
 
 TENSORBOARD = "tensorboard"

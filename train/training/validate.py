@@ -17,7 +17,6 @@ from train.score.calibrate import (
 )
 from train.score.decode import Evidence
 from train.score.metrics import (
-    CRITERION,
     Array,
     Events,
     Predictions,
@@ -26,6 +25,7 @@ from train.score.metrics import (
     second_count,
     tiou,
 )
+from train.score.named import CRITERION
 from train.score.predict import events, predict
 from train.score.presence import best_threshold
 
