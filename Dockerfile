@@ -1,7 +1,8 @@
-# Both stages in one image: for the CPU, or for NVIDIA GPUs with --build-arg TORCH_INDEX= (empty).
+# Both stages in one image: for NVIDIA GPUs, or small and for the CPU with --build-arg TORCH_INDEX=URL.
 # docs/install.md says how it is built and used.
 FROM python:3.12.11-slim-bookworm AS build
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
+ARG EXTRAS=sweep,tensorboard,onnx
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/avel
 WORKDIR /source
@@ -14,7 +15,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY cache cache
 COPY extract extract
 COPY train train
-RUN /opt/avel/bin/pip install --no-deps .
+RUN /opt/avel/bin/pip install --constraint constraints.txt ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.12.11-slim-bookworm
 # OpenCV's wheels need these two, whatever their version.
