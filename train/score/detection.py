@@ -7,6 +7,8 @@ Shapes: N events (label rows), K classes, S seconds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score
@@ -43,24 +45,35 @@ def average_precision(truth: Events, guess: Predictions, level: float) -> float 
     offers its interval once for each class, scored by that class's probability; it is right where
     the clip has an event of the class with tIoU ≥ level. Events that nothing finds lower recall.
     """
+    return _average_precisions(truth, guess, [level])[level]
+
+
+def _average_precisions(
+    truth: Events, guess: Predictions, levels: Sequence[float]
+) -> dict[float, float | None]:
+    """The same by level; where the same clips are right at several, it is computed once."""
     if not len(truth):
-        return None
+        return dict.fromkeys(levels)
     first, clip = _clips(truth)
-    hit = tiou(truth.start_s, truth.end_s, guess.start_s, guess.end_s) >= level
-    found = []
+    overlap = tiou(truth.start_s, truth.end_s, guess.start_s, guess.end_s)
+    found: dict[float, list[float]] = {level: [] for level in levels}
     for category in np.unique(truth.category):
-        of_class = truth.category == category
-        right = np.bincount(clip, weights=hit & of_class, minlength=len(first)) > 0
-        area = (
-            average_precision_score(right, guess.probability[first, category]) if any(right) else 0
-        )
-        found.append(area * right.sum() / of_class.sum())
-    return float(np.mean(found))
+        of_class, areas = truth.category == category, dict[bytes, float]()
+        for level in levels:
+            hit = of_class & (overlap >= level)
+            right = np.bincount(clip, weights=hit, minlength=len(first)) > 0
+            area = areas.get(key := right.tobytes())
+            if area is None:
+                ranks = guess.probability[first, category]
+                area = areas[key] = average_precision_score(right, ranks) if any(right) else 0.0
+            found[level].append(area * right.sum() / of_class.sum())
+    return {level: float(np.mean(some)) for level, some in found.items()}
 
 
 def detection(truth: Events, guess: Predictions) -> Scores:
     """Event-based F1 at each collar, mAP at each tIoU level and their mean (`tiou_map`)."""
-    areas = {f"map@{level}": average_precision(truth, guess, level) for level in AP_LEVELS}
+    levels = _average_precisions(truth, guess, AP_LEVELS)
+    areas = {f"map@{level}": area for level, area in levels.items()}
     known = [area for area in areas.values() if area is not None]
     return {
         **{f"event_f1@{collar:g}s": event_f1(truth, guess, collar) for collar in COLLARS_S},
