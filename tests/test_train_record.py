@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ from train.config import TrainConfig
 from train.runs import code, record
 from train.runs.checkpoint import load
 from train.runs.evaluate import training_events
-from train.runs.folders import BEST, RECORD_FILE
+from train.runs.folders import BEST, HANDED, RECORD_FILE
 from train.runs.making import Session
+from train.runs.trained import TrainedRun
 from train.score.metrics import Array
 from train.training import loop
 
@@ -405,3 +407,15 @@ def test_the_commit_of_a_checkout_and_whether_it_was_changed(
     assert commit() == (found, True)
     monkeypatch.setenv("PATH", os.devnull)
     assert commit() == (None, None)
+
+
+def test_what_holds_for_all_seeds_is_said_once(tmp_path: Path) -> None:
+    seeds = [SimpleNamespace(folder=tmp_path / f"seed-{n}", record=None) for n in range(3)]
+    handed = seeds[0].folder / HANDED
+    (told,) = TrainedRun(tmp_path, seeds).cautions()  # type: ignore[arg-type]
+    assert told.startswith(f"{tmp_path}: made by an older version")
+    handed.parent.mkdir()
+    handed.touch()
+    first, others = TrainedRun(tmp_path, seeds).cautions()  # type: ignore[arg-type]
+    assert first.startswith(f"{seeds[0].folder}: handed over")
+    assert others.startswith(f"{seeds[1].folder}, {seeds[2].folder}: made by an older version")

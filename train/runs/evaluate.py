@@ -237,11 +237,13 @@ def _keep_earlier(metrics: Path, predictions: Path, tag: str) -> None:
         earlier = "damaged"
     if earlier == tag:
         return
+    kept = []
     for path in (metrics, predictions):
         if path.exists():
-            kept = path.with_name(f"{path.stem}.{earlier}{path.suffix}")
-            path.replace(kept)
-            say(f"earlier scores, by other code or of other rows, are kept: {kept}", error=True)
+            kept.append(path.with_name(f"{path.stem}.{earlier}{path.suffix}"))
+            path.replace(kept[-1])
+    told = f"{kept[0]}{' and its answers' if len(kept) > 1 else ''}"
+    say(f"earlier scores, by other code or of other rows, are kept: {told}", error=True)
 
 
 def _tag(result: Mapping[str, Any]) -> str:

@@ -223,7 +223,7 @@ def cautions(run: Path, record: Record | None) -> list[str]:
         handed = weights_file(run).name == HANDED
         why = "handed over without" if handed else "made by an older version, which kept no"
         return [
-            f"{run}: {why} record: which clips it has seen, and by which code it was trained, "
+            f"{why} record: which clips it has seen, and by which code it was trained, "
             "can't be known; the cache's own splits are believed"
         ]
     others = record.other_code()
@@ -233,7 +233,7 @@ def cautions(run: Path, record: Record | None) -> list[str]:
     then = code.described(last.version, last.commit, last.dirty)
     now = code.described(code.version(), *code.commit())
     return [
-        f"{run}: the code has changed since it was trained, in "
+        "the code has changed since it was trained, in "
         f"{', '.join(f'{name}.py' for name in others)}: its answers and scores may not be those it "
         f"had (then {then}; now {now})"
     ]

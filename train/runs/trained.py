@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cache import Cache
 from cache.common.errors import ConfigError
+from cache.labels.annotations import some
 from train.config import TrainConfig
 from train.data.features import FeatureStore
 from train.model.fusion import FusionModel
@@ -166,9 +167,16 @@ class TrainedRun:
         return config if device is None else config.revised(device=device)
 
     def cautions(self) -> list[str]:
-        """What a person should know before the run is used."""
-        found = [text for one in self.models for text in record.cautions(one.folder, one.record)]
-        return list(dict.fromkeys(found))
+        """What a person should know before the run is used, and of which of its models."""
+        told: dict[str, list[Path]] = {}
+        for one in self.models:
+            for text in record.cautions(one.folder, one.record):
+                told.setdefault(text, []).append(one.folder)
+        everywhere = [one.folder for one in self.models]
+        return [
+            f"{self.folder if places == everywhere else some(map(str, places))}: {text}"
+            for text, places in told.items()
+        ]
 
     def check_features(self, cache: Cache) -> None:
         """Raise CacheError, naming what differs, unless all were trained on such features."""
