@@ -15,7 +15,7 @@ from train.score.detection import (
     expected_error,
     segment_scores,
 )
-from train.score.metrics import Events, Predictions
+from train.score.metrics import Events, Predictions, localization
 
 TRUTH = Events(np.array([0, 1, 1, 0]), array(0, 2, 5, 0), array(10, 6, 7, 4))
 
@@ -64,6 +64,19 @@ def test_average_precision_by_hand() -> None:
     levels = [found[f"map@{level}"] for level in (0.1, 0.2, 0.3, 0.4, 0.5)]
     assert levels == [1.0] * 5
     assert found["tiou_map"] == pytest.approx((5 + 4 * 3 / 8) / 9)
+
+
+def test_what_reaches_a_bound_but_for_rounding_reaches_it() -> None:
+    """Times that went through float32, as a fraction of the clip; half of each event is found."""
+    start = np.arange(0, 80) / 10
+    end, half = start + 1.2, start + 0.6
+    first, last = ((times / 10).astype(np.float32).astype(np.float64) for times in (start, end))
+    truth = Events(np.zeros(80, np.int64), first * 10, last * 10)
+    guess = said(np.zeros(80, np.int64), start, half, np.ones((80, 1)))
+    assert localization(truth, guess)["recall@0.5"] == 1.0
+    assert average_precision(truth, guess, 0.5) == 1.0
+    assert event_f1(truth, guess, 0.6) == 1.0
+    assert average_precision(truth, guess, 0.51) == event_f1(truth, guess, 0.59) == 0.0
 
 
 def test_nothing_found_is_zero_without_a_warning() -> None:

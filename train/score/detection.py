@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score
 
-from train.score.metrics import Array, Events, Predictions, segments, tiou
+from train.score.metrics import ROUNDING, Array, Events, Predictions, segments, tiou
 from train.score.named import Scores
 
 COLLARS_S = (0.5, 1.0)
@@ -29,8 +29,9 @@ def event_f1(truth: Events, guess: Predictions, collar_s: float) -> float | None
     """
     if not len(truth):
         return None
-    near = (np.abs(truth.start_s - guess.start_s) <= collar_s) & (
-        np.abs(truth.end_s - guess.end_s) <= collar_s
+    within_s = collar_s + ROUNDING
+    near = (np.abs(truth.start_s - guess.start_s) <= within_s) & (
+        np.abs(truth.end_s - guess.end_s) <= within_s
     )
     right = near & (truth.category == guess.category)
     first, clip = _clips(truth)
@@ -60,7 +61,7 @@ def _average_precisions(
     for category in np.unique(truth.category):
         of_class, areas = truth.category == category, dict[bytes, float]()
         for level in levels:
-            hit = of_class & (overlap >= level)
+            hit = of_class & (overlap >= level - ROUNDING)
             right = np.bincount(clip, weights=hit, minlength=len(first)) > 0
             area = areas.get(key := right.tobytes())
             if area is None:

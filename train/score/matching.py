@@ -11,10 +11,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from train.score.events import EventList, Whole
-from train.score.metrics import tiou
+from train.score.metrics import ROUNDING, tiou
 
 Mask = npt.NDArray[np.bool_]
-_ROUNDING = 1e-6
 
 
 def pairs(truth: EventList, found: EventList) -> tuple[Whole, Whole]:
@@ -37,7 +36,7 @@ def ranked_hits(truth: EventList, found: EventList, level: float) -> Mask:
     """
     true, said = pairs(truth, found)
     overlap = tiou(truth.start_s[true], truth.end_s[true], found.start_s[said], found.end_s[said])
-    rows = np.flatnonzero(overlap >= level - _ROUNDING)
+    rows = np.flatnonzero(overlap >= level - ROUNDING)
     true, said, overlap = true[rows], said[rows], overlap[rows]
     start_s, end_s, confidence = (
         getattr(found, name)[said] for name in ("start_s", "end_s", "confidence")
@@ -60,8 +59,8 @@ def matched(truth: EventList, found: EventList, collar_s: float, share: float) -
     """
     true, said = pairs(truth, found)
     late_s = np.maximum(collar_s, share * (truth.end_s - truth.start_s))[true]
-    near = np.abs(truth.start_s[true] - found.start_s[said]) <= collar_s + _ROUNDING
-    near &= np.abs(truth.end_s[true] - found.end_s[said]) <= late_s + _ROUNDING
+    near = np.abs(truth.start_s[true] - found.start_s[said]) <= collar_s + ROUNDING
+    near &= np.abs(truth.end_s[true] - found.end_s[said]) <= late_s + ROUNDING
     edges = (np.ones(int(near.sum()), bool), (true[near], said[near]))
     graph = csr_array(edges, shape=(len(truth), len(found)))
     partner: Whole = maximum_bipartite_matching(graph, perm_type="column").astype(np.int64)
