@@ -90,7 +90,8 @@ def say_over(text: str, before: int = 0) -> int:
     size = shutil.get_terminal_size()
     lines = hidden(printable(text, keep="\n")).split("\n")[: max(1, size.lines - 1)]
     up = f"\x1b[{before}F" if before else ""
-    cut = "".join(f"{line[: max(1, size.columns - 1)]}\n" for line in lines)
+    wide = max(1, size.columns - 1)
+    cut = "".join(f"{line}\n" if len(line) <= wide else f"{line[: wide - 1]}…\n" for line in lines)
     print(f"{up}\x1b[J{cut}", end="", flush=True)
     return len(lines)
 
