@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from cache.common.cli import printable
 from train.report.compared import Compared, Row
-from train.report.estimates import legend
+from train.report.estimates import bracket, legend
 from train.report.tables import caveats, scored
 from train.runs.evaluate import MODEL
 
@@ -108,9 +108,7 @@ def _cells(
             text = "–" if mean is None else f"{mean:.3f}"
             text += "" if deviation is None else f" ± {deviation:.3f}"
             sure = row.sure.get(key, {})
-            ends = (
-                f" [{sure['low']:.3f}, {sure['high']:.3f}]" if sure.get("low") is not None else ""
-            )
+            ends = f" {bracket(sure)}" if sure else ""
             marked = bold.format(escaped(text)) if key in row.best else escaped(text)
             line.append(marked + ends)
         found.append(line)
