@@ -49,6 +49,15 @@ class Listed:
     told: str = ""
 
     @property
+    def sweep(self) -> str:
+        """The sweep that trained it again, by its name in the folder that is listed; "" of none."""
+        folder = self.place.folder.parent
+        if folder.name != folders.RERUN or not (folder.parent / folders.SWEEP_FILE).exists():
+            return ""
+        above = Path(self.name).parent.parent
+        return folder.parent.name if above == Path() else str(above)
+
+    @property
     def data(self) -> str:
         """What its scores are of: equal for runs that can be compared; "" without scores."""
         return folders.data_of(self.results[0]) if self.results else ""
