@@ -123,8 +123,10 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str | None = None, description: str | None = None, **more: Any):
-        more = {"formatter_class": argparse.RawDescriptionHelpFormatter, **more}
-        super().__init__(prog, description=description, **{**more, "allow_abbrev": False})
+        lines = any("\n" in (text or "") for text in (description, more.get("epilog")))
+        shape = argparse.RawDescriptionHelpFormatter if lines else argparse.HelpFormatter
+        more = {"formatter_class": shape, **more, "allow_abbrev": False}
+        super().__init__(prog, description=description, **more)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Options | None = None

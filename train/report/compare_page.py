@@ -18,7 +18,7 @@ from train.report import compare_plots
 from train.report.compared import Compared, Row
 from train.report.drawing import FOLDER, base64_text, file_name, image_text, png
 from train.report.estimates import DIFFERENCES, bracket, difference, legend
-from train.report.papers import BEST
+from train.report.papers import ABOVE_SEEDS, BEST
 from train.report.tables import caveats, of_ensemble, of_seeds, scored
 from train.report.views import span
 from train.report.web import policy, source, template
@@ -45,6 +45,11 @@ def write(path: Path, compared: Compared) -> None:
         style=style,
         scored=scored(first),
         notes=[
+            *(
+                [ABOVE_SEEDS]
+                if any(len(seeds) > 1 for seeds, _ in compared.stored.values())
+                else []
+            ),
             *([words] if (words := legend(sure)) else []),
             *([BEST] if compared.paired else []),
             *(f"{n}: {text}" for n, (s, _) in compared.stored.items() for text in caveats(s[0])),

@@ -17,7 +17,7 @@ BEST = (
     "bold: the best, where it beats every other row, baselines too, beyond the 95 % interval of "
     "the differences, paired by clip"
 )
-_ABOVE_SEEDS = "±: standard deviation over seeds"
+ABOVE_SEEDS = "±: standard deviation over seeds"
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
@@ -123,7 +123,7 @@ def _notes(compared: Compared, rows: Sequence[Row]) -> list[str]:
         f"{n}: {text}" for n, (seeds, _) in compared.stored.items() for text in caveats(seeds[0])
     ]
     brackets = legend(first.get("intervals", {}).get(MODEL, {}))
-    notes = [scored(first), _ABOVE_SEEDS * several, brackets, BEST * bool(compared.paired), *told]
+    notes = [scored(first), ABOVE_SEEDS * several, brackets, BEST * bool(compared.paired), *told]
     return [note for note in notes if note]
 
 

@@ -26,6 +26,8 @@ from train.score.metrics import CRITERION
 from train.score.seconds import CRITERION_OF_SEVERAL
 from train.score.timeline import Timeline
 
+STREAMS = {"both": "sound and pictures", "audio": "sound alone", "video": "pictures alone"}
+"""What a model gets, in words."""
 _WORTH_TELLING_S = 0.5  # sound and pictures of one recording end that far apart
 _NAMED = 10
 ClipAnswer = dict[str, str | float | None]
@@ -110,13 +112,12 @@ def describe_run(run: TrainedRun) -> str:
     date = datetime.datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M")
     if any(one.record is None and weights_file(one.folder).name == HANDED for one in models):
         date = "at a time that is not told"
-    streams = {"both": "sound and pictures"}.get(about.config.modality, about.config.modality)
     criterion = CRITERION_OF_SEVERAL if about.config.events == "several" else CRITERION
     scores = [f"{one.about.score:.3f}" for one in models if one.about.score is not None]
     return (
         f"answered by {who}: trained {date} on {_trained_on([one.record for one in models])}, "
-        f"{streams}, {len(about.classes)} classes, features {about.fingerprint[:16]}…; "
-        f"{criterion} on val {', '.join(scores) or 'unknown'}"
+        f"{STREAMS[about.config.modality]}, {len(about.classes)} classes, "
+        f"features {about.fingerprint[:16]}…; {criterion} on val {', '.join(scores) or 'unknown'}"
     )
 
 
