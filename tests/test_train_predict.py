@@ -236,7 +236,7 @@ def test_the_run_that_answered_is_told(
     cache = open_cache(trained / "cache")
     train, val = (len({cache.labels.ids[r] for r in cache.labels.rows(s)}) for s in SPLITS[:2])
     assert (
-        f" on {train} clips (selected on {val}), audio, 2 classes, features "
+        f" on {train} clips (selected on {val}), sound alone, 2 classes, features "
         f"{cache.fingerprint[:16]}" in shown
     )
     assert "localized_iou on val " in shown
@@ -249,7 +249,7 @@ def test_a_run_without_a_record_does_not_say_on_how_many_clips(
     for name in (runs.RECORD_FILE, record.ROWS_FILE):
         (run / name).unlink()
     predict_cache(run, trained / "cache", out=tmp_path / "out", pictures=0)
-    assert "on clips that are not known (it has no record), audio," in capsys.readouterr().out
+    assert "on clips that are not known (it has no record), sound alone," in capsys.readouterr().out
 
 
 def test_models_that_are_no_seeds_of_one_training_do_not_answer_together(

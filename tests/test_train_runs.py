@@ -200,6 +200,9 @@ def test_damaged_and_unfinished_runs_say_what_they_are(
     assert "this is not JSON" in lines["torn.run"]
     assert "record.json" in lines["foreign.run"]
     assert "not scored on val: `python -m train evaluate`" in lines["unscored.run"]
+    told = shown(capsys, runs, "--split", "test")
+    assert "not scored on test\n" in told
+    assert "train evaluate" not in told
     assert "stopped at epoch 1 of 9: nobody trains in it" in lines["stopped"]
     assert "trains, epoch 2 of 9" in lines["trains"]
     assert not {"nothing", "loop"} & set(lines)
