@@ -70,7 +70,7 @@ def compare(paths: Sequence[Path], split: str) -> Compared:
     return Compared(places, stored, split, _paired(places, stored, split))
 
 
-def _apart(places: Mapping[str, Path], stored: Runs) -> tuple[Mapping[str, Path], Runs]:
+def _apart(places: Mapping[str, Path], stored: Runs) -> tuple[dict[str, Path], Runs]:
     """The same with other names for runs that are called as one of the baselines is."""
     taken = {name for seeds, _ in stored.values() for one in seeds for name in one["scores"]}
     names = {name: f"run {name}" if name in taken - {MODEL} else name for name in places}
