@@ -151,6 +151,16 @@ def test_scores_by_other_labels_are_a_tab_of_the_run_s_page(
     assert page_scores.home(run / "on-12345678").name == "on-12345678", "a run that is called so"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "step", "last"),
+    [(10.0, 1, 10), (66.0, 10, 60), (119.0, 10, 110), (3600.0, 300, 3600)],
+)
+def test_an_axis_has_round_seconds(seconds: float, step: int, last: int) -> None:
+    shown = [int(tick["text"]) for tick in page.ticks(seconds)]
+    assert shown == list(range(0, last + 1, step))
+    assert len(page.ticks(1e6)) <= 14
+
+
 def test_settings_that_are_not_the_default_s_are_marked_and_come_first() -> None:
     config = TrainConfig(num_classes=28, events="single", epochs=3, reversed_share=0.0)
     found = settings(config.model_dump(mode="json"))

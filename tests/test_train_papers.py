@@ -91,6 +91,19 @@ def test_bold_is_what_beats_every_other(runs: list[Path]) -> None:
     assert "**" not in report(runs, "val", "markdown"), "not beyond the baselines"
 
 
+def test_a_run_called_as_a_baseline_stands_beside_it(runs: list[Path]) -> None:
+    name = "majority class, whole clip"
+    named = runs[0].rename(runs[0].with_name(name))
+    lines = report([named, runs[1]], "val", "markdown").splitlines()
+    (own,) = [line for line in lines if line.startswith(f"| run {name} |")]
+    (trivial,) = [line for line in lines if line.startswith(f"| {name} |")]
+    assert own.count("**") == 2 * 5
+    assert "**" not in trivial
+    header = next(line for line in report([named, runs[1]], "val").splitlines() if name in line)
+    assert f"run {name}" in header
+    assert header.replace(f"run {name}", "").count(name) == 1
+
+
 def test_no_bold_without_pairs(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     (runs[1] / "predictions_val.json").write_text("[]")
     text = report(runs, "val", "markdown")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,7 @@ from train.report.drawing import FOLDER
 from train.runs import answers, clip_features, record
 from train.runs import folders as runs
 from train.runs.folders import BEST
+from train.runs.trained import load_run
 
 ROOT = Path(__file__).parent.parent
 SMALL = TrainConfig(
@@ -236,7 +238,7 @@ def test_the_run_that_answered_is_told(
     cache = open_cache(trained / "cache")
     train, val = (len({cache.labels.ids[r] for r in cache.labels.rows(s)}) for s in SPLITS[:2])
     assert (
-        f" on {train} clips (selected on {val}), audio, 2 classes, features "
+        f" on {train} clips (selected on {val}), sound alone, 2 classes, features "
         f"{cache.fingerprint[:16]}" in shown
     )
     assert "localized_iou on val " in shown
@@ -249,7 +251,15 @@ def test_a_run_without_a_record_does_not_say_on_how_many_clips(
     for name in (runs.RECORD_FILE, record.ROWS_FILE):
         (run / name).unlink()
     predict_cache(run, trained / "cache", out=tmp_path / "out", pictures=0)
-    assert "on clips that are not known (it has no record), audio," in capsys.readouterr().out
+    assert "on clips that are not known (it has no record), sound alone," in capsys.readouterr().out
+
+
+def test_a_run_of_recordings_says_on_how_many_of_them(trained: Path) -> None:
+    run = load_run(trained / "run" / "audio")
+    run.about.features["hop_seconds"] = 5.0
+    assert re.search(
+        r" on \d+ recordings \(selected on \d+\), sound alone", answers.describe_run(run)
+    )
 
 
 def test_models_that_are_no_seeds_of_one_training_do_not_answer_together(

@@ -23,6 +23,7 @@ from train.commands.runs import parsed
 from train.commands.watch import described
 from train.config import PRESETS, TrainConfig
 from train.report.differing import beside_default, that_differ
+from train.report.listing import ordered, text
 from train.runs.folders import BEST
 from train.runs.listing import listed
 from train.runs.looks import count_looks
@@ -66,13 +67,56 @@ def test_each_run_has_a_line_beside_those_it_can_be_compared_with(
     result = json.loads((root / "seeds" / "seed-0" / "metrics_val.json").read_text())
     assert "±" in line
     assert line.endswith(
-        "2           0  batch_size 8, epochs 1, audio_feat_dim 16, video_feat_dim 16, "
+        "      2  batch_size 8, epochs 1, audio_feat_dim 16, video_feat_dim 16, "
         "map_channels 8, num_heads 2, dropout 0.25"
     )
     assert f"features {result['fingerprint'][:8]}, training rows" in text
     assert "learning_rate 0.01" in text
     assert "seed 7" in text
     assert "modality audio" in text
+
+
+def test_what_a_sweep_trained_again_stands_together(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    again = ["big/sweep/rerun/default", "big/sweep/rerun/trial-3"]
+    for when, name in enumerate([again[0], "between", again[1], "other/rerun/mine", "last"]):
+        (runs / name).parent.mkdir(parents=True, exist_ok=True)
+        copied(root / "plain", tmp_path).rename(runs / name)
+        (runs / name / "record.json").unlink()
+        os.utime(runs / name / BEST, (when * 86400, when * 86400))
+    (runs / "big" / "sweep" / "sweep.json").touch()
+    lines = shown(capsys, runs).splitlines()
+    heading = "big/sweep, trained again with fresh seeds:"
+    assert [line.split("  19")[0].rstrip() for line in lines[2:]] == [
+        *("last", "other/rerun/mine", heading, "  default", "  trial-3", "between")
+    ]
+    assert "sweep, trained again" in shown(capsys, runs / "big" / "sweep")
+    ranked = shown(capsys, runs, "--sort", "miou")
+    assert set(again) < set(names(ranked)[0])
+    assert "trained again" not in ranked
+
+
+def test_lines_fit_the_terminal(root: Path) -> None:
+    groups = ordered(listed(root, "val"), "when")
+    (whole,) = [line for line in text(groups).splitlines() if line.startswith("seeds ")]
+    for width in (80, 100, 120):
+        lines = text(groups, width=width).splitlines()
+        table = [line for line in lines if not line.startswith("features")]
+        assert max(map(len, table)) <= width
+        (line,) = [one for one in table if one.startswith("seeds ")]
+        assert line.endswith("…")
+        assert line.split()[1].startswith("20") == (width == 120)
+        assert line.split("  ")[-1][:-1] in whole
+
+
+def test_looks_at_test_are_told_where_there_are_any(root: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        copied(root / "plain", tmp_path).rename(tmp_path / name)
+    assert "test looks" not in text(ordered(listed(tmp_path, "val"), "when"))
+    (tmp_path / "a" / "test_evaluations.jsonl").write_text("{}\n{}\n")
+    assert "test looks" in text(ordered(listed(tmp_path, "val"), "when"))
 
 
 def test_sorted_and_filtered(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +200,9 @@ def test_damaged_and_unfinished_runs_say_what_they_are(
     assert "this is not JSON" in lines["torn.run"]
     assert "record.json" in lines["foreign.run"]
     assert "not scored on val: `python -m train evaluate`" in lines["unscored.run"]
+    told = shown(capsys, runs, "--split", "test")
+    assert "not scored on test\n" in told
+    assert "train evaluate" not in told
     assert "stopped at epoch 1 of 9: nobody trains in it" in lines["stopped"]
     assert "trains, epoch 2 of 9" in lines["trains"]
     assert not {"nothing", "loop"} & set(lines)

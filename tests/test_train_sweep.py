@@ -139,6 +139,7 @@ class TestSweep:
         assert not list(swept.glob("worker-*"))
         page = (swept / "sweep.html").read_text()
         assert "fresh seeds" in page
+        assert "mIoU, wrong class = 0" in page
         assert "http" not in page.replace("http-equiv", "")
 
     def test_test_is_never_read(self, swept: Path, cache: Path) -> None:

@@ -116,6 +116,8 @@ def test_seeds_have_a_line_each_and_a_damaged_one_says_so(tmp_path: Path) -> Non
     assert [line.split()[0] for line in lines[1:]] == ["seed-2", "seed-3", "seed-10"]
     assert "line 1: this is not JSON" in lines[2]
     assert "best 0.400" in lines[1]
+    assert lines[0].endswith(": 3 models, by localized_iou on val")
+    assert len({line.index("best") for line in lines if "best" in line}) == 1
 
 
 def test_the_newest_is_the_one_that_trains(
@@ -179,7 +181,7 @@ def test_lines_are_written_over_those_before(
     assert terminal.say_over("a\x1b[31m\n" + "b" * 50) == 2
     assert terminal.say_over("1\n2\n3\n4\n5", before=2) == 3
     shown = capsys.readouterr().out
-    assert shown == f"\x1b[Ja?[31m\n{'b' * 19}\n\x1b[2F\x1b[J1\n2\n3\n"
+    assert shown == f"\x1b[Ja?[31m\n{'b' * 18}…\n\x1b[2F\x1b[J1\n2\n3\n"
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ def say_over(text: str, before: int = 0) -> int:
     size = shutil.get_terminal_size()
     lines = hidden(printable(text, keep="\n")).split("\n")[: max(1, size.lines - 1)]
     up = f"\x1b[{before}F" if before else ""
-    cut = "".join(f"{line[: max(1, size.columns - 1)]}\n" for line in lines)
+    wide = max(1, size.columns - 1)
+    cut = "".join(f"{line}\n" if len(line) <= wide else f"{line[: wide - 1]}…\n" for line in lines)
     print(f"{up}\x1b[J{cut}", end="", flush=True)
     return len(lines)
 
@@ -122,8 +123,10 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str | None = None, description: str | None = None, **more: Any):
-        more = {"formatter_class": argparse.RawDescriptionHelpFormatter, **more}
-        super().__init__(prog, description=description, **{**more, "allow_abbrev": False})
+        lines = any("\n" in (text or "") for text in (description, more.get("epilog")))
+        shape = argparse.RawDescriptionHelpFormatter if lines else argparse.HelpFormatter
+        more = {"formatter_class": shape, **more, "allow_abbrev": False}
+        super().__init__(prog, description=description, **more)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Options | None = None

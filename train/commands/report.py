@@ -18,6 +18,7 @@ from train.runs import folders
 from train.runs.looks import chosen_on_test
 from train.runs.paired import paired_scores
 from train.score.intervals import EventScores
+from train.score.named import MODEL
 
 TEXT = "text"
 
@@ -61,11 +62,19 @@ def compare(paths: Sequence[Path], split: str) -> Compared:
         )
         for name, path in places.items()
     }
+    places, stored = _apart(places, stored)
     folders.check_same_data({name: seeds for name, (seeds, _) in stored.items()})
     if len({result.get("code") for seeds, _ in stored.values() for result in seeds}) > 1:
         again = "evaluate them again" if divided is None else "resume them to score again"
         say(f"warning: not all were scored by the same code; {again}", error=True)
     return Compared(places, stored, split, _paired(places, stored, split))
+
+
+def _apart(places: Mapping[str, Path], stored: Runs) -> tuple[dict[str, Path], Runs]:
+    """The same with other names for runs that are called as one of the baselines is."""
+    taken = {name for seeds, _ in stored.values() for one in seeds for name in one["scores"]}
+    names = {name: f"run {name}" if name in taken - {MODEL} else name for name in places}
+    return {names[n]: p for n, p in places.items()}, {names[n]: one for n, one in stored.items()}
 
 
 def _paired(places: Mapping[str, Path], stored: Runs, split: str) -> dict[str, EventScores]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,8 @@ def list_runs(root: Path, split: str, sort: str, where: Sequence[str], csv: str 
         return say(text.rstrip("\n"))
     if not found:
         return say(f"{root}: no runs" + (f" with {', '.join(where)}" if where else ""))
-    return say(listing.text(groups))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return say(listing.text(groups, sort, width))
 
 
 def parsed(word: str) -> tuple[str, Any]:

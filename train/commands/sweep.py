@@ -21,7 +21,7 @@ from train.data.dataset import Rows, resolve
 from train.distributed import SINGLE_PROCESS
 from train.parallel import cpu_threads, most_at_once, side_by_side
 from train.runs.evaluate import rows_digest
-from train.runs.folders import LAST
+from train.runs.folders import LAST, RERUN
 from train.score.metrics import Events
 from train.sweep.compare import NORMAL, Again, compared, criterion_of
 from train.sweep.outputs import BEST, CSV, PAGE, Found
@@ -30,7 +30,7 @@ from train.sweep.space import Value, read_space, settings_of, stored, values_of
 from train.sweep.study import Sweep, best_first, counts, finished, optuna_here
 from train.sweep.trial import Search
 
-RERUN, LOG = "rerun", "rerun.log"
+LOG = "rerun.log"
 _FIRST_FRESH = 1000
 """Fresh seeds are numbered from here; trials' from 0."""
 

@@ -64,17 +64,20 @@ def described(place: Place) -> tuple[str, bool]:
         except AvelError as error:
             return f"{place.folder}: {error}", False
         return _one(progress), progress.state in ("trains", "starts")
-    lines, going_on = [f"{place.folder}: {len(place.models)} models"], False
-    for model in place.models:
-        name = f"{model.relative_to(place.folder)}"
+    lines, going_on, by = [], False, ""
+    names = [str(model.relative_to(place.folder)) for model in place.models]
+    wide = max(map(len, names))
+    for name, model in zip(names, place.models, strict=True):
         try:
             progress = Progress.of(model)
         except AvelError as error:
-            lines.append(f"{name}  {error}")
+            lines.append(f"{name:<{wide}}  {error}")
             continue
-        lines.append(_short(name, progress))
+        lines.append(f"{name:<{wide}}  {_short(progress)}")
+        by = by or (progress.criterion or "").removeprefix("val_")
         going_on |= progress.state in ("trains", "starts")
-    return "\n".join(lines), going_on
+    told = f"{place.folder}: {len(names)} models" + (f", by {by} on val" if by else "")
+    return "\n".join([told, *lines]), going_on
 
 
 def _one(progress: Progress) -> str:
@@ -97,12 +100,12 @@ def _one(progress: Progress) -> str:
     return "\n".join(lines)
 
 
-def _short(name: str, progress: Progress) -> str:
+def _short(progress: Progress) -> str:
     """A model of several in a line."""
     key = progress.criterion
     values = [entry[key] for entry in progress.history if key in entry] if key else []
     best = "" if progress.best is None else f"best {progress.best[1]:.3f} "
-    return f"{name:<10} {sparkline(values, _SHORT):<{_SHORT}} {best} {progress.told}"
+    return f"{sparkline(values, _SHORT):<{_SHORT}} {best} {progress.told}"
 
 
 def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:

@@ -18,6 +18,7 @@ from cache.common.cli import printable
 from cache.format.identity import Identity
 from train.export.onnx_file import ANY, ONE, Checked
 from train.runs import code
+from train.runs.answers import STREAMS
 from train.runs.checkpoint import About
 from train.runs.timelines import read_off_of
 from train.runs.trained import TrainedRun
@@ -25,7 +26,6 @@ from train.runs.trained import TrainedRun
 FILE = "README.md"
 NOT_STATED = "not stated"
 _FEW_CLIPS = 1000
-_STREAMS = {"both": "sound and pictures", "audio": "sound alone", "video": "pictures alone"}
 _AVE = (
     "Tian, Shi, Li, Duan & Xu, “Audio-Visual Event Localization in Unconstrained Videos”, ECCV 2018"
 )
@@ -58,7 +58,7 @@ class Card:
         run, about, models = self.run, self.run.about, len(self.run.models)
         return engine.get_template("card.md").render(
             front_licence=_front(self.licence),
-            title=f"{_some(len(about.classes), 'class')}, {_STREAMS[about.config.modality]}",
+            title=f"{_some(len(about.classes), 'class')}, {STREAMS[about.config.modality]}",
             what=_what(about, models),
             version=code.version(),
             folder=shlex.quote(printable(self.name)),

@@ -17,8 +17,8 @@ from cache.common.plain import read_plain
 from train.report import compare_plots
 from train.report.compared import Compared, Row
 from train.report.drawing import FOLDER, base64_text, file_name, image_text, png
-from train.report.estimates import DIFFERENCES, difference, legend
-from train.report.papers import BEST
+from train.report.estimates import DIFFERENCES, bracket, difference, legend
+from train.report.papers import ABOVE_SEEDS, BEST
 from train.report.tables import caveats, of_ensemble, of_seeds, scored
 from train.report.views import span
 from train.report.web import policy, source, template
@@ -45,6 +45,11 @@ def write(path: Path, compared: Compared) -> None:
         style=style,
         scored=scored(first),
         notes=[
+            *(
+                [ABOVE_SEEDS]
+                if any(len(seeds) > 1 for seeds, _ in compared.stored.values())
+                else []
+            ),
             *([words] if (words := legend(sure)) else []),
             *([BEST] if compared.paired else []),
             *(f"{n}: {text}" for n, (s, _) in compared.stored.items() for text in caveats(s[0])),
@@ -67,8 +72,7 @@ def _cells(row: Row, labels: Mapping[str, str]) -> tuple[str, list[tuple[str, st
         text = "–" if mean is None else f"{mean:.3f}"
         text += "" if deviation is None else f" ± {deviation:.3f}"
         sure = row.sure.get(key, {})
-        ends = f"[{sure['low']:.3f}, {sure['high']:.3f}]" if sure.get("low") is not None else ""
-        cells.append((text, ends, key in row.best))
+        cells.append((text, bracket(sure) if sure else "", key in row.best))
     return row.name, cells
 
 

@@ -32,6 +32,8 @@ _LABELS = {
 }
 _SHORT = {name.lower(): key for name, key in {**CLIPS, **LISTS}.items() if key not in (name, "map")}
 NEWEST = "when"
+_WHEN, _LEAST = 1, 24
+"""The column of the time, which is left out where settings have fewer letters than that."""
 SORTS = {NEWEST: NEWEST, **{key: key for key in _LABELS}, **_SHORT}
 """What runs can be sorted by: the words for it, and the score."""
 
@@ -65,25 +67,54 @@ def scores_of(run: Listed, keys: Iterable[str] = ()) -> dict[str, tuple[float, f
     return mean_and_deviation(found) if found else {}
 
 
-def text(groups: Sequence[Sequence[Listed]]) -> str:
-    """The list."""
-    return "\n\n".join(_group(some) for some in groups)
+def text(groups: Sequence[Sequence[Listed]], sort: str = NEWEST, width: int | None = None) -> str:
+    """The list; by time, what a sweep trained again stands together, in the order of its training.
+
+    width: letters in a line; too few, and settings are cut and the time is left out. None: no end.
+    """
+    return "\n\n".join(_group(some, sort == NEWEST, width) for some in groups)
 
 
-def _group(runs: Sequence[Listed]) -> str:
+def _group(runs: Sequence[Listed], by_sweep: bool, width: int | None) -> str:
     first = next((result for run in runs for result in run.results), None)
     columns = {} if first is None else LISTS if "recordings" in first else CLIPS
-    rows = [["run", "when", *columns, *(["seeds", "test looks"] if columns else []), "settings"]]
+    looked = bool(columns) and any(run.looks for run in runs)
+    counts = [*["seeds"] * bool(columns), *["test looks"] * looked]
+    rows = [["run", "when", *columns, *counts, "settings", ""]]
+    for sweep, some in _together(runs) if by_sweep else [("", runs)]:
+        rows += [[f"{sweep}, trained again with fresh seeds:"]] * bool(sweep)
+        for run in some:
+            name = f"  {run.place.folder.name}" if sweep else run.name
+            scores = scores_of(run, columns.values())
+            told = [_score(scores.get(key), len(run.results)) for key in columns.values()]
+            parts = [_models(run)] * bool(columns) + [str(run.looks)] * looked
+            rows.append([name, _when(run.when), *told, *parts, _settings(run), run.told])
+    return f"{_data(runs, first)}\n{_aligned(rows, width)}"
+
+
+def _together(runs: Sequence[Listed]) -> list[tuple[str, list[Listed]]]:
+    """Runs in their order, by sweep ("" of none); one's own at its newest, the oldest first."""
+    parts: list[tuple[str, list[Listed]]] = []
     for run in runs:
-        scores = scores_of(run, columns.values())
-        told = [_score(scores.get(key), len(run.results)) for key in columns.values()]
-        folds = bool(run.results) and "folds" in run.results[0]
-        parts = f"{run.models} of folds" if folds else str(run.models)
-        counts = [parts, str(run.looks)] if columns else []
-        settings = beside_default(run.configs[0], run.models, run.init) if run.configs else ""
-        words = [settings or "the defaults" * bool(run.configs), run.told]
-        rows.append([run.name, _when(run.when), *told, *counts, " | ".join(filter(None, words))])
-    return f"{_data(runs, first)}\n{_aligned(rows)}"
+        some = next((some for name, some in parts if name == run.sweep != ""), None)
+        if some is not None:
+            some.insert(0, run)
+        elif parts and parts[-1][0] == run.sweep:
+            parts[-1][1].append(run)
+        else:
+            parts.append((run.sweep, [run]))
+    return parts
+
+
+def _models(run: Listed) -> str:
+    folds = bool(run.results) and "folds" in run.results[0]
+    return f"{run.models} of folds" if folds else str(run.models)
+
+
+def _settings(run: Listed) -> str:
+    if not run.configs:
+        return ""
+    return beside_default(run.configs[0], run.models, run.init) or "the defaults"
 
 
 def _data(runs: Sequence[Listed], first: Mapping[str, Any] | None) -> str:
@@ -108,14 +139,31 @@ def _when(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as columns; the first and the last to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def _aligned(rows: Sequence[Sequence[str]], width: int | None) -> str:
+    """Rows of cells as columns, the first to the left, then others to the right; as wide as fits.
+
+    The two last cells are settings, which are cut, and a note, which isn't. A row of one cell is a
+    heading.
+    """
+    table = [row[:-2] for row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    wide = sum(widths) + 2 * len(widths)
+    shown = [n for n in range(len(widths)) if n != _WHEN or width is None or width - wide >= _LEAST]
+    wide = sum(widths[n] + 2 for n in shown)
     lines = []
-    for first, *middle, last in rows:
-        cells = [cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells, last]).rstrip())
+    for row in rows:
+        if len(row) == 1:
+            lines.append(row[0])
+            continue
+        cells = [row[n].rjust(widths[n]) if n else row[n].ljust(widths[n]) for n in shown]
+        note = f" | {row[-1]}" if row[-1] and row[-2] else row[-1]
+        settings = row[-2] if width is None else _cut(row[-2], width - wide - len(note))
+        lines.append("  ".join([*cells, f"{settings}{note}"]).rstrip())
     return "\n".join(lines)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(0, width - 1)].rstrip(', ')}…"
 
 
 def table(groups: Sequence[Sequence[Listed]]) -> str:

@@ -21,11 +21,13 @@ from train.report.page_settings import settings
 from train.report.tables import title
 from train.report.views import View, span
 from train.runs import folders as runs
+from train.runs.answers import STREAMS
 from train.runs.stored import read_history
 from train.score.named import Result
 
 FILE = "report.html"
 _MOST_LINES = 5000
+_STEPS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 
 
 def write(
@@ -98,7 +100,8 @@ def write_page(name: str, place: Path, result: Result, **values: Any) -> Path:
 def subtitle(result: Result) -> str:
     """Which model this is."""
     config = result["config"]
-    return f"{config['modality']} · seed {config['seed']} · epoch {result['epoch']} kept"
+    streams = STREAMS[config["modality"]]
+    return f"{streams} · seed {config['seed']} · epoch {result['epoch']} kept"
 
 
 def outcomes(answered: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, str]]:
@@ -193,8 +196,8 @@ def curves_alt(history: Sequence[dict[str, float]], kept: int) -> str:
 
 
 def ticks(seconds: float) -> list[dict[str, Any]]:
-    """Where the seconds stand below an axis."""
-    step = max(1, round(seconds / 10))
+    """Where the seconds stand below an axis: round ones, a dozen at most."""
+    step = next((one for one in _STEPS_S if 12 * one >= seconds), round(seconds / 10))
     return [
         {"text": f"{at}", "left": f"{100 * at / seconds:.3f}", "odd": bool(at // step % 2)}
         for at in range(0, int(seconds) + 1, step)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from cache.common.cli import printable
 from train.report.compared import Compared, Row
-from train.report.estimates import legend
+from train.report.estimates import bracket, legend
 from train.report.tables import caveats, scored
 from train.score.named import MODEL
 
@@ -17,7 +17,7 @@ BEST = (
     "bold: the best, where it beats every other row, baselines too, beyond the 95 % interval of "
     "the differences, paired by clip"
 )
-_ABOVE_SEEDS = "±: standard deviation over seeds"
+ABOVE_SEEDS = "±: standard deviation over seeds"
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
@@ -108,9 +108,7 @@ def _cells(
             text = "–" if mean is None else f"{mean:.3f}"
             text += "" if deviation is None else f" ± {deviation:.3f}"
             sure = row.sure.get(key, {})
-            ends = (
-                f" [{sure['low']:.3f}, {sure['high']:.3f}]" if sure.get("low") is not None else ""
-            )
+            ends = f" {bracket(sure)}" if sure else ""
             marked = bold.format(escaped(text)) if key in row.best else escaped(text)
             line.append(marked + ends)
         found.append(line)
@@ -125,7 +123,7 @@ def _notes(compared: Compared, rows: Sequence[Row]) -> list[str]:
         f"{n}: {text}" for n, (seeds, _) in compared.stored.items() for text in caveats(seeds[0])
     ]
     brackets = legend(first.get("intervals", {}).get(MODEL, {}))
-    notes = [scored(first), _ABOVE_SEEDS * several, brackets, BEST * bool(compared.paired), *told]
+    notes = [scored(first), ABOVE_SEEDS * several, brackets, BEST * bool(compared.paired), *told]
     return [note for note in notes if note]
 
 

@@ -45,10 +45,16 @@ def write_recordings(
         result,
         sure=None,
         confusion=None,
-        note=f"The {len(order)} with the lowest segment F1 of {len(names)}, the lowest first.",
+        note=_note(len(order), len(names)),
         media_note=media_note(list(ids.values()), None if media is None else files),
         recordings=every,
     )
+
+
+def _note(shown: int, known: int) -> str:
+    if shown == known:
+        return f"All {known}, the lowest segment F1 first."
+    return f"The {shown} with the lowest segment F1 of {known}, the lowest first."
 
 
 def worst_first(answer: RecordingAnswer) -> list[int]:

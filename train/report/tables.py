@@ -58,6 +58,8 @@ HEADLINE = {
         "short_miou": "mIoU, shorter events",
     }
 }
+CRITERIA = {"localized_iou": WHEN["localized_iou"], "segment_map": "mAP of seconds"}
+"""What decides on validation."""
 RECORDINGS = {
     "events of any confidence": {
         "tiou_map": "mAP, mean of tIoU 0.1–0.9",

@@ -25,6 +25,8 @@ from train.runs.trained import Answer, TrainedRun
 from train.score.named import CRITERION, CRITERION_OF_SEVERAL
 from train.score.timeline import Timeline
 
+STREAMS = {"both": "sound and pictures", "audio": "sound alone", "video": "pictures alone"}
+"""What a model gets, in words."""
 _WORTH_TELLING_S = 0.5  # sound and pictures of one recording end that far apart
 _NAMED = 10
 ClipAnswer = dict[str, str | float | None]
@@ -109,26 +111,27 @@ def describe_run(run: TrainedRun) -> str:
     date = datetime.datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M")
     if any(one.record is None and weights_file(one.folder).name == HANDED for one in models):
         date = "at a time that is not told"
-    streams = {"both": "sound and pictures"}.get(about.config.modality, about.config.modality)
+    what = "recordings" if about.features.get("hop_seconds") else "clips"
     criterion = CRITERION_OF_SEVERAL if about.config.events == "several" else CRITERION
     scores = [f"{one.about.score:.3f}" for one in models if one.about.score is not None]
+    on = _trained_on([one.record for one in models], what)
     return (
-        f"answered by {who}: trained {date} on {_trained_on([one.record for one in models])}, "
-        f"{streams}, {len(about.classes)} classes, features {about.fingerprint[:16]}…; "
-        f"{criterion} on val {', '.join(scores) or 'unknown'}"
+        f"answered by {who}: trained {date} on {on}, "
+        f"{STREAMS[about.config.modality]}, {len(about.classes)} classes, "
+        f"features {about.fingerprint[:16]}…; {criterion} on val {', '.join(scores) or 'unknown'}"
     )
 
 
-def _trained_on(records: Sequence[Record | None]) -> str:
-    """How many clips the models were trained and selected on, as their records have it."""
+def _trained_on(records: Sequence[Record | None], what: str) -> str:
+    """How many clips or recordings the models were trained and selected on, by their records."""
     known = [record for record in records if record is not None]
     if len(known) < len(records):
-        return "clips that are not known (it has no record)"
+        return f"{what} that are not known (it has no record)"
     train, val = (
         "–".join(str(count) for count in sorted({len(one.ids(split)) for one in known}))
         for split in ("train", "val")
     )
-    return f"{train} clips (selected on {val})"
+    return f"{train} {what} (selected on {val})"
 
 
 def unseen_s(cache: Cache) -> dict[str, float | None]:

@@ -53,6 +53,8 @@ _SAME = {
 }
 CONFIG_FILE, FEATURES_FILE, HISTORY_FILE = "config.json", "features.json", "history.json"
 FOLDS_FILE = "folds.json"
+SWEEP_FILE, RERUN = "sweep.json", "rerun"
+"""What tells a sweep's folder, and the folder in it with what it trained again."""
 RECORD_FILE, _RECORD_BYTES = "record.json", 1 << 20
 
 

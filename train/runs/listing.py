@@ -49,6 +49,15 @@ class Listed:
     told: str = ""
 
     @property
+    def sweep(self) -> str:
+        """The sweep that trained it again, by its name in the folder that is listed; "" of none."""
+        folder = self.place.folder.parent
+        if folder.name != folders.RERUN or not (folder.parent / folders.SWEEP_FILE).exists():
+            return ""
+        above = Path(self.name).parent.parent
+        return folder.parent.name if above == Path() else str(above)
+
+    @property
     def data(self) -> str:
         """What its scores are of: equal for runs that can be compared; "" without scores."""
         return folders.data_of(self.results[0]) if self.results else ""
@@ -109,7 +118,10 @@ def _told(place: Place, done: int, split: str) -> str | None:
     going = [Progress.of(model) for model in place.models]
     waiting = [one for one in going if one.state != "ended"]
     if not waiting:
-        told = f"not scored on {split}: `python -m train evaluate`"
+        hint = (
+            ": `python -m train evaluate`" if split == "val" else ""
+        )  # test is for the one chosen
+        told = f"not scored on {split}{hint}"
     elif all(one.state == "stopped" and not _begun(one.folder) for one in going):
         return None
     else:

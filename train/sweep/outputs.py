@@ -16,6 +16,7 @@ from cache.common.atomic import replace_file
 from cache.common.cli import printable
 from train.config import TrainConfig
 from train.report.drawing import base64_text, png
+from train.report.tables import CRITERIA
 from train.runs.folders import write_json
 from train.sweep import plots
 from train.sweep.compare import NORMAL, Again, best_of
@@ -83,9 +84,13 @@ class Found:
                 f"fresh seeds{self._beyond}. {BEST} holds the default."
             )
         return (
-            f"{best.name} beats the default with each of {seeds} fresh seeds: {self.criterion} "
+            f"{best.name} beats the default with each of {seeds} fresh seeds: {self._criterion} "
             f"{best.mean:.4f} against {normal.mean:.4f}{interval(best)}. {BEST} holds its settings."
         )
+
+    @property
+    def _criterion(self) -> str:
+        return CRITERIA.get(self.criterion, self.criterion)
 
     @property
     def _beyond(self) -> str:
@@ -105,11 +110,11 @@ class Found:
         done = best_first(self.study)
         rest = [one for one in trials if state_of(one) != "complete"]
         return _template().render(
-            title=f"Sweep {self.folder.name}",
+            title=f"Sweep: {self.folder.resolve().name}",
             verdict=self.verdict,
             data=self.data,
             shared=self.shared,
-            criterion=self.criterion,
+            criterion=self._criterion,
             told=f"{finished(states)} trials: "
             + ", ".join(f"{count} {name}" for name, count in sorted(states.items())),
             again=[_row(one) for one in self.again],
@@ -131,7 +136,7 @@ class Found:
             (
                 "History",
                 "Each trial's score in the order they began; the line is the best so far.",
-                plots.history(trials, self.criterion),
+                plots.history(trials, self._criterion),
             )
         ]
         if shares := importance(self.study):
@@ -148,12 +153,12 @@ class Found:
             (
                 "Slices",
                 "Each setting against the score. A slope is a hint: the others vary as well.",
-                plots.slices(done, by_weight, self.criterion),
+                plots.slices(done, by_weight, self._criterion),
             ),
             (
                 "All settings together",
                 "A line a trial, the best fifth in colour: where these come together matters.",
-                plots.parallel(done, by_weight, self.criterion),
+                plots.parallel(done, by_weight, self._criterion),
             ),
         ]
         return [(name, text, base64_text(png(figure, dpi=100))) for name, text, figure in found]

@@ -11,8 +11,7 @@ from cache.common.atomic import create_file
 from cache.common.errors import ConfigError
 from cache.common.settings import Settings
 from train.config import TrainConfig
-
-PLAN_FILE = "sweep.json"
+from train.runs.folders import SWEEP_FILE
 
 
 class SweepPlan(Settings):
@@ -31,7 +30,7 @@ class SweepPlan(Settings):
 
     def store(self, folder: Path) -> None:
         """Write it into a new sweep's folder, or check that the sweep there is the same."""
-        path = folder / PLAN_FILE
+        path = folder / SWEEP_FILE
         if create_file(path, self.to_json().encode()):
             return
         before = SweepPlan.from_json(path)
@@ -43,5 +42,5 @@ class SweepPlan(Settings):
         if wrong:
             raise ConfigError(
                 f"{folder}: holds a sweep with other settings ({', '.join(wrong)} differ, see "
-                f"{PLAN_FILE}); its trials can't stand beside new ones: pass another OUT"
+                f"{SWEEP_FILE}); its trials can't stand beside new ones: pass another OUT"
             )
