@@ -82,6 +82,11 @@ def say(text: str, error: bool = False, one_line: bool = False) -> None:
         _abandon(sys.stderr)
 
 
+def line_width() -> int | None:
+    """Letters in a line of the terminal; None where what is printed goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def say_over(text: str, before: int = 0) -> int:
     """Print lines in place of the `before` last ones of a terminal; returns how many there are.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cache import Cache
 from cache.common.atomic import plain_folder
-from cache.common.cli import say
+from cache.common.cli import line_width, say
 from cache.joined import open_caches
 from cache.labels.annotations import some
 from cache.labels.store import labels_sha256
@@ -64,7 +64,8 @@ def evaluate_run(
         scored.append(score_model(cache, data, one, split, pictures, device, media, heads))
         if len(trained.models) == 1:
             result = scored[0].result
-            say(f"\n{table(result)}\n\nby class, hardest first:\n{class_table(result)}")
+            say(f"\n{table(result, line_width())}")
+            say(f"\nby class, hardest first:\n{class_table(result)}")
         _print_places(scored[-1], pictures)
     if len(scored) > 1:
         _print_together(trained.folder, scored, cache, data, split)
@@ -135,7 +136,8 @@ def _print_together(
     results = {str(one.trained.folder.relative_to(run)): one.result for one in scored}
     kind = next(iter(results)).split("-")[0]
     of = "seeds" if kind == "seed" else "models of folds"
-    say(f"\n{apart(results)}\n\n{seeds_table([*results.values()], together, of)}")
+    width = line_width()
+    say(f"\n{apart(results, width)}\n\n{seeds_table([*results.values()], together, of, width)}")
     say(f"\nby class, hardest first, of the ensemble:\n{class_table(together)}")
     say(f"runs: {run}/{kind}-*; the ensemble's scores: {written}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cache import Cache
 from cache.common.atomic import replace_file
-from cache.common.cli import say
+from cache.common.cli import line_width, say
 from cache.joined import open_caches
 from train.commands import plan
 from train.commands.evaluate import score_ensemble
@@ -142,7 +142,7 @@ def _print_end(
             data, top = dataset.rows if listed else dataset, scored[0].trained.folder.parent
             together, *_ = score_ensemble(top, scored, cache, data, "val")
         runs[MODEL if len(scored) == len(done) else modality] = results, together
-    say(f"\n{comparison(runs, brief=True)}")
+    say(f"\n{comparison(runs, brief=True, width=line_width())}")
     say(f"all scores: {', '.join(str(one.written) for one in done)}")
     pages = [one.place / FILE for one in done if (one.place / FILE).exists()]
     if pictures and pages:

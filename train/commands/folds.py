@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cache import Cache
-from cache.common.cli import say
+from cache.common.cli import line_width, say
 from cache.common.errors import ConfigError
 from train.commands.evaluate import score_ensemble, score_model
 from train.commands.scored import Scored
@@ -47,7 +47,7 @@ def score_folds(
     classes = next(iter(datasets.values())).classes
     together, rows = over_recording_folds(cache, listed, classes) if listed else over_folds(folds)
     written = write_result(run, run, together, rows)
-    say(f"\n{folds_table({MODEL: together}, brief=True)}")
+    say(f"\n{folds_table({MODEL: together}, brief=True, width=line_width())}")
     say(
         "over folds: every clip answered by the fold that was neither trained nor selected on it; "
         "baselines by each fold's own training rows"

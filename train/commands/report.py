@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cache.common.atomic import replace_file
-from cache.common.cli import say
+from cache.common.cli import line_width, say
 from cache.common.errors import AvelError, ConfigError
 from train.commands.folds import read_folds
 from train.config import SCORED
@@ -28,7 +28,7 @@ def show_report(
 ) -> None:
     """Print what `report` gives, or write it to a file; page: write one of them all as well."""
     compared = compare(paths, split)
-    text = rendered(compared, form)
+    text = rendered(compared, form, line_width() if out is None else None)
     if out is None:
         say(text)
     else:
@@ -103,22 +103,22 @@ def _paired(places: Mapping[str, Path], stored: Runs, split: str) -> dict[str, E
         return {}
 
 
-def rendered(compared: Compared, form: str) -> str:
-    """A comparison as TEXT or in one of `papers.FORMATS`."""
-    return _as_text(compared) if form == TEXT else papers.FORMATS[form](compared)
+def rendered(compared: Compared, form: str, width: int | None = None) -> str:
+    """A comparison as TEXT, or in one of `papers.FORMATS`; width: as of `train.report.tables`."""
+    return _as_text(compared, width) if form == TEXT else papers.FORMATS[form](compared)
 
 
-def _as_text(compared: Compared) -> str:
+def _as_text(compared: Compared, width: int | None) -> str:
     """The scores for a terminal, the settings that differ below."""
     stored = compared.stored
     if compared.split == SCORED:
-        text = folds_table({name: seeds[0] for name, (seeds, _) in stored.items()})
+        text = folds_table({name: seeds[0] for name, (seeds, _) in stored.items()}, width=width)
     else:
-        text = comparison(stored)
+        text = comparison(stored, width=width)
     if compared.split == "test":
         text = "\n".join([text, *_chosen_on_test(compared.places)])
     if len(compared.paired) > 1:
-        text += f"\n{differences(compared.minus_first())}"
+        text += f"\n{differences(compared.minus_first(), width)}"
     told = [f"  {name}: {words}" for name, words in compared.settings.items() if words]
     return "\n".join([text, *(["\nsettings that differ:", *told] if told else [])])
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cache.common.atomic import replace_file
-from cache.common.cli import say
+from cache.common.cli import line_width, say
 from cache.common.errors import ConfigError
 from train.config import TrainConfig
 from train.report import listing
@@ -38,8 +36,7 @@ def list_runs(root: Path, split: str, sort: str, where: Sequence[str], csv: str 
         return say(text.rstrip("\n"))
     if not found:
         return say(f"{root}: no runs" + (f" with {', '.join(where)}" if where else ""))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return say(listing.text(groups, sort, width))
+    return say(listing.text(groups, sort, line_width()))
 
 
 def parsed(word: str) -> tuple[str, Any]:

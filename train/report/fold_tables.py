@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from train.report.tables import (
     caveats,
-    groups_of,
     how_sure,
+    in_order,
     render,
     scored,
     spread,
@@ -17,12 +17,12 @@ from train.report.tables import (
 from train.score.named import MODEL, Result
 
 
-def folds_table(runs: Mapping[str, Result], brief: bool = False) -> str:
+def folds_table(runs: Mapping[str, Result], brief: bool = False, width: int | None = None) -> str:
     """Runs that were divided into folds side by side, the baselines once; by name (see MODEL).
 
-    brief: the headline scores alone.
+    brief: the headline scores alone; width: see `train.report.tables.table`.
     """
-    groups = groups_of(next(iter(runs.values())), brief)
+    groups = in_order(next(iter(runs.values())), brief)
     columns: dict[str, Mapping[str, str]] = {}
     for name, result in runs.items():
         for predictor in result["scores"]:
@@ -36,6 +36,6 @@ def folds_table(runs: Mapping[str, Result], brief: bool = False) -> str:
         if not predictor.startswith(MODEL):
             columns[predictor] = with_intervals(first, predictor)
     if len(runs) == 1:
-        return "\n".join([render(title(first), columns, groups), *how_sure(first)])
+        return "\n".join([render(title(first), columns, groups, width), *how_sure(first, width)])
     told = [f"{name}: {text}" for name, result in runs.items() for text in caveats(result)]
-    return "\n".join([render(scored(first), columns, groups), *told])
+    return "\n".join([render(scored(first), columns, groups, width), *told])

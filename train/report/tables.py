@@ -9,6 +9,7 @@ import pandas as pd
 
 from cache.labels.annotations import without_an_event
 from train.report.estimates import DIFFERENCES, Estimates, beside, difference, legend
+from train.report.text_table import Columns, Groups, laid_out
 from train.score.named import HEADLINES, MODEL, Result, Scores, mean_and_deviation
 
 CLASS = {
@@ -83,8 +84,6 @@ RECORDINGS = {
 }
 _ALL = {key: label for labels in RECORDINGS.values() for key, label in labels.items()}
 HEADLINE_RECORDINGS = {"": {key: _ALL[key] for key in HEADLINES}}
-Groups = Mapping[str, Mapping[str, str]]
-Columns = Mapping[str, Mapping[str, str]]
 Runs = dict[str, tuple[list[Result], Result | None]]
 """By name, the results of a run's models (a seed each) and of their ensemble, if there is one."""
 
@@ -96,10 +95,25 @@ def groups_of(result: Mapping[str, Any], brief: bool = False) -> Groups:
     return HEADLINE if brief else GROUPS
 
 
-def table(result: Result) -> str:
-    """The scores of one evaluation, baselines beside each."""
+def in_order(result: Mapping[str, Any], brief: bool = False) -> Groups:
+    """The same for a text: the headline scores, then (unless brief) the others by group."""
+    first = groups_of(result, brief=True)
+    others = {} if brief else groups_of(result)
+    rest = {
+        name: {key: label for key, label in labels.items() if key not in first[""]}
+        for name, labels in others.items()
+    }
+    return {**first, **rest}
+
+
+def table(result: Result, width: int | None = None) -> str:
+    """The scores of one evaluation, baselines beside each.
+
+    width, here and below: letters in a line of what it is printed on; None where lines may be long.
+    """
     columns = {name: with_intervals(result, name) for name in result["scores"]}
-    return "\n".join([render(title(result), columns, groups_of(result)), *how_sure(result)])
+    scores = render(title(result), columns, in_order(result), width)
+    return "\n".join([scores, *how_sure(result, width)])
 
 
 def with_intervals(result: Result, predictor: str) -> dict[str, str]:
@@ -108,24 +122,26 @@ def with_intervals(result: Result, predictor: str) -> dict[str, str]:
     return beside(plain(result["scores"][predictor]), estimates)
 
 
-def apart(results: Mapping[str, Result]) -> str:
+def apart(results: Mapping[str, Result], width: int | None = None) -> str:
     """The headline scores of several models of one run, a column each."""
     first, *_ = results.values()
     columns = {name: plain(result["scores"][MODEL]) for name, result in results.items()}
-    return render("each of them", columns, groups_of(first, brief=True))
+    return render("each of them", columns, groups_of(first, brief=True), width)
 
 
-def seeds_table(results: list[Result], together: Result | None, of: str = "seeds") -> str:
+def seeds_table(
+    results: list[Result], together: Result | None, of: str = "seeds", width: int | None = None
+) -> str:
     """Mean ± sample standard deviation over seeds, their ensemble, and the baselines."""
-    return comparison({MODEL: (results, together)}, of=of)
+    return comparison({MODEL: (results, together)}, of=of, width=width)
 
 
-def comparison(runs: Runs, brief: bool = False, of: str = "seeds") -> str:
+def comparison(runs: Runs, brief: bool = False, of: str = "seeds", width: int | None = None) -> str:
     """Runs side by side: each one's seeds and their ensemble, if any; the baselines once.
 
     Of one run also by how much it beats the baselines. brief: the headline scores alone.
     """
-    groups = groups_of(next(iter(runs.values()))[0][0], brief)
+    groups = in_order(next(iter(runs.values()))[0][0], brief)
     columns: dict[str, Mapping[str, str]] = {}
     for name, (seeds, together) in runs.items():
         for predictor in [key for key in seeds[0]["scores"] if key.startswith(MODEL)]:
@@ -143,12 +159,12 @@ def comparison(runs: Runs, brief: bool = False, of: str = "seeds") -> str:
         if not name.startswith(MODEL):
             columns[name] = with_intervals(first, name)
     if len(runs) == 1:
-        sure = how_sure(sure_of(seeds, together))
-        return "\n".join([render(title(first), columns, groups), *sure])
+        sure = how_sure(sure_of(seeds, together), width)
+        return "\n".join([render(title(first), columns, groups, width), *sure])
     told = [f"{name}: {text}" for name, (seeds, _) in runs.items() for text in caveats(seeds[0])]
     brackets = legend(first.get("intervals", {}).get(MODEL, {}))
     return "\n".join(
-        [render(scored(first), columns, groups), *([brackets] * bool(brackets)), *told]
+        [render(scored(first), columns, groups, width), *([brackets] * bool(brackets)), *told]
     )
 
 
@@ -168,20 +184,20 @@ def sure_of(seeds: Sequence[Result], together: Result | None) -> Mapping[str, An
     return found
 
 
-def how_sure(found: Mapping[str, Any]) -> list[str]:
+def how_sure(found: Mapping[str, Any], width: int | None = None) -> list[str]:
     """What the brackets mean, and by how much the model beats each baseline, where it is known."""
     brackets = legend(found.get("intervals", {}).get(MODEL, {}))
     ahead = {f"{MODEL} minus {name}": one for name, one in found.get("differences", {}).items()}
-    return [*([brackets] * bool(brackets)), *([differences(ahead)] * bool(ahead))]
+    return [*([brackets] * bool(brackets)), *([differences(ahead, width)] * bool(ahead))]
 
 
-def differences(columns: Mapping[str, Estimates]) -> str:
+def differences(columns: Mapping[str, Estimates], width: int | None = None) -> str:
     """A table of differences of the headline scores, by what was taken from what."""
     texts = {
         name: {key: difference(one) for key, one in found.items()}
         for name, found in columns.items()
     }
-    return f"\n{render(DIFFERENCES, texts, HEADLINE)}"
+    return f"\n{render(DIFFERENCES, texts, HEADLINE, width)}"
 
 
 def plain(scores: Scores) -> dict[str, str]:
@@ -198,31 +214,15 @@ def spread(runs: Sequence[Scores]) -> dict[str, str]:
     }
 
 
-def render(heading: str, columns: Columns, groups: Groups = GROUPS) -> str:
-    """A line that says what was scored, then the groups of scores, those without a name bare."""
-    groups = shown(groups, columns)
-    frame = pd.DataFrame(
-        [
-            [column.get(key, "–") for column in columns.values()]
-            for labels in groups.values()
-            for key in labels
-        ],
-        index=[label for labels in groups.values() for label in labels.values()],
-        columns=list(columns),
-    )
-    header, *lines = frame.to_string().splitlines()
-    text = [heading, header]
-    for name, labels in groups.items():
-        text += [f"{name}:"] if name else []
-        text += lines[: len(labels)]
-        lines = lines[len(labels) :]
-    return "\n".join(text)
+def render(heading: str, columns: Columns, groups: Groups, width: int | None = None) -> str:
+    """A line that says what was scored, then the groups of scores, see `laid_out`."""
+    return f"{heading}\n{laid_out(columns, shown(groups, columns), width)}"
 
 
 def shown(groups: Groups, columns: Columns) -> Groups:
     """The groups without that of clips that have no event, where no such clip was scored."""
     known = any(key in column for column in columns.values() for key in PRESENCE)
-    return {name: labels for name, labels in groups.items() if known or labels is not PRESENCE}
+    return {name: labels for name, labels in groups.items() if known or labels != PRESENCE}
 
 
 def title(result: Mapping[str, Any]) -> str:
