@@ -109,16 +109,37 @@ def test_the_commands_take_it_like_a_run(
     assert f"the ensemble of 2 models in {mine}" in capsys.readouterr().out
 
 
-def test_nothing_is_written_over(run: Path, model: Path, cache: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_over(
+    run: Path, model: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ConfigError, match=r"expected an empty folder.*README.md"):
         export(run, model, onnx=False)
-    words = ["fit", "--cache", str(cache), "--run", str(model / "seed-0"), *FLAGS]
-    assert main(words) == 2
+    handed, before = model / "seed-0", sorted(path.name for path in (model / "seed-0").iterdir())
+    for more in ([], ["--resume"]):
+        capsys.readouterr()
+        assert main(["fit", "--cache", str(cache), "--run", str(handed), *FLAGS, *more]) == 2
+        assert "begin from its weights with --init" in capsys.readouterr().err
+    assert sorted(path.name for path in handed.iterdir()) == before
     with pytest.raises(AvelError, match="no trained run here"):
         export(tmp_path, tmp_path / "out")
+    with pytest.raises(ConfigError, match=f"there are runs in it, name one: {model}"):
+        load_run(model.parent)
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="expected an empty folder"):
         export(run, tmp_path / "link", onnx=False)
+
+
+def test_where_no_folder_can_be_put_another_is_asked_for(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out in (Path(), tmp_path):
+        with pytest.raises(ConfigError, match=r"the current folder, .* a folder in it: --out .*"):
+            export(run, out, onnx=False)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(ConfigError, match=r"a mounted disk, .*--out disk/model"):
+        export(run, Path("disk"), onnx=False)
 
 
 def test_a_folder_is_there_whole_or_not_at_all(
@@ -153,11 +174,18 @@ def test_ids_can_be_left_out(cache: Path, run: Path, tmp_path: Path) -> None:
     assert "The ids of the clips that it was trained on were left out" in card(out)
 
 
-def test_what_names_the_makers_machine_is_left_out(run: Path, model: Path) -> None:
-    assert json.loads((run / "seed-0" / "record.json").read_text())["sessions"][0]["command"]
-    record = json.loads((model / "seed-0" / "record.json").read_text())
-    assert record["sessions"][0]["command"] == []
-    assert record["sessions"][0]["ended"]
+def test_what_names_the_makers_machine_is_left_out(run: Path, tmp_path: Path) -> None:
+    place = copied(run / "seed-0", tmp_path)
+    record = json.loads((place / "record.json").read_text())
+    (whole,) = record["sessions"]
+    assert whole["command"]
+    torn = {**whole, "ended": None, "ended_because": f"{tmp_path}/last.pth: can't be written"}
+    (place / "record.json").write_text(json.dumps({**record, "sessions": [torn, whole]}))
+    out = export(place, tmp_path / "model", onnx=False)
+    first, last = json.loads((out / "record.json").read_text())["sessions"]
+    assert first["command"] == last["command"] == []
+    assert last["ended_because"] == whole["ended_because"]
+    assert not [path for path in out.iterdir() if str(tmp_path).encode() in path.read_bytes()]
 
 
 def card(folder: Path) -> str:
@@ -166,7 +194,7 @@ def card(folder: Path) -> str:
 
 def test_the_card_says_what_it_is_and_how_good(run: Path, model: Path) -> None:
     text = card(model)
-    assert text.startswith("---\nlibrary_name: avel-two-stage\nlicense: cc-by-4.0\n")
+    assert text.startswith('---\nlibrary_name: avel-two-stage\nlicense: "cc-by-4.0"\n')
     assert "An ensemble of 2 models" in text
     assert "The model: CC-BY-4.0." in text
     assert load_run(run).about.fingerprint in text
@@ -184,7 +212,7 @@ def test_the_card_says_what_was_not_evaluated(
     text = card(export(run, tmp_path / "model", onnx=False))
     assert "### test\n\nNot evaluated." in text
     assert "Looks at the test split: 0." in text
-    assert "license: unknown" in text
+    assert 'license: "unknown"' in text
 
 
 def test_words_from_files_are_no_markup_in_the_card(run: Path) -> None:
@@ -193,11 +221,12 @@ def test_words_from_files_are_no_markup_in_the_card(run: Path) -> None:
     object.__setattr__(trained.models[0].about, "classes", [evil, "b", "c"])
     text = Card(trained, None, evil, {"val": "a\n```\n# x"}, 0, evil, evil, False).render()
     head, body = text.split("\n---\n")
-    assert "license: other" in head
+    assert 'license: "other"' in head
     assert "<script>" not in body.replace(f"--run '{printable(evil)}'", "").split("## Scores")[1]
     assert "\n# `x`" not in body
     assert body.count("```") % 2 == 0
     assert "\x1b" not in text
+    assert f'train.load("{printable(evil)}")' in text, "a name is Python's, not the shell's, there"
     assert plain("a_b|c") == r"a\_b\|c"
 
 
@@ -380,7 +409,9 @@ def test_onnx_files_answer_as_the_run_does(
     assert "real clips" in capsys.readouterr().out
     opened = open_cache(cache)
     told = predict(load_run(run), opened)
+    code = str(Path(onnx_file.__file__).parents[2]).encode()
     for name, size in ((ANY, 5), (ONE, 1)):
+        assert code not in (out / name).read_bytes(), "it names places on the maker's machine"
         session = onnxruntime.InferenceSession(out / name)
         names = [one.name for one in session.get_inputs()]
         given = cached_arrays(opened, names, range(size))

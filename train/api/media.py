@@ -51,7 +51,7 @@ def extracted(
         )
     if done.returncode not in (0, _SOME_FAILED):
         why = "; ".join(told or lines[-1:]) or f"exit code {done.returncode}"
-        raise ConfigError(f"{media[0]}: no features of it: {why}")
+        raise ConfigError(f"no features of {media[0]}: {why.removeprefix(f'{media[0]}: ')}")
     for line in told:
         say(f"warning: no features: {line}", error=True)
     return open_cache(cache)

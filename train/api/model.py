@@ -70,7 +70,9 @@ class Model:
         True
         """
         found: Mapping[str, float | None]
-        found = folders.read_result(self.folder, split)["scores"][MODEL]
+        models = self.run.models
+        place = models[0].folder if len(models) == 1 else self.folder  # one seed's are its own
+        found = folders.read_result(place, split)["scores"][MODEL]
         return found
 
     def predict(

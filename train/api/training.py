@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cache.common.errors import ConfigError
 from train.api.model import Model, Place, load
 from train.commands.fit import fit as fit_and_score
 from train.config import TrainConfig
@@ -17,7 +18,7 @@ def fit(
     cache: Place | Sequence[Place],
     run: Place | None = None,
     *,
-    seeds: Sequence[int] = (),
+    seeds: int | Sequence[int] = (),
     init: Place | None = None,
     pictures: int = 0,
     **settings: Any,
@@ -28,7 +29,7 @@ def fit(
     ----------
     cache: its path, or those of several to be joined by id.
     run: the folder to make; default: a new one under `runs/`.
-    seeds: train once per seed; they answer as an ensemble.
+    seeds: train once per seed; they answer as an ensemble. A number says how many: 5 is 0 to 4.
     init: a run whose weights to begin with.
     pictures: how many clips of val are drawn; 0 draws nothing.
     **settings: any of `train.config.TrainConfig`: `epochs`, `learning_rate`, `modality`, ...
@@ -48,8 +49,11 @@ def fit(
     """
     config = TrainConfig.parse(settings)
     places = [cache] if isinstance(cache, str | Path) else cache
+    if not places:
+        raise ConfigError("no cache was named")
     name = str(places[0]) if len(places) == 1 else shlex.join(map(str, places))
     folder = folders.unused_run() if run is None else Path(run)
     begin = None if init is None else Path(init)
-    fit_and_score(Path(name), folder, config, seeds=seeds, init=begin, pictures=pictures)
+    chosen = range(seeds) if isinstance(seeds, int) else seeds
+    fit_and_score(Path(name), folder, config, seeds=chosen, init=begin, pictures=pictures)
     return load(folder)

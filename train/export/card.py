@@ -6,6 +6,7 @@ The file's head is what model hubs read (https://huggingface.co/docs/hub/model-c
 from __future__ import annotations
 
 import html
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,7 @@ class Card:
             what=_what(about, models),
             version=code.version(),
             folder=shlex.quote(printable(self.name)),
+            text=json.dumps(printable(self.name), ensure_ascii=False),
             onnx=_onnx(self.onnx, about),
             scores={n: t and _fenced(t) for n, t in self.scores.items()},
             looks=f"Looks at the test split: {self.looks}. Validation calibrated the answers, so "

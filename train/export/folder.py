@@ -34,6 +34,12 @@ def appearing(out: Path) -> Iterator[Path]:
         raise ConfigError(
             f"{out}: expected an empty folder, or none, found {inside[0]} in it; name another --out"
         )
+    here = out.resolve()
+    if here.is_mount() or here == Path.cwd():
+        raise ConfigError(
+            f"{out}: {'a mounted disk' if here.is_mount() else 'the current folder'}, which "
+            f"another can't take the place of; name a folder in it: --out {out / 'model'}"
+        )
     plain_folder(out.parent)
     with writing(out):
         scratch = tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=out.parent)
@@ -81,11 +87,14 @@ def _features(folder: Path, place: Path) -> None:
 
 
 def _record(one: TrainedModel, place: Path) -> None:
-    """What a run keeps of its making, but for the command lines, which name folders."""
+    """What a run keeps of its making, but for what names folders: command lines, and errors."""
     if one.record is None or one.record.making is None:
         return
     making = one.record.making
-    sessions = [session.revised(command=[]) for session in making.sessions]
+    sessions = [
+        one.revised(command=[], ended_because=one.ended_because if one.ended else None)
+        for one in making.sessions
+    ]
     told = Making(sessions=sessions, init=making.init)
     for name in (ROWS_FILE, EARLIER_FILE):
         _copy(one.folder / name, place)

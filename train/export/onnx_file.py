@@ -148,12 +148,15 @@ def _graphs(
             raise OnnxError(f"ONNX: torch could not make a graph of this run ({told})") from None
     assert program is not None
     proto = program.model_proto
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]  # lines of the code, by their places on the maker's machine
     for key, value in _facts(run, model, threshold).items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
     whole = proto.SerializeToString()
-    del proto.graph.value_info[:]  # they name the number of clips
-    for value in (*proto.graph.input, *proto.graph.output):
+    del graph.value_info[:]  # they name the number of clips
+    for value in (*graph.input, *graph.output):
         first = value.type.tensor_type.shape.dim[0]
         first.Clear()
         first.dim_value = 1

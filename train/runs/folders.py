@@ -116,13 +116,15 @@ def members(run: Path) -> list[Path]:
         return [run]
     found = next((some for kind in _KINDS[1:] if (some := _of_kind(run, kind))), [])
     if not found:
-        inside = {*run.glob(f"*/{BEST}"), *run.glob(f"*/seed-*/{BEST}")}
-        inside |= {*run.glob(f"*/fold-*/{BEST}"), *run.glob(f"*/fold-*/seed-*/{BEST}")}
+        places = ("*", "*/seed-*", "*/fold-*", "*/fold-*/seed-*")
+        inside = {
+            path for at in places for name in (BEST, HANDED) for path in run.glob(f"{at}/{name}")
+        }
         names = sorted({str(run / path.relative_to(run).parts[0]) for path in inside})
         hint = f"; there are runs in it, name one: {', '.join(names)}" if names else ""
         raise ConfigError(
-            f"{run}: no trained run here; expected {BEST} in it or in its seed-* or fold-* "
-            f"folders{hint}"
+            f"{run}: no trained run here; expected {BEST} or {HANDED} in it or in its seed-* or "
+            f"fold-* folders{hint}"
         )
     for model in found:
         for place in (model, *model.parents):
@@ -198,6 +200,11 @@ def _check_free(run: Path, places: Sequence[Path], resume: bool) -> None:
     if (run / IDENTITY_FILE).exists():
         raise ConfigError(f"{run}: a feature cache; pass another --run, a folder for the run alone")
     for place in places:
+        if (place / HANDED).exists() and not (place / LAST).exists():
+            raise ConfigError(
+                f"{place}: a model that was handed over, which is not trained on; begin from its "
+                "weights with --init, in another --run"
+            )
         if not resume and any((place / name).exists() for name in (LAST, BEST, HANDED)):
             raise ConfigError(
                 f"{place}: holds a run already; pass --resume to go on, or another --run"
