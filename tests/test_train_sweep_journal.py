@@ -111,6 +111,15 @@ class TestTurns:
             drawn = [suggest(one, space) for one in taken[:2] if one]
             assert drawn[0] != drawn[1]
 
+    def test_whoever_goes_on_does_the_trials_of_one_that_was_killed(self, tmp_path: Path) -> None:
+        with Sweep(tmp_path, {}).claimed() as mine:
+            study = mine.study()
+            study.ask().set_user_attr("worker", f"worker-{0:016x}")
+            trial = mine.ask(study, 1)
+            assert trial is not None
+            assert trial.number == 1
+            assert counts(study) == {"stopped": 1, "running": 1}
+
     def test_a_worker_is_never_seen_without_its_lock(self, tmp_path: Path) -> None:
         with Sweep(tmp_path, {}).claimed() as mine:
             assert [path.name for path in tmp_path.glob("*worker-*")] == [mine.worker]

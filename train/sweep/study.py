@@ -114,16 +114,21 @@ class Sweep:
 
         Of several processes that begin at once one does it.
         """
-        states = optuna_here().trial.TrialState
         with alone(self.folder / LOCK):
-            gone = [one for one in study.get_trials(deepcopy=False) if self._is_gone(one)]
-            for one in gone:
-                study.tell(one.number, state=states.FAIL, skip_if_finished=True)
+            gone = self._retire(study)
             if first is not None:
                 study.enqueue_trial(dict(first), skip_if_exists=True)
         for path in self.folder.glob("worker-*"):
             if _WORKER.fullmatch(path.name) and not _is_held(path):
                 path.unlink(missing_ok=True)
+        return gone
+
+    def _retire(self, study: optuna.Study) -> int:
+        """End the trials whose processes are gone; how many there were."""
+        states = optuna_here().trial.TrialState
+        gone = [one for one in study.get_trials(deepcopy=False) if self._is_gone(one)]
+        for one in gone:
+            study.tell(one.number, state=states.FAIL, skip_if_finished=True)
         return len(gone)
 
     def _is_gone(self, one: FrozenTrial) -> bool:
@@ -138,6 +143,7 @@ class Sweep:
         One process asks at a time: two at once would begin one too many, or try the same.
         """
         with alone(self.folder / LOCK):
+            self._retire(study)  # of those that were killed meanwhile
             found = counts(study)
             if finished(found) + found["running"] >= trials:
                 return None
