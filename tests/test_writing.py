@@ -19,7 +19,7 @@ OTHERWISE = {
     "cache/remote/cache.py": "writes in a scratch folder of its own",
     "cache/common/torch_file.py": "makes a zip file in memory",
     "extract/demo/__main__.py": "makes a new folder of synthetic media",
-    "train/sweep/study.py": "locks, and the torn tail of a journal that Optuna appends to",
+    "train/sweep/journal.py": "a journal of many writers, and locks",
     "extract/parallel/job.py": "writes notes in a scratch folder of its own",
 }
 _WRITES = {

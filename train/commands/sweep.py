@@ -12,7 +12,8 @@ from cache import Cache
 from cache.common.atomic import appending, plain_folder
 from cache.common.cli import printable, say
 from cache.common.cores import cores
-from cache.common.errors import ConfigError
+from cache.common.errors import CacheError, ConfigError
+from cache.format.lock import writer_lock, writer_of
 from cache.joined import open_caches
 from train.commands.fit import fit
 from train.commands.plan import WHOLE, Plan
@@ -83,13 +84,17 @@ def sweep(
         seeds=list(seeds),
         fingerprint=cache.fingerprint,
         rows=_digest(rows),
+        epochs=whole,
     ).store(out)
     with Sweep(out, space).claimed() as mine:
         if not _searched(mine, cache, short, rows, seeds, wanted):
             return out / PAGE
-        again = _again(mine, cache, cache_path, config, settled, wanted)
-    found = _found(mine, cache, config, settled, short, rows, again)
-    found.write()
+        with contextlib.ExitStack() as held:
+            if not _alone(held, out / RERUN):
+                return out / PAGE
+            again = _again(mine, cache, cache_path, config, settled, wanted)
+            found = _found(mine, cache, config, settled, short, rows, again)
+            found.write()
     say(f"\n{found.verdict}")
     say(f"settings: {out / BEST} (`python -m train fit --cache CACHE --config {out / BEST}`)")
     say(f"page: {out / PAGE}; all trials: {out / CSV}; the runs: {out / RERUN}/")
@@ -116,12 +121,9 @@ def _searched(
 ) -> bool:
     """Do the trials that are missing; whether all are done, those of other processes as well."""
     study = mine.study()
-    gone = mine.retire(study)
+    gone = mine.begin(study, values_of(short, mine.space))
     if gone:
         say(f"{gone} trial(s) whose process ended before them were given up; others follow")
-    normal = values_of(short, mine.space)
-    if normal is not None:
-        study.enqueue_trial(normal, skip_if_exists=True)
     found = counts(study)
     before = finished(found)
     if before < wanted.trials:
@@ -162,10 +164,22 @@ def _work(mine: Sweep, search: Search, wanted: Wanted) -> None:
             mine.work(search, wanted.trials)
         return
     workers = {
-        f"worker {number}": partial(mine.numbered(number).work, search, wanted.trials)
+        f"worker {number}": partial(mine.work, search, wanted.trials)
         for number in range(1, jobs + 1)
     }
     side_by_side(workers, jobs)
+
+
+def _alone(held: contextlib.ExitStack, rerun: Path) -> bool:
+    """Be the only one that trains the best again; False, said, where another process does."""
+    try:
+        held.enter_context(writer_lock(plain_folder(rerun), "sweep"))
+    except CacheError:
+        if not (who := writer_of(rerun)):
+            raise
+        say(f"{rerun}: {who} trains the best again and writes the page; all trials are kept")
+        return False
+    return True
 
 
 def _again(
@@ -200,7 +214,6 @@ def _run(out: Path, cache_path: Path, name: str, config: TrainConfig, seeds: Seq
     if all((place / "metrics_val.json").exists() for place in places):
         return
     begun = any((place / LAST).exists() for place in places)
-    plain_folder(out / RERUN)
     with (
         appending(out / LOG) as log,
         contextlib.redirect_stdout(log),

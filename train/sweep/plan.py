@@ -25,6 +25,8 @@ class SweepPlan(Settings):
     """Of each trial."""
     fingerprint: str
     """Of the cache's features."""
+    epochs: int | None = None
+    """Of what is trained again in full, beside each other; None in those of before."""
     rows: str
     """A digest of the rows that are trained on and validated on."""
 
@@ -35,6 +37,8 @@ class SweepPlan(Settings):
             return
         before = SweepPlan.from_json(path)
         old, new = before.model_dump(), self.model_dump()
+        if before.epochs is None:
+            old["epochs"] = self.epochs
         for name in ("device", "memory_gb", "threads"):
             old["config"].pop(name), new["config"].pop(name)
         wrong = [name for name in old if name != "config" and old[name] != new[name]]

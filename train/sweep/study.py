@@ -2,6 +2,7 @@
 
 sweep.json             what all trials share; the same command goes on only where that is the same
 journal.log            Optuna's journal: a line of JSON for each thing that happened; no server
+journal.lock           held for the moment in which a process takes its next trial
 worker-1a2b…           locked while a process works on trials, gone after; how others see it alive
 trials.csv, best.json, sweep.html
 rerun/<name>/seed-…    the best trials and the default again, with fresh seeds: ordinary runs
@@ -15,11 +16,9 @@ import math
 import os
 import re
 import secrets
-import socket
 import time
-import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,19 +29,19 @@ from cache.common.errors import AvelError, CacheError, ConfigError
 from cache.common.plain import open_plain
 from train.runs.progress import duration
 from train.score.predict import TrainingError
-from train.sweep.space import Space, holds, settings_of, suggest
+from train.sweep.journal import Journal, alone
+from train.sweep.space import Space, Value, holds, settings_of, suggest
 from train.sweep.trial import Search
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-JOURNAL = "journal.log"
-_MAX_JOURNAL_BYTES = 1 << 28
+JOURNAL, LOCK = "journal.log", "journal.lock"
 _NAME, _WORKER = "sweep", re.compile(r"worker-[0-9a-f]{16}")
 _FIRST = 6
 """So many trials are never stopped early."""
-_YOUNG_S = 60.0
+_LOST = "lost: another process took this one for dead; has the file system locks?"
 _NOT_READ = (
     LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError,
     RecursionError,
@@ -64,12 +63,11 @@ def optuna_here() -> Any:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as one process sees it. worker: the name of its lock; number: of this process."""
+    """A sweep as one process sees it. worker: the name of its lock."""
 
     folder: Path
     space: Space
     worker: str = ""
-    number: int = 0
 
     def study(self) -> optuna.Study:
         """The trials, made where there are none; nothing of a journal is executed.
@@ -77,14 +75,8 @@ class Sweep:
         Optuna reads JSON lines alone. CacheError for links and what no journal is.
         """
         tools, path = optuna_here(), self.folder / JOURNAL
-        journal = tools.storages.journal
         try:
-            lock = journal.JournalFileSymlinkLock(str(path))
-            with writing(path):
-                _mend(path, lock)
-            storage = tools.storages.JournalStorage(
-                journal.JournalFileBackend(str(path), lock_obj=lock)
-            )
+            storage = tools.storages.JournalStorage(Journal(path))
             pruner = tools.pruners.MedianPruner(_FIRST)
             study: optuna.Study = tools.create_study(
                 storage=storage,
@@ -93,8 +85,6 @@ class Sweep:
                 load_if_exists=True,
                 pruner=pruner,
             )
-            who = f"{socket.gethostname()} {self.number} {len(study.trials)}"
-            study.sampler = tools.samplers.TPESampler(seed=zlib.crc32(who.encode()))
             for one in study.get_trials(deepcopy=False):
                 _check_trial(one, self.space)
             return study
@@ -108,49 +98,66 @@ class Sweep:
     def claimed(self) -> Iterator[Sweep]:
         """Be known as alive to the others that work on the sweep while the block runs."""
         name = f"worker-{secrets.token_hex(8)}"
-        path = self.folder / name
-        with writing(path):
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o666)
+        path, new = self.folder / name, self.folder / f"new-{name}"
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield replace(self, worker=name)
+            with alone(new):
+                with writing(path):
+                    new.rename(path)  # never seen without its lock, which would look dead
+                yield replace(self, worker=name)
         finally:
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
+            for one in (new, path):
+                with contextlib.suppress(OSError):
+                    one.unlink()
 
-    def numbered(self, number: int) -> Sweep:
-        """The same in a process of its own, which draws other trials."""
-        return replace(self, number=number)
+    def begin(self, study: optuna.Study, first: Mapping[str, Value] | None) -> int:
+        """End the trials whose processes are gone, and return how many; let the first be `first`.
 
-    def retire(self, study: optuna.Study) -> int:
+        Of several processes that begin at once one does it.
+        """
+        with alone(self.folder / LOCK):
+            gone = self._retire(study)
+            if first is not None:
+                study.enqueue_trial(dict(first), skip_if_exists=True)
+        for path in self.folder.glob("worker-*"):
+            if _WORKER.fullmatch(path.name) and not _is_held(path):
+                path.unlink(missing_ok=True)
+        return gone
+
+    def _retire(self, study: optuna.Study) -> int:
         """End the trials whose processes are gone; how many there were."""
         states = optuna_here().trial.TrialState
         gone = [one for one in study.get_trials(deepcopy=False) if self._is_gone(one)]
         for one in gone:
             study.tell(one.number, state=states.FAIL, skip_if_finished=True)
-        for path in self.folder.glob("worker-*"):
-            if _WORKER.fullmatch(path.name) and not _is_held(path):
-                path.unlink(missing_ok=True)
         return len(gone)
 
     def _is_gone(self, one: FrozenTrial) -> bool:
-        if one.state.name != "RUNNING":
-            return False
         name = str(one.user_attrs.get("worker", ""))
-        if not name and one.datetime_start is not None:  # it may say so in a moment
-            return time.time() - one.datetime_start.timestamp() > _YOUNG_S
-        return not _WORKER.fullmatch(name) or not _is_held(self.folder / name)
+        return one.state.name == "RUNNING" and not (
+            _WORKER.fullmatch(name) and _is_held(self.folder / name)
+        )
+
+    def ask(self, study: optuna.Study, trials: int) -> optuna.Trial | None:
+        """The next trial, None once there are so many; what it tries depends on its number.
+
+        One process asks at a time: two at once would begin one too many, or try the same.
+        """
+        with alone(self.folder / LOCK):
+            self._retire(study)  # of those that were killed meanwhile
+            found = counts(study)
+            if finished(found) + found["running"] >= trials:
+                return None
+            trial = study.ask()
+            trial.set_user_attr("worker", self.worker)
+        study.sampler = optuna_here().samplers.TPESampler(seed=trial.number)
+        return trial
 
     def work(self, search: Search, trials: int) -> None:
         """Do trials until the sweep has so many, those of others counted."""
         study, start = self.study(), time.perf_counter()
         before = finished(counts(study))
-        while True:
-            found = counts(study)
-            if finished(found) + found["running"] >= trials:
-                return
-            trial, begun = study.ask(), time.perf_counter()
-            trial.set_user_attr("worker", self.worker)
+        while (trial := self.ask(study, trials)) is not None:
+            begun = time.perf_counter()
             told, now = self._one(study, trial, search), time.perf_counter()
             done = finished(counts(study))
             left = (now - start) / max(done - before, 1) * max(trials - done, 0)
@@ -169,16 +176,21 @@ class Sweep:
         try:
             score = search.score(settings_of(values), report)
             if score is None:
-                study.tell(trial, state=states.PRUNED)
+                ended = study.tell(trial, state=states.PRUNED, skip_if_finished=True)
             else:
-                study.tell(trial, score)
+                ended = study.tell(trial, score, skip_if_finished=True)
+            if ended.state == states.FAIL:
+                told = _LOST
+            elif score is not None:
                 told = f"{score:.4f} (best so far {study.best_value:.4f})"
         except (TrainingError, ConfigError) as error:
             told = f"failed: {str(error)[:300]}"
             trial.set_user_attr("reason", str(error)[:300])
             study.tell(trial, state=states.FAIL)
+        except optuna_here().exceptions.UpdateFinishedTrialError:
+            told = _LOST
         except BaseException:
-            study.tell(trial, state=states.FAIL)
+            study.tell(trial, state=states.FAIL, skip_if_finished=True)
             raise
         shown = ", ".join(f"{name} {shown_value(value)}" for name, value in values.items())
         return f"{told}; {shown}"
@@ -228,23 +240,6 @@ def _check_trial(one: FrozenTrial, space: Space) -> None:
         or (one.state.name == "COMPLETE") > len(values)
     ):
         raise ValueError(f"trial {one.number}: expected one finite score")
-
-
-def _mend(path: Path, lock: Any) -> None:
-    """Take off half a line that a killed writer left; refuse what can't be a journal."""
-    if not path.exists() and not path.is_symlink():
-        return
-    os.close(open_plain(path))
-    size = path.stat().st_size
-    if size > _MAX_JOURNAL_BYTES:
-        raise CacheError(f"{path}: larger than {_MAX_JOURNAL_BYTES:,} bytes, which no journal is")
-    lock.acquire()
-    try:
-        with path.open("r+b") as file:
-            data = file.read()
-            file.truncate(data.rfind(b"\n") + 1)
-    finally:
-        lock.release()
 
 
 def _is_held(path: Path) -> bool:
