@@ -48,12 +48,16 @@ def fit(
     cache features: ...
     """
     config = TrainConfig.parse(settings)
-    places = [cache] if isinstance(cache, str | Path) else cache
-    if not places:
-        raise ConfigError("no cache was named")
-    name = str(places[0]) if len(places) == 1 else shlex.join(map(str, places))
     folder = folders.unused_run() if run is None else Path(run)
     begin = None if init is None else Path(init)
     chosen = range(seeds) if isinstance(seeds, int) else seeds
-    fit_and_score(Path(name), folder, config, seeds=chosen, init=begin, pictures=pictures)
+    fit_and_score(_one_name(cache), folder, config, seeds=chosen, init=begin, pictures=pictures)
     return load(folder)
+
+
+def _one_name(cache: Place | Sequence[Place]) -> Path:
+    """Several caches as one path, as commands take them."""
+    places = [cache] if isinstance(cache, str | Path) else cache
+    if not places:
+        raise ConfigError("no cache was named")
+    return Path(str(places[0]) if len(places) == 1 else shlex.join(map(str, places)))

@@ -95,10 +95,15 @@ def sweep(
             again = _again(mine, cache, cache_path, config, settled, wanted)
             found = _found(mine, cache, config, settled, short, rows, again)
             found.write()
-    say(f"\n{found.verdict}")
-    say(f"settings: {out / BEST} (`python -m train fit --cache CACHE --config {out / BEST}`)")
-    say(f"page: {out / PAGE}; all trials: {out / CSV}; the runs: {out / RERUN}/")
+    _tell(found)
     return out / PAGE
+
+
+def _tell(found: Found) -> None:
+    out, best = found.folder, found.folder / BEST
+    say(f"\n{found.verdict}")
+    say(f"settings: {best} (`python -m train fit --cache CACHE --config {best}`)")
+    say(f"page: {out / PAGE}; all trials: {out / CSV}; the runs: {out / RERUN}/")
 
 
 def _digest(rows: Rows) -> str:
