@@ -125,8 +125,10 @@ def _searched(
     wanted: Wanted,
 ) -> bool:
     """Do the trials that are missing; whether all are done, those of other processes as well."""
-    study = mine.study()
-    gone = mine.begin(study, values_of(short, mine.space))
+    study, normal = mine.study(), values_of(short, mine.space)
+    if normal is None:
+        say("note      the space doesn't hold the default, so no trial is the default")
+    gone = mine.begin(study, normal)
     if gone:
         say(f"{gone} trial(s) whose process ended before them were given up; others follow")
     found = counts(study)
@@ -245,7 +247,7 @@ def _found(
         criterion=criterion_of(mine.folder / RERUN / NORMAL / f"seed-{_FIRST_FRESH}"),
         data=f"Cache {printable(cache.path.name)} ({cache.fingerprint[:8]}), {train} rows of train "
         f"and {val} of val; nothing of test was read",
-        shared=f"A trial has {short.epochs} epochs and is the mean of its seeds; worse than "
+        shared=f"A trial has {short.epochs} epoch(s) and is the mean of its seeds; worse than "
         "the median early in the first or at its end, it is stopped. Whatever is not searched is "
         "as in sweep.json.",
         again=again,
