@@ -10,10 +10,10 @@ GROUPS = {"": {"a": "first"}, "rest": {"b": "second score"}}
 
 def test_numbers_stand_below_their_heading() -> None:
     assert laid_out(COLUMNS, GROUPS).splitlines() == [
-        "                  model plain    x",
-        "first         0.9 ± 0.1   0.5    –",
+        "                  model  plain     x",
+        "first         0.9 ± 0.1    0.5     –",
         "rest:",
-        "second score          1     – 0.25",
+        "second score          1      –  0.25",
     ]
 
 

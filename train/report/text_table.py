@@ -8,7 +8,7 @@ Columns = Mapping[str, Mapping[str, str]]
 """Texts by score, by the column's heading."""
 Groups = Mapping[str, Mapping[str, str]]
 """Labels of scores, by what they are of; "" has no line of its own."""
-_MISSING = "–"
+_MISSING, _GAP = "–", "  "
 
 
 def laid_out(columns: Columns, groups: Groups, width: int | None = None) -> str:
@@ -16,7 +16,7 @@ def laid_out(columns: Columns, groups: Groups, width: int | None = None) -> str:
 
     width: letters in a line; each block has the labels, and as many columns as fit, at least one.
     """
-    label = 1 + max(len(text) for labels in groups.values() for text in labels.values())
+    label = max(len(text) for labels in groups.values() for text in labels.values())
     return "\n\n".join(
         "\n".join(_block(columns, groups, label, widths))
         for widths in _fitting(columns, groups, label, width)
@@ -31,8 +31,8 @@ def _fitting(
     block: dict[str, int] = {}
     for name, texts in columns.items():
         wide = max(len(name), *(len(texts.get(key, _MISSING)) for key in keys))
-        used = label + sum(1 + taken for taken in block.values())
-        if block and width is not None and used + 1 + wide > width:
+        used = label + sum(len(_GAP) + taken for taken in [*block.values(), wide])
+        if block and width is not None and used > width:
             yield block
             block = {}
         block[name] = wide
@@ -42,7 +42,7 @@ def _fitting(
 def _block(columns: Columns, groups: Groups, label: int, widths: Mapping[str, int]) -> list[str]:
     def line(first: str, cells: Sequence[str]) -> str:
         padded = [cell.rjust(wide) for cell, wide in zip(cells, widths.values(), strict=True)]
-        return " ".join([first.ljust(label), *padded])
+        return _GAP.join([first.ljust(label), *padded])
 
     lines = [line("", [*widths])]
     for name, labels in groups.items():
