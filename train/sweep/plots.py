@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from train.report.drawing import GREY, PREDICTED, TRUE
 from train.sweep.study import shown_value, state_of
@@ -35,6 +36,7 @@ def history(trials: Sequence[FrozenTrial], criterion: str) -> Figure:
         numbers, np.maximum.accumulate(values), where="post", color=PREDICTED, label="best so far"
     )
     axes.set(xlabel="trial", ylabel=criterion)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
