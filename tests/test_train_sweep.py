@@ -245,6 +245,21 @@ class TestTrials:
         assert search(cache, tmp_path / "out", 2) == 2
         assert "no trial came to its end (2 failed)" in capsys.readouterr().err
 
+    def test_what_fails_when_the_best_are_trained_again_is_no_end_of_the_sweep(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        def full(*_: object, **__: object) -> None:
+            raise CacheError("the disk is full")
+
+        monkeypatch.setattr(sweeping, "most_at_once", lambda _: 1)
+        monkeypatch.setattr(Search, "score", lambda *_: 0.5)
+        monkeypatch.setattr(sweeping, "fit", full)
+        assert search(cache, tmp_path / "out", 1) == 2
+        told = capsys.readouterr().err
+        assert "default: not trained to its end; mend what follows, then the same sweep" in told
+        assert told.rstrip().endswith("the disk is full")
+
     def test_a_stopped_one_does_not_count(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -12,7 +12,7 @@ from cache import Cache
 from cache.common.atomic import appending, plain_folder
 from cache.common.cli import printable, say
 from cache.common.cores import cores
-from cache.common.errors import CacheError, ConfigError
+from cache.common.errors import AvelError, CacheError, ConfigError
 from cache.format.lock import writer_lock, writer_of
 from cache.joined import open_caches
 from train.commands.fit import fit
@@ -221,12 +221,17 @@ def _run(out: Path, cache_path: Path, name: str, config: TrainConfig, seeds: Seq
     if all((place / "metrics_val.json").exists() for place in places):
         return
     begun = any((place / LAST).exists() for place in places)
-    with (
-        appending(out / LOG) as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-    ):
-        fit(cache_path, run, config, resume=begun, seeds=seeds, pictures=0)
+    try:
+        with (
+            appending(out / LOG) as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            fit(cache_path, run, config, resume=begun, seeds=seeds, pictures=0)
+    except AvelError:
+        say(f"{name}: not trained to its end; mend what follows, then the same sweep command goes "
+            "on", error=True)  # fmt: skip
+        raise
     say(f"{name}: trained again")
 
 
