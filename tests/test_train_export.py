@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +216,21 @@ def test_the_card_says_what_was_not_evaluated(
     assert 'license: "unknown"' in text
 
 
-def test_words_from_files_are_no_markup_in_the_card(run: Path) -> None:
-    trained = load_run(run)
+def test_the_card_promises_media_only_where_their_features_are_made(run: Path, cache: Path) -> None:
+    trained, own = load_run(run), open_cache(cache).identity
+    others = replace(own, config={**own.config, "imported": True})
+    for features, media in ((own, True), (others, False), (None, False)):
+        text = Card(trained, features, "m", {}, 0, "MIT", "none", False).render()
+        assert ("make predict" in text, 'predict("some.mp4")' in text) == (media, media)
+        assert ("terms of who made them" in text) is not media
+        assert ("--cache CACHE --cache …" in text) is (features is None), "joined caches"
+
+
+def test_words_from_files_are_no_markup_in_the_card(run: Path, cache: Path) -> None:
+    trained, own = load_run(run), open_cache(cache).identity
     evil = "<script>*a*\n# `x` [y](z) \x1b[2J|"
     object.__setattr__(trained.models[0].about, "classes", [evil, "b", "c"])
-    text = Card(trained, None, evil, {"val": "a\n```\n# x"}, 0, evil, evil, False).render()
+    text = Card(trained, own, evil, {"val": "a\n```\n# x"}, 0, evil, evil, False).render()
     head, body = text.split("\n---\n")
     assert 'license: "other"' in head
     assert "<script>" not in body.replace(f"--run '{printable(evil)}'", "").split("## Scores")[1]

@@ -36,9 +36,10 @@ _AVE = (
 class Card:
     """What a card says beside what the run itself says.
 
-    name: of the folder, as it is used; scores: a table for each split, None where it was not
-    evaluated; looks: how often test was looked at; onnx: the files' check, or why there are none;
-    record_left_out: whether the clips that it has seen are not told.
+    features: what they were, None of joined caches; name: of the folder, as it is used; scores: a
+    table for each split, None where it was not evaluated; looks: how often test was looked at;
+    onnx: the files' check, or why there are none; record_left_out: whether the clips that it has
+    seen are not told.
     """
 
     run: TrainedRun
@@ -63,6 +64,8 @@ class Card:
             what=_what(about, models),
             version=code.version(),
             folder=shlex.quote(printable(self.name)),
+            joined=self.features is None,
+            media=_from_media(self.features),
             text=json.dumps(printable(self.name), ensure_ascii=False),
             onnx=_onnx(self.onnx, about),
             scores={n: t and _fenced(t) for n, t in self.scores.items()},
@@ -204,8 +207,15 @@ def _limits(run: TrainedRun, record_left_out: bool) -> list[str]:
     return found
 
 
+def _from_media(features: Identity | None) -> bool:
+    """Whether the program makes such features of media, not somebody else."""
+    return features is not None and not features.config.get("imported")
+
+
 def _features_licence(features: Identity | None, about: About) -> str:
-    weights = str((features.provenance if features else {}).get("weights", ""))
+    if features is None or not _from_media(features):
+        return "Its features have the terms of who made them."
+    weights = str(features.provenance.get("weights", ""))
     if about.config.modality == "audio" or not weights or weights.startswith("random:"):
         return "No pretrained network is needed for its features."
     return (
