@@ -290,7 +290,9 @@ def test_a_resumed_run_notes_both_sessions_and_other_code(
     run: Path, cache: Path, changed_code: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert resumed(run, cache) == 0
-    assert "in model/fusion.py: " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "in model/fusion.py: " in told
+    assert f"warning: {run}: the code has changed" in told
     sessions = sessions_of(run)
     assert len(sessions) == 2
     assert all(session.ended for session in sessions)

@@ -244,7 +244,7 @@ def _check_rows(cache: Cache, place: Path, rows: Rows) -> None:
     check_same_features(cache, about, place)
     found = record.read(place, about)
     for text in record.cautions(place, found):
-        say(f"warning: {text}", error=True)
+        say(f"warning: {place}: {text}", error=True)
     before = None if found is None else found.rows
     record.check_same_rows(place, about.classes, before, rows.used())
 
