@@ -17,16 +17,15 @@ from cache.common.plain import read_plain
 from train.report import compare_plots
 from train.report.compared import Compared, Row
 from train.report.drawing import FOLDER, base64_text, file_name, image_text, png
-from train.report.estimates import DIFFERENCES, bracket, difference, legend
-from train.report.papers import ABOVE_SEEDS, BEST
-from train.report.tables import caveats, of_ensemble, of_seeds, scored
+from train.report.estimates import DIFFERENCES, difference
+from train.report.papers import notes
+from train.report.tables import of_ensemble, of_seeds
 from train.report.views import span
 from train.report.web import policy, source, template
 from train.runs import folders
 from train.runs.paired import in_order
 from train.runs.progress import history_of
 from train.runs.stored import StoredAnswer
-from train.score.named import MODEL
 
 _SHOWN = 40
 _PICTURES = ("card", "spatial")
@@ -36,24 +35,14 @@ _PICTURE_BYTES, _PICTURE_PIXELS, _PICTURE_PX = 1 << 24, 1 << 25, 900
 def write(path: Path, compared: Compared) -> None:
     """Write the page; one file that needs nothing beside it."""
     style, rows = source("style.css"), compared.rows()
-    first, minus = compared.first, compared.minus_first()
+    (what, *below), minus = notes(compared, rows), compared.minus_first()
     curves = _histories(compared)
-    sure = first.get("intervals", {}).get(MODEL, {})
     page = template("compare.html").render(
         title=f"{' · '.join(compared.stored)}: compared",
         policy=f"{policy(None)}; img-src data:",
         style=style,
-        scored=scored(first),
-        notes=[
-            *(
-                [ABOVE_SEEDS]
-                if any(len(seeds) > 1 for seeds, _ in compared.stored.values())
-                else []
-            ),
-            *([words] if (words := legend(sure)) else []),
-            *([BEST] if compared.paired else []),
-            *(f"{n}: {text}" for n, (s, _) in compared.stored.items() for text in caveats(s[0])),
-        ],
+        scored=what,
+        notes=below,
         labels=list(compared.labels.values()),
         rows=[_cells(row, compared.labels) for row in rows],
         settings=[(name, words) for name, words in compared.settings.items() if words],
@@ -66,14 +55,7 @@ def write(path: Path, compared: Compared) -> None:
 
 def _cells(row: Row, labels: Mapping[str, str]) -> tuple[str, list[tuple[str, str, bool]]]:
     """A row's name, and of each score the text, the interval, whether it is best of all."""
-    cells = []
-    for key in labels:
-        mean, deviation = row.scores.get(key, (None, None))
-        text = "–" if mean is None else f"{mean:.3f}"
-        text += "" if deviation is None else f" ± {deviation:.3f}"
-        sure = row.sure.get(key, {})
-        cells.append((text, bracket(sure) if sure else "", key in row.best))
-    return row.name, cells
+    return row.name, [(*row.shown(key), key in row.best) for key in labels]
 
 
 def _histories(compared: Compared) -> dict[str, list[list[dict[str, float]]]]:

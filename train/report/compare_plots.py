@@ -10,13 +10,13 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from train.report.drawing import GREY, label
-from train.report.tables import CRITERIA
+from train.report.tables import CRITERION_LABELS
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#777777")
 """Okabe and Ito's, told apart with every common colour blindness."""
 _STYLES = ("-", "--", "-.", ":")
 _SCORES = {
-    **{f"val_{name}": f"validation: {label}" for name, label in CRITERIA.items()},
+    **{f"val_{name}": f"validation: {label}" for name, label in CRITERION_LABELS.items()},
     "val_top1": "validation: top-1",
     "val_class_loss": "validation: loss of the class",
 }

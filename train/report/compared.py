@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.report.differing import that_differ
+from train.report.estimates import bracket
 from train.report.tables import Runs, groups_of, of_ensemble, of_seeds, sure_of
 from train.score.intervals import EventScores
 from train.score.named import MODEL, Result, mean_and_deviation
@@ -33,6 +34,14 @@ class Row:
     ahead: Mapping[str, Mapping[str, Mapping[str, Any]]]
     trivial: bool = False
     best: frozenset[str] = frozenset()
+
+    def shown(self, key: str) -> tuple[str, str]:
+        """A score with its deviation, and its interval, as text; "" where that isn't known."""
+        mean, deviation = self.scores.get(key, (None, None))
+        text = "–" if mean is None else f"{mean:.3f}"
+        text += "" if deviation is None else f" ± {deviation:.3f}"
+        sure = self.sure.get(key, {})
+        return text, bracket(sure) if sure else ""
 
 
 @dataclass(frozen=True)

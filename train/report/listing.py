@@ -96,13 +96,14 @@ def _together(runs: Sequence[Listed]) -> list[tuple[str, list[Listed]]]:
     """Runs in their order, by sweep ("" of none); one's own at its newest, the oldest first."""
     parts: list[tuple[str, list[Listed]]] = []
     for run in runs:
-        some = next((some for name, some in parts if name == run.sweep != ""), None)
+        sweep = run.sweep
+        some = next((some for name, some in parts if name == sweep != ""), None)
         if some is not None:
             some.insert(0, run)
-        elif parts and parts[-1][0] == run.sweep:
+        elif parts and parts[-1][0] == sweep:
             parts[-1][1].append(run)
         else:
-            parts.append((run.sweep, [run]))
+            parts.append((sweep, [run]))
     return parts
 
 

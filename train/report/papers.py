@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from cache.common.cli import printable
 from train.report.compared import Compared, Row
-from train.report.estimates import bracket, legend
+from train.report.estimates import legend
 from train.report.tables import caveats, scored
 from train.score.named import MODEL
 
@@ -17,7 +17,7 @@ BEST = (
     "bold: the best, where it beats every other row, baselines too, beyond the 95 % interval of "
     "the differences, paired by clip"
 )
-ABOVE_SEEDS = "±: standard deviation over seeds"
+_ABOVE_SEEDS = "±: standard deviation over seeds"
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
@@ -35,7 +35,7 @@ def markdown(compared: Compared) -> str:
     right = ["---" if name in ("run", "settings") else "---:" for name in names]
     lines = [_in_markdown(name) for name in names], right, *cells
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([table, *(_in_markdown(note) for note in _notes(compared, rows))])
+    return "\n\n".join([table, *(_in_markdown(note) for note in notes(compared, rows))])
 
 
 def latex(compared: Compared) -> str:
@@ -48,12 +48,12 @@ def latex(compared: Compared) -> str:
     lines = [rf"{' & '.join(line)} \\" for line in (names, *cells)]
     ruled = [lines[0], r"\midrule", *lines[1 : models + 1]]
     ruled += [r"\midrule", *lines[models + 1 :]] if len(lines) > models + 1 else []
-    notes = ". ".join(_in_latex(note[:1].upper() + note[1:]) for note in _notes(compared, rows))
+    below = ". ".join(_in_latex(note[:1].upper() + note[1:]) for note in notes(compared, rows))
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
-            rf"\caption{{{notes}.}}",
+            rf"\caption{{{below}.}}",
             r"\centering",
             rf"\begin{{tabular}}{{{kinds}}}",
             r"\toprule",
@@ -104,27 +104,23 @@ def _cells(
     for row in rows:
         line = [escaped(row.name), *([escaped(row.settings)] * settings)]
         for key in compared.labels:
-            mean, deviation = row.scores.get(key, (None, None))
-            text = "–" if mean is None else f"{mean:.3f}"
-            text += "" if deviation is None else f" ± {deviation:.3f}"
-            sure = row.sure.get(key, {})
-            ends = f" {bracket(sure)}" if sure else ""
+            text, ends = row.shown(key)
             marked = bold.format(escaped(text)) if key in row.best else escaped(text)
-            line.append(marked + ends)
+            line.append(f"{marked} {ends}".rstrip())
         found.append(line)
     return found
 
 
-def _notes(compared: Compared, rows: Sequence[Row]) -> list[str]:
-    """What must be known to read the table."""
+def notes(compared: Compared, rows: Sequence[Row]) -> list[str]:
+    """What must be known to read the table, what was scored first."""
     first = compared.first
     several = any(deviation is not None for row in rows for _, deviation in row.scores.values())
     told = [
         f"{n}: {text}" for n, (seeds, _) in compared.stored.items() for text in caveats(seeds[0])
     ]
     brackets = legend(first.get("intervals", {}).get(MODEL, {}))
-    notes = [scored(first), ABOVE_SEEDS * several, brackets, BEST * bool(compared.paired), *told]
-    return [note for note in notes if note]
+    known = [scored(first), _ABOVE_SEEDS * several, brackets, BEST * bool(compared.paired), *told]
+    return [note for note in known if note]
 
 
 def _in_markdown(text: str) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from train.report.drawing import GREY, PREDICTED, TRUE, label
+from train.report.tables import CRITERION_LABELS
 from train.report.views import View
 from train.score.metrics import Array
 
@@ -83,10 +84,11 @@ def curves_figure(history: Sequence[Mapping[str, float]], kept: int) -> Figure:
         "train_gate_loss": "train, gate",
         "val_class_loss": "validation, class",
     }
-    scores = {"val_top1": "top-1", "val_miou": "mIoU", "val_localized_iou": "mIoU, wrong class = 0"}
+    which, lists = (CRITERION_LABELS[key] for key in ("localized_iou", "segment_map"))
+    scores = {"val_top1": "top-1", "val_miou": "mIoU", "val_localized_iou": which}
     if history and "val_segment_map" in history[0]:  # of several events
         del losses["train_interval_loss"]
-        scores = {"val_segment_map": "mAP of seconds"}
+        scores = {"val_segment_map": lists}
     scores = {name: label for name, label in scores.items() if all(name in e for e in history)}
     panels = [
         ("loss", losses),

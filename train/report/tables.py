@@ -59,7 +59,7 @@ HEADLINE = {
         "short_miou": "mIoU, shorter events",
     }
 }
-CRITERIA = {"localized_iou": WHEN["localized_iou"], "segment_map": "mAP of seconds"}
+CRITERION_LABELS = {"localized_iou": WHEN["localized_iou"], "segment_map": "mAP of seconds"}
 """What decides on validation."""
 RECORDINGS = {
     "events of any confidence": {

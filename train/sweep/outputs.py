@@ -16,7 +16,7 @@ from cache.common.atomic import replace_file
 from cache.common.cli import printable
 from train.config import TrainConfig
 from train.report.drawing import base64_text, png
-from train.report.tables import CRITERIA
+from train.report.tables import CRITERION_LABELS
 from train.runs.folders import write_json
 from train.sweep import plots
 from train.sweep.compare import NORMAL, Again, best_of
@@ -90,7 +90,7 @@ class Found:
 
     @property
     def _criterion(self) -> str:
-        return CRITERIA.get(self.criterion, self.criterion)
+        return CRITERION_LABELS.get(self.criterion, self.criterion)
 
     @property
     def _beyond(self) -> str:
