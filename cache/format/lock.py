@@ -42,7 +42,7 @@ def writer_lock(folder: Path, what: str = "cache") -> Iterator[None]:
     Leftovers of a writer that was killed are removed.
     """
     path = folder / LOCK_FILE
-    with _opened(path) as descriptor:
+    with lock_file(path) as descriptor:
         _take(folder, descriptor, fcntl.LOCK_EX, what)
         last = _holder(descriptor)
         if last:
@@ -62,7 +62,7 @@ def part_lock(folder: Path) -> Iterator[None]:
     Nothing that may be another's is touched. Raises CacheError while somebody is the only writer.
     """
     path = folder / LOCK_FILE
-    with _opened(path) as descriptor:
+    with lock_file(path) as descriptor:
         _take(folder, descriptor, fcntl.LOCK_SH)
         _write(path, descriptor, f"a part's {_myself()}")
         yield
@@ -93,7 +93,8 @@ def writer_of(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def lock_file(path: Path) -> Iterator[int]:
+    """The descriptor of a file to lock, made where there is none; CacheError for links and such."""
     with writing(path):
         descriptor = _open(path)
     try:

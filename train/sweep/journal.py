@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from cache.common.atomic import writing
 from cache.common.errors import CacheError
 from cache.common.plain import open_plain
+from cache.format.lock import lock_file
 
 _MAX_BYTES = 1 << 28
 
@@ -72,17 +72,10 @@ def alone(path: Path) -> Iterator[int]:
 
     Waits for its turn. The lock is the kernel's: it goes with its process. CacheError for links.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    with writing(path):
-        descriptor = os.open(path, flags, 0o666)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CacheError(f"{path}: expected a plain file, found something else; refused")
+    with lock_file(path) as descriptor:
         with writing(path):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _whole_bytes(descriptor: int) -> int:
