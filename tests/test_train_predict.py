@@ -408,15 +408,20 @@ def test_seeds_may_come_in_one_word() -> None:
         fit_options.numbers("5; touch x")
 
 
+def printed(code: str) -> list[str]:
+    """The words that a program of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
 def test_the_package_s_face_loads_nothing_until_it_is_asked() -> None:
     code = (
         "import sys, train; print('torch' in sys.modules, 'pydantic' in sys.modules); "
         "train.load; print('torch' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["False", "False", "True"]
+    assert printed(code) == ["False", "False", "True"]
 
 
 def test_lists_of_runs_are_there_without_waiting_for_torch() -> None:
@@ -424,7 +429,4 @@ def test_lists_of_runs_are_there_without_waiting_for_torch() -> None:
         "import sys, train.commands.runs, train.commands.watch; "
         "print({'torch', 'sklearn', 'scipy', 'matplotlib'} & sys.modules.keys())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["set()"]
+    assert printed(code) == ["set()"]

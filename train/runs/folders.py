@@ -116,7 +116,7 @@ def members(run: Path) -> list[Path]:
         return [run]
     found = next((some for kind in _KINDS[1:] if (some := _of_kind(run, kind))), [])
     if not found:
-        places = ("*", "*/seed-*", "*/fold-*", "*/fold-*/seed-*")
+        places = ["/".join(("*", *(f"{word}-*" for word in kind))) for kind in _KINDS]
         inside = {
             path for at in places for name in (BEST, HANDED) for path in run.glob(f"{at}/{name}")
         }

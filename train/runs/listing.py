@@ -118,9 +118,7 @@ def _told(place: Place, done: int, split: str) -> str | None:
     going = [Progress.of(model) for model in place.models]
     waiting = [one for one in going if one.state != "ended"]
     if not waiting:
-        hint = (
-            ": `python -m train evaluate`" if split == "val" else ""
-        )  # test is for the one chosen
+        hint = ": `python -m train evaluate`" if split == "val" else ""  # test: the chosen one's
         told = f"not scored on {split}{hint}"
     elif all(one.state == "stopped" and not _begun(one.folder) for one in going):
         return None
